@@ -1,0 +1,193 @@
+"""The configuration of a run: typed, with a default and a meaning for every key. Imports no framework.
+
+The attribute docstrings are the help texts of the command line; `dvt.cli` turns these classes into options.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dvt.errors import ConfigError
+from dvt.variants import ModelConfig, model_config
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+DatasetName = Literal["image_folder", "cifar10", "cifar100", "fashion_mnist", "fashion_mnist_scale"]
+DeviceTarget = Literal["auto", "CPU", "GPU", "Ascend"]
+
+
+@dataclass
+class ModelSection:
+    """Which DVT to build. A key left at null keeps the variant's own value.
+
+    Args:
+        name: Variant, one of those that `dvt info` lists.
+        num_classes: Number of classes; null takes it from the data set.
+        image_size: Side of the square input image, in pixels.
+        in_channels: Channels of the input image; null takes it from the data set.
+        grid_sizes: Tokens per side at each exit; its length is the number of exits.
+        embed_dim: Width C of the tokens.
+        depth: Number L of blocks per exit.
+        num_heads: Number H of attention heads.
+        mlp_hidden: Hidden width of the blocks' MLP.
+        feature_reuse: Hand the features of an exit on to the next.
+        relation_reuse: Hand the attention relations of an exit on to the next.
+        drop_path_rate: Stochastic depth of the last block; earlier blocks rise linearly to it.
+        soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
+        resize_sides: Intermediate side of the resize between grids, one per hand-over.
+    """
+
+    name: str = "dvt_t2t_vit_12"
+    num_classes: int | None = None
+    image_size: int | None = None
+    in_channels: int | None = None
+    grid_sizes: list[int] | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    mlp_hidden: int | None = None
+    feature_reuse: bool | None = None
+    relation_reuse: bool | None = None
+    drop_path_rate: float | None = None
+    soft_splits: list[list[int]] | None = None
+    resize_sides: list[int] | None = None
+
+    def resolve(self, num_classes: int, in_channels: int) -> ModelConfig:
+        """The checked model configuration, with what the data set knows filled in."""
+        if self.num_classes is not None and self.num_classes != num_classes:
+            raise ConfigError(f"model.num_classes is {self.num_classes}, but the data set has {num_classes} classes")
+        overrides = {key: value for key, value in vars(self).items() if key != "name"}
+        overrides["num_classes"] = num_classes
+        overrides["in_channels"] = in_channels if self.in_channels is None else self.in_channels
+        return model_config(self.name, **overrides)
+
+
+@dataclass
+class DataSection:
+    """Which images, and how they become model inputs.
+
+    Args:
+        dataset: Kind of data set. image_folder wants train/CLASS/* and val/CLASS/* below data.path.
+        path: Folder that holds the data set; null looks in the usual places (Fashion-MNIST only).
+        train_images: Use at most this many training images, drawn evenly per class; null for all.
+        val_images: Use at most this many validation images, drawn evenly per class; null for all.
+        calibration_images: Size of the slice of the training set on which thresholds are found.
+        hold_out_calibration: Keep the calibration slice out of training. If false, it is drawn from the images that
+            were trained on, randomly cropped and flipped, as the published evaluation does.
+        resize_size: Shorter side before the centre crop in evaluation; null takes image_size * 256 / 224.
+        canvas_size: fashion_mnist_scale only: side of the canvas that items are drawn on; null takes image_size.
+        item_sizes: fashion_mnist_scale only: sides at which items are drawn; null takes a quarter, a half and all of
+            the canvas.
+        mean: Mean per channel, of pixels in 0..1; null takes the data set's own.
+        std: Standard deviation per channel, of pixels in 0..1; null takes the data set's own.
+        workers: Loader threads; null takes the number of processor cores, at most 8.
+    """
+
+    dataset: DatasetName = "image_folder"
+    path: str | None = None
+    train_images: int | None = None
+    val_images: int | None = None
+    calibration_images: int = 50000
+    hold_out_calibration: bool = False
+    resize_size: int | None = None
+    canvas_size: int | None = None
+    item_sizes: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("train_images", "val_images", "calibration_images", "resize_size", "canvas_size", "workers"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{key} is {value}; it must be at least 1")
+        if self.std is not None and any(not s > 0 for s in self.std):
+            raise ConfigError(f"data.std is {self.std}; every entry must be above 0")
+
+
+@dataclass
+class TrainSection:
+    """How to train: AdamW, cosine schedule, sum of the exits' cross-entropies.
+
+    Args:
+        epochs: Passes over the training images.
+        batch_size: Images per step and device.
+        learning_rate: Peak learning rate.
+        min_learning_rate: Learning rate at the end of the cosine.
+        warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
+        warmup_learning_rate: Learning rate of the first step of the warm-up.
+        schedule_unit: Change the learning rate every step or every epoch (as published).
+        weight_decay: Decoupled weight decay of matrices; biases and 1-D parameters are not decayed.
+        label_smoothing: Share of the target spread evenly over all classes.
+        exit_weights: Weight of each exit's loss; null for 1 each, as published.
+        ema_decay: Decay per step of the moving average of the weights; 0 switches it off.
+        checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
+    """
+
+    epochs: int = 300
+    batch_size: int = 128
+    learning_rate: float = 5e-4
+    min_learning_rate: float = 1e-5
+    warmup_epochs: float = 20
+    warmup_learning_rate: float = 1e-6
+    schedule_unit: Literal["step", "epoch"] = "epoch"
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.1
+    exit_weights: list[float] | None = None
+    ema_decay: float = 0.99996
+    checkpoint_every_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        for key in ("epochs", "batch_size", "checkpoint_every_epochs"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 1")
+        for key in ("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_epochs", "weight_decay"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must not be negative")
+        for key in ("label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(f"train.warmup_epochs {self.warmup_epochs} is more than train.epochs {self.epochs}")
+
+
+@dataclass
+class EvalSection:
+    """How to evaluate.
+
+    Args:
+        batch_size: Images per batch.
+        warmup_batches: Batches run before the clock starts when images/s are measured.
+        throughput_images: Images over which images/s are measured; null for the whole split.
+    """
+
+    batch_size: int = 64
+    warmup_batches: int = 1
+    throughput_images: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"eval.batch_size is {self.batch_size}; it must be at least 1")
+
+
+@dataclass
+class RunConfig:
+    """A training run and its evaluation.
+
+    Args:
+        model: Which DVT to build.
+        data: Which images, and how they become model inputs.
+        train: How to train.
+        eval: How to evaluate.
+        device_target: Device to run on; auto takes the best one that is there.
+        seed: Seed of weights, data order, augmentation and stochastic depth.
+        output: Folder for checkpoints, the log, the resolved configuration and the report.
+    """
+
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    device_target: DeviceTarget = "auto"
+    seed: int = 0
+    output: str = "runs/dvt"

@@ -1,0 +1,24 @@
+"""The errors this package raises for a user's mistake: each says what was given, what is needed and what to do.
+
+Entry points print the message alone and exit with code 2; anything else that escapes is a bug and keeps its traceback.
+"""
+
+
+class DVTError(Exception):
+    """Base of all errors meant for users."""
+
+
+class ConfigError(DVTError, ValueError):
+    """A configuration that cannot be built; the message names the key."""
+
+
+class CheckpointError(DVTError, ValueError):
+    """A weights file that is missing, torn, of another model, or not to be trusted."""
+
+
+class DataError(DVTError, ValueError):
+    """A data set that is missing, empty, inconsistent or holds an unreadable image; the message names the file or class."""
+
+
+class DeviceError(DVTError, RuntimeError):
+    """A device that was asked for and is not there."""
