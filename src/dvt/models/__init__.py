@@ -1,0 +1,1 @@
+"""The model: tokens, reuse, layers, backbone and cascade, in the order an image meets them."""

@@ -1,0 +1,116 @@
+"""One exit: a complete Vision Transformer that may start from what the exit before it found out.
+
+Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exit (class token first), N' tokens of
+the exit before. "Relations" are attention logits: after the scale and after what the layer received, before softmax.
+"""
+
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal, initializer
+
+from dvt.grids import sinusoid_positions
+from dvt.models.layers import DropPath, Mlp, dense, layer_norm
+from dvt.models.reuse import FEATURE_CHANNELS, FeatureReuse, RelationReuse
+from dvt.models.tokens import PatchEmbedding, TokensToToken
+from dvt.variants import ModelConfig
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention that may receive relations, and returns its own."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.head_dim = config.embed_dim // config.num_heads
+        self.scale = self.head_dim**-0.5
+        self.qkv = dense(config.embed_dim, 3 * config.embed_dim, has_bias=config.qkv_bias)
+        self.proj = dense(config.embed_dim, config.embed_dim)
+
+    def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, N, C), received (B, H, N, N) or None -> (B, N, C), relations (B, H, N, N)."""
+        _, tokens, dim = x.shape
+        qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, self.head_dim)
+        q, k, v = ops.unbind(qkv.transpose(2, 0, 3, 1, 4))  # each (B, H, N, D)
+        relations = ops.matmul(q * self.scale, k.swapaxes(2, 3))  # (B, H, N, N)
+        if received is not None:
+            relations = relations + received
+        x = ops.matmul(ops.softmax(relations, axis=-1), v)  # (B, H, N, D)
+        x = x.transpose(0, 2, 1, 3).reshape(-1, tokens, dim)
+        return self.proj(x), relations
+
+
+class Block(nn.Cell):
+    """Pre-norm attention and MLP; with feature reuse, 48 channels of context join the tokens in front of norm2."""
+
+    def __init__(self, config: ModelConfig, exit_index: int, drop_path_rate: float) -> None:
+        super().__init__()
+        reuse = config.feature_reuse and exit_index > 0
+        mlp_in = config.embed_dim + (FEATURE_CHANNELS if reuse else 0)
+        self.norm1 = layer_norm(config.embed_dim, config.norm_eps)
+        self.attn = Attention(config)
+        self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
+        self.norm2 = layer_norm(mlp_in, config.norm_eps)
+        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def construct(self, x: Tensor, features: Tensor | None, received: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x (B, N, C), features (B, N', C), received (B, H, N, N) -> (B, N, C), relations (B, H, N, N)."""
+        attended, relations = self.attn(self.norm1(x), received)
+        x = x + self.drop_path(attended)
+        y = x
+        if self.feature_reuse is not None:
+            y = ops.concat((x, self.feature_reuse(features)), axis=-1)  # (B, N, C + 48)
+        return x + self.drop_path(self.mlp(self.norm2(y))), relations
+
+
+class Backbone(nn.Cell):
+    """One exit of the cascade.
+
+    Call with images (B, I, S, S) and, from the second exit on, with what the exit before handed on. Returns
+    (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); features and relations are None where nobody
+    uses them: at the last exit and where that reuse is switched off. Source: paper, section 3; spec: the cascade.
+    """
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        num_tokens, dim = config.num_tokens(exit_index), config.embed_dim
+        hands_on = exit_index < config.num_exits - 1
+        self.hands_on_features = hands_on and config.feature_reuse
+        self.hands_on_relations = hands_on and config.relation_reuse
+
+        t2t = config.tokenizer == "t2t"
+        self.tokens = TokensToToken(config, exit_index) if t2t else PatchEmbedding(config, exit_index)
+        self.cls_token = Parameter(initializer(TruncatedNormal(0.02), (1, 1, dim)), name="cls_token")
+        if t2t:
+            self.pos_embed = Parameter(
+                Tensor(sinusoid_positions(num_tokens, dim)), name="pos_embed", requires_grad=False
+            )
+        else:
+            self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, num_tokens, dim)), name="pos_embed")
+        self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
+        rates = np.linspace(0.0, config.drop_path_rate, config.depth)
+        self.blocks = nn.CellList([Block(config, exit_index, float(rate)) for rate in rates])
+        self.norm = layer_norm(dim, config.norm_eps)
+        self.head = dense(dim, config.num_classes)
+
+    def construct(
+        self, images: Tensor, features: Tensor | None = None, relations: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        x = self.tokens(images)  # (B, G*G, C)
+        cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], 1, x.shape[2]))
+        x = ops.concat((cls_token, x), axis=1) + self.pos_embed  # (B, N, C)
+
+        mixed = self.relation_reuse(relations) if self.relation_reuse is not None else None
+        handed_on = ()
+        for layer, block in enumerate(self.blocks):
+            received = self.relation_reuse.for_layer(mixed, layer) if self.relation_reuse is not None else None
+            x, relation = block(x, features, received)
+            if self.hands_on_relations:
+                handed_on = handed_on + (relation,)
+
+        logits = self.head(self.norm(x[:, 0]))
+        return (
+            logits,
+            x if self.hands_on_features else None,
+            ops.concat(handed_on, axis=1) if self.hands_on_relations else None,
+        )

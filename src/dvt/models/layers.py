@@ -1,0 +1,64 @@
+"""The parts every stage is made of: dense layers with the paper's initialisation, MLP and stochastic depth."""
+
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
+
+
+def dense(in_channels: int, out_channels: int, has_bias: bool = True) -> nn.Dense:
+    """Linear layer, initialised as in the spec: truncated normal of std 0.02, bias 0."""
+    return nn.Dense(in_channels, out_channels, weight_init=TruncatedNormal(0.02), bias_init="zeros", has_bias=has_bias)
+
+
+def layer_norm(dim: int, epsilon: float) -> nn.LayerNorm:
+    return nn.LayerNorm((dim,), epsilon=epsilon)
+
+
+class Gelu(nn.Cell):
+    """The exact (erf) GELU."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.gelu(x, approximate="none")
+
+
+class Mlp(nn.Cell):
+    """Dense, GELU, Dense over the last axis."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.fc1 = dense(dim, hidden)
+        self.act = Gelu()
+        self.fc2 = dense(hidden, out)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
+class ChannelDense(nn.Cell):
+    """1x1 convolution over the channel axis as one matrix product: (B, I, P) -> (B, O, P).
+
+    Initialised like a convolution: uniform in +-1/sqrt(fan_in), weight and bias.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        bound = in_channels**-0.5
+        self.weight = Parameter(initializer(Uniform(bound), (out_channels, in_channels)), name="weight")
+        self.bias = Parameter(initializer(Uniform(bound), (out_channels,)), name="bias")
+
+    def construct(self, x: Tensor) -> Tensor:
+        return ops.matmul(self.weight, x) + self.bias.reshape(-1, 1)
+
+
+class DropPath(nn.Cell):
+    """Stochastic depth: in training, drops the whole branch of an image with probability `rate`, else scales it up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.dropout = nn.Dropout(p=rate)
+
+    def construct(self, branch: Tensor) -> Tensor:
+        if self.training and self.rate > 0:
+            keep = self.dropout(ops.ones((branch.shape[0], 1, 1), branch.dtype))
+            return branch * keep
+        return branch

@@ -1,0 +1,71 @@
+"""Feature reuse and relation reuse: what an exit makes of what the exit before it hands on (paper, section 3.2).
+
+Both resize from the G'xG' grid of the exit before to the GxG grid of this one by a fixed matrix (`dvt.grids`).
+Axis letters: B batch, C width, H heads, L layers, N tokens of this exit, N' tokens of the exit before.
+"""
+
+from mindspore import Tensor, nn, ops
+
+from dvt.grids import token_resize_matrix
+from dvt.models.layers import ChannelDense, Gelu, dense, layer_norm
+from dvt.variants import ModelConfig
+
+FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP (spec: feature reuse)
+FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
+RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
+
+
+class FeatureReuse(nn.Cell):
+    """One block's own view of the features of the exit before: (B, N', C) -> (B, N, 48), class row zero."""
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        self.norm = layer_norm(config.embed_dim, config.norm_eps)
+        self.fc1 = dense(config.embed_dim, FEATURE_HIDDEN)
+        self.act = Gelu()
+        self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS)
+        self.resize = _resize_matrix(config, exit_index, class_weight=0.0)
+
+    def construct(self, features: Tensor) -> Tensor:
+        context = self.fc2(self.act(self.fc1(self.norm(features))))  # (B, N', 48)
+        return _resize_tokens(context, self.resize)
+
+
+class RelationReuse(nn.Cell):
+    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> the same shape, not yet resized.
+
+    The mixing runs once per exit; `for_layer` resizes one layer's heads when that layer needs them, so that nothing
+    of size (B, L*H, N, N) is ever built.
+    """
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        channels = config.depth * config.num_heads
+        self.fc1 = ChannelDense(channels, RELATION_EXPANSION * channels)
+        self.act = Gelu()
+        self.fc2 = ChannelDense(RELATION_EXPANSION * channels, channels)
+        self.num_heads = config.num_heads
+        self.resize = _resize_matrix(config, exit_index, class_weight=1.0)
+
+    def construct(self, relations: Tensor) -> Tensor:
+        batch, channels, tokens, _ = relations.shape
+        mixed = relations.reshape(batch, channels, tokens * tokens)
+        mixed = self.fc2(self.act(self.fc1(mixed)))
+        return mixed.reshape(batch, channels, tokens, tokens)
+
+    def for_layer(self, mixed: Tensor, layer: int) -> Tensor:
+        """E r E^T for the heads of one layer: (B, L*H, N', N') -> (B, H, N, N); E keeps the class row and column."""
+        r = mixed[:, layer * self.num_heads : (layer + 1) * self.num_heads]  # (B, H, N', N')
+        rows = ops.matmul(r.swapaxes(2, 3), self.resize)  # (E r)^T: (B, H, N', N)
+        return ops.matmul(rows.swapaxes(2, 3), self.resize)  # (B, H, N, N)
+
+
+def _resize_matrix(config: ModelConfig, exit_index: int, class_weight: float) -> Tensor:
+    """Transposed resize matrix, (N', N): tokens are multiplied from the left."""
+    source, target = config.grid_sizes[exit_index - 1], config.grid_sizes[exit_index]
+    return Tensor(token_resize_matrix(source, config.resize_side(exit_index), target, class_weight).T.copy())
+
+
+def _resize_tokens(tokens: Tensor, resize: Tensor) -> Tensor:
+    """(B, N', D) -> (B, N, D) by one 2-D product over the flattened batch and channels."""
+    return ops.matmul(tokens.swapaxes(1, 2), resize).swapaxes(1, 2)

@@ -1,0 +1,112 @@
+"""From image to tokens: patch embedding (DeiT) or soft splits with token performers (T2T-ViT).
+
+Axis letters: B batch, C width, S image side, G grid side, T tokens of a soft split, P pixels of a patch.
+"""
+
+import numpy as np
+from mindspore import Parameter, Tensor, get_seed, nn, ops
+from mindspore.common.initializer import Uniform
+
+from dvt.models.layers import Gelu, dense, layer_norm
+from dvt.variants import LATER_SOFT_SPLIT, ModelConfig, patch_geometry, split_sides
+
+PERFORMER_DIM = 64  # token width E inside the T2T module
+PERFORMER_FEATURES = 32  # random features m of the performer's kernel
+PERFORMER_EPS = 1e-8
+PERFORMER_DROPOUT = 0.1
+NORM_EPS = 1e-5  # of the performers' LayerNorms, whatever the backbone's
+
+
+class PatchEmbedding(nn.Cell):
+    """Non-overlapping patches, embedded: (B, I, S, S) -> (B, G*G, C).
+
+    A convolution whose kernel equals its stride is a reshape and one Dense; MindSpore's CPU convolution is a hundred
+    times slower at these kernel sizes.
+    """
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        self.grid = config.grid_sizes[exit_index]
+        self.patch, padding = patch_geometry(config.image_size, self.grid)
+        self.padding = (padding,) * 4 if padding else None
+        self.pixels = config.in_channels * self.patch**2
+        bound = self.pixels**-0.5
+        self.proj = nn.Dense(self.pixels, config.embed_dim, weight_init=Uniform(bound), bias_init=Uniform(bound))
+
+    def construct(self, images: Tensor) -> Tensor:
+        if self.padding is not None:
+            images = ops.pad(images, self.padding)
+        channels, grid, patch = images.shape[1], self.grid, self.patch
+        x = images.reshape(-1, channels, grid, patch, grid, patch)
+        x = x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, self.pixels)  # (B, G*G, I*patch*patch)
+        return self.proj(x)
+
+
+class TokenPerformer(nn.Cell):
+    """Linear attention over the tokens of a soft split: (B, T, in_dim) -> (B, T, 64) (T2T-ViT, Performer).
+
+    `random_features` W (m, E) is fixed: an orthogonal m x E matrix times sqrt(m).
+    """
+
+    def __init__(self, in_dim: int) -> None:
+        super().__init__()
+        dim = PERFORMER_DIM
+        self.norm1 = layer_norm(in_dim, NORM_EPS)
+        self.kqv = dense(in_dim, 3 * dim)
+        self.proj = dense(dim, dim)
+        self.norm2 = layer_norm(dim, NORM_EPS)
+        self.fc1 = dense(dim, dim)
+        self.act = Gelu()
+        self.fc2 = dense(dim, dim)
+        self.dropout = nn.Dropout(p=PERFORMER_DROPOUT)
+        self.random_features = Parameter(
+            Tensor(_orthogonal_features(PERFORMER_FEATURES, dim)), name="random_features", requires_grad=False
+        )
+
+    def construct(self, x: Tensor) -> Tensor:
+        k, q, v = ops.split(self.kqv(self.norm1(x)), PERFORMER_DIM, axis=-1)  # each (B, T, E)
+        k, q = self._kernel(k), self._kernel(q)  # (B, T, m)
+        weight = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True) + PERFORMER_EPS  # (B, T, 1)
+        y = ops.matmul(q, ops.matmul(k.swapaxes(1, 2), v)) / weight  # (B, T, E)
+        y = v + self.dropout(self.proj(y))
+        return y + self.dropout(self.fc2(self.act(self.fc1(self.norm2(y)))))
+
+    def _kernel(self, y: Tensor) -> Tensor:
+        """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
+        half_norm = 0.5 * (y * y).sum(axis=-1, keepdims=True)
+        return ops.exp(ops.matmul(y, self.random_features.swapaxes(0, 1)) - half_norm) * PERFORMER_FEATURES**-0.5
+
+
+class TokensToToken(nn.Cell):
+    """Three soft splits with a token performer after the first two: (B, I, S, S) -> (B, G*G, C) (T2T-ViT, section 3.1)."""
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        self.first = config.first_split(exit_index)
+        self.later = LATER_SOFT_SPLIT
+        self.sides = split_sides(config.image_size, self.first)
+        later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
+        self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2)
+        self.performer2 = TokenPerformer(later_dim)
+        self.project = dense(later_dim, config.embed_dim)
+
+    def construct(self, images: Tensor) -> Tensor:
+        x = self.performer1(_soft_split(images, self.first))
+        x = self.performer2(_soft_split(self._as_map(x, self.sides[0]), self.later))
+        return self.project(_soft_split(self._as_map(x, self.sides[1]), self.later))
+
+    def _as_map(self, x: Tensor, side: int) -> Tensor:
+        return x.swapaxes(1, 2).reshape(-1, PERFORMER_DIM, side, side)
+
+
+def _soft_split(x: Tensor, split: tuple[int, int, int]) -> Tensor:
+    """Overlapping patches, channel-major: (B, I, S, S) -> (B, T, I*kernel*kernel)."""
+    kernel, stride, padding = split
+    return ops.unfold(x, kernel, stride=stride, padding=padding).swapaxes(1, 2)
+
+
+def _orthogonal_features(rows: int, dim: int) -> np.ndarray:
+    """(rows, dim) with orthogonal rows of norm sqrt(rows), drawn from MindSpore's global seed."""
+    gaussian = np.random.default_rng(get_seed()).standard_normal((dim, rows))
+    q, _ = np.linalg.qr(gaussian)
+    return (q.T * np.sqrt(rows)).astype(np.float32)
