@@ -52,6 +52,15 @@ class ModelSection:
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
 
+    @property
+    def input_size(self) -> int:
+        """Side of the input image in pixels, known before the data set is."""
+        return ModelConfig.image_size if self.image_size is None else self.image_size
+
+    def check(self) -> None:
+        """Raises ConfigError for what is wrong whatever the data set; costs nothing."""
+        self.resolve(self.num_classes or 1, self.in_channels or 1)
+
     def resolve(self, num_classes: int, in_channels: int) -> ModelConfig:
         """The checked model configuration, with what the data set knows filled in."""
         if self.num_classes is not None and self.num_classes != num_classes:
@@ -148,7 +157,7 @@ class TrainSection:
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
         if self.warmup_epochs > self.epochs:
-            raise ConfigError(f"train.warmup_epochs {self.warmup_epochs} is more than train.epochs {self.epochs}")
+            raise ConfigError(f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}")
 
 
 @dataclass
@@ -157,17 +166,21 @@ class EvalSection:
 
     Args:
         batch_size: Images per batch.
-        warmup_batches: Batches run before the clock starts when images/s are measured.
-        throughput_images: Images over which images/s are measured; null for the whole split.
+        max_accuracy_drop: Percentage points of the last exit's accuracy that the recommended thresholds may lose on
+            the calibration images.
+        throughput_images: Number of images over which images/s are measured, at most all.
     """
 
     batch_size: int = 64
-    warmup_batches: int = 1
-    throughput_images: int | None = None
+    max_accuracy_drop: float = 0.5
+    throughput_images: int = 2048
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"eval.batch_size is {self.batch_size}; it must be at least 1")
+        for key in ("batch_size", "throughput_images"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"eval.{key} is {getattr(self, key)}; it must be at least 1")
+        if not self.max_accuracy_drop >= 0:
+            raise ConfigError(f"eval.max_accuracy_drop is {self.max_accuracy_drop}; it must not be negative")
 
 
 @dataclass
@@ -182,6 +195,7 @@ class RunConfig:
         device_target: Device to run on; auto takes the best one that is there.
         seed: Seed of weights, data order, augmentation and stochastic depth.
         output: Folder for checkpoints, the log, the resolved configuration and the report.
+        resume: Go on with the run in the output folder from its last saved step.
     """
 
     model: ModelSection = field(default_factory=ModelSection)
@@ -191,3 +205,4 @@ class RunConfig:
     device_target: DeviceTarget = "auto"
     seed: int = 0
     output: str = "runs/dvt"
+    resume: bool = False

@@ -17,7 +17,7 @@ class CheckpointError(DVTError, ValueError):
 
 
 class DataError(DVTError, ValueError):
-    """A data set that is missing, empty, inconsistent or holds an unreadable image; the message names the file or class."""
+    """A data set that is missing, empty, inconsistent or holds a bad image; the message names the file or class."""
 
 
 class DeviceError(DVTError, RuntimeError):

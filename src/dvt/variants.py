@@ -35,6 +35,13 @@ RESIZE_SIDES: dict[tuple[int, int], int] = {(7, 10): 14, (10, 14): 20, (7, 14): 
 # Second and third soft split of T2T, the same at every grid.
 LATER_SOFT_SPLIT: tuple[int, int, int] = (3, 2, 1)
 
+# Sizes that no variant changes (spec: tokens, feature reuse, relation reuse).
+PERFORMER_DIM = 64  # token width E inside the T2T module
+PERFORMER_FEATURES = 32  # random features m of the performer's kernel
+FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP
+FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
+RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -82,7 +89,7 @@ class ModelConfig:
         if not self.grid_sizes:
             raise ConfigError("model.grid_sizes is empty; give one grid side per exit, such as [7, 10, 14]")
         if any(a >= b for a, b in zip(self.grid_sizes, self.grid_sizes[1:], strict=False)):
-            raise ConfigError(f"model.grid_sizes {list(self.grid_sizes)} must rise from exit to exit, as [7, 10, 14] does")
+            raise ConfigError(f"model.grid_sizes {list(self.grid_sizes)} must rise from exit to exit: [7, 10, 14]")
         self._check_resize_sides()
         if self.tokenizer == "t2t":
             self._check_soft_splits()
@@ -202,7 +209,7 @@ def split_sides(image_size: int, first_split: tuple[int, int, int]) -> tuple[int
 
 
 def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
-    """(patch side, padding) of the DeiT patch embedding; patch = ceil(S/G), padding = (patch*G - S)/2, which must be whole."""
+    """(patch side, padding) of the DeiT patch embedding: ceil(S/G) and (patch*G - S)/2, which must be whole."""
     patch = -(-image_size // grid)
     excess = patch * grid - image_size
     if excess % 2 or grid > image_size:

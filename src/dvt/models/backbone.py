@@ -10,9 +10,9 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 
 from dvt.grids import sinusoid_positions
 from dvt.models.layers import DropPath, Mlp, dense, layer_norm
-from dvt.models.reuse import FEATURE_CHANNELS, FeatureReuse, RelationReuse
+from dvt.models.reuse import FeatureReuse, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
-from dvt.variants import ModelConfig
+from dvt.variants import FEATURE_CHANNELS, ModelConfig
 
 
 class Attention(nn.Cell):

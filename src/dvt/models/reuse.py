@@ -8,11 +8,7 @@ from mindspore import Tensor, nn, ops
 
 from dvt.grids import token_resize_matrix
 from dvt.models.layers import ChannelDense, Gelu, dense, layer_norm
-from dvt.variants import ModelConfig
-
-FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP (spec: feature reuse)
-FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
-RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
+from dvt.variants import FEATURE_CHANNELS, FEATURE_HIDDEN, RELATION_EXPANSION, ModelConfig
 
 
 class FeatureReuse(nn.Cell):

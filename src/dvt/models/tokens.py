@@ -8,10 +8,15 @@ from mindspore import Parameter, Tensor, get_seed, nn, ops
 from mindspore.common.initializer import Uniform
 
 from dvt.models.layers import Gelu, dense, layer_norm
-from dvt.variants import LATER_SOFT_SPLIT, ModelConfig, patch_geometry, split_sides
+from dvt.variants import (
+    LATER_SOFT_SPLIT,
+    PERFORMER_DIM,
+    PERFORMER_FEATURES,
+    ModelConfig,
+    patch_geometry,
+    split_sides,
+)
 
-PERFORMER_DIM = 64  # token width E inside the T2T module
-PERFORMER_FEATURES = 32  # random features m of the performer's kernel
 PERFORMER_EPS = 1e-8
 PERFORMER_DROPOUT = 0.1
 NORM_EPS = 1e-5  # of the performers' LayerNorms, whatever the backbone's
@@ -78,7 +83,7 @@ class TokenPerformer(nn.Cell):
 
 
 class TokensToToken(nn.Cell):
-    """Three soft splits with a token performer after the first two: (B, I, S, S) -> (B, G*G, C) (T2T-ViT, section 3.1)."""
+    """Three soft splits, a performer after the first two: (B, I, S, S) -> (B, G*G, C) (T2T-ViT, section 3.1)."""
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()

@@ -1,0 +1,25 @@
+"""Export a DVT checkpoint: `python export.py --checkpoint runs/mine/last.ckpt`; --help lists all options."""
+
+import sys
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parent / "src"
+
+
+def run() -> int:
+    if SRC.is_dir():  # a checkout works without being installed
+        sys.path.insert(0, str(SRC))
+    try:
+        from dvt.cli import main
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {error.name} is not installed for {sys.executable}. Run `bash scripts/setup_env.sh` and use "
+            ".venv/bin/python, or `pip install -r requirements.txt`",
+            file=sys.stderr,
+        )
+        return 2
+    return main(["export", *sys.argv[1:]], prog="export.py")
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,49 @@
+"""Dynamic Vision Transformer (DVT) for MindSpore.
+
+`import dvt` loads nothing heavy: every name below is imported when it is first used, and MindSpore only by those that
+need it (`build_model`, `AdaptiveClassifier` and filling a model in `dvt.convert`).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dvt import convert, cost, early_exit
+    from dvt.inference import AdaptiveClassifier
+    from dvt.models.cascade import build_model
+    from dvt.variants import list_models
+
+__version__ = "0.1.0"
+
+__all__ = ["AdaptiveClassifier", "__version__", "build_model", "convert", "cost", "early_exit", "list_models"]
+
+# Module that defines each lazy name; a submodule of the name itself where none is given.
+_DEFINED_IN: dict[str, str | None] = {
+    "AdaptiveClassifier": "dvt.inference",
+    "build_model": "dvt.models.cascade",
+    "list_models": "dvt.variants",
+    "convert": None,
+    "cost": None,
+    "early_exit": None,
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = _DEFINED_IN[name]
+    try:
+        value = importlib.import_module(module or f"dvt.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != "mindspore":
+            raise
+        message = f"dvt.{name} needs MindSpore, which is not installed: pip install 'dvt-mindspore[train]'"
+        raise ModuleNotFoundError(message, name="mindspore") from error
+    if module is not None:
+        value = getattr(value, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_DEFINED_IN})

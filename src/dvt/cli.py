@@ -1,0 +1,277 @@
+"""The command line: `dvt COMMAND ...`, and `train.py`, `eval.py`, `export.py` of a checkout.
+
+Each command parses, calls one function of the package, and returns. A user's mistake is printed as one message with
+exit code 2, Ctrl-C ends with 130; any other exception is a bug and keeps its traceback. MindSpore is imported only by
+the functions that the commands call, so help, refusals and `dvt info` come at once.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import dvt
+from dvt import cli_support as support
+from dvt.config import DeviceTarget, ModelSection, RunConfig
+from dvt.config_io import ConfigParser, build_config, config_from_dict, key_hints
+from dvt.errors import ConfigError, DVTError
+from dvt.variants import ModelConfig, list_models, model_config
+
+TRAIN_KEYS = tuple(field.name for field in fields(RunConfig))
+EVAL_KEYS = ("data", "eval", "device_target", "seed", "output")
+FORMATS = ("MINDIR",)
+
+
+@dataclass
+class EvalOptions:
+    """What to evaluate.
+
+    Args:
+        checkpoint: Checkpoint of a trained or converted model.
+        mode: 0 prints the results stored in the checkpoint; 1 evaluates with the thresholds stored in it; 2 finds
+            thresholds on the training set, then evaluates.
+    """
+
+    checkpoint: str
+    mode: Literal[0, 1, 2] = 2
+
+
+@dataclass
+class ExportOptions:
+    """What to export.
+
+    Args:
+        checkpoint: Checkpoint of a trained or converted model.
+        output: Folder for the exported files; null for the folder "export" beside the checkpoint.
+        format: File format; MINDIR is the one there is.
+        batch_size: Fixed number of images per call; null leaves it open.
+        device_target: Device on which the exported files are checked; auto takes the best one that is there.
+    """
+
+    checkpoint: str
+    output: str | None = None
+    format: str = "MINDIR"
+    batch_size: int | None = None
+    device_target: DeviceTarget = "auto"
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1, or null to leave it open")
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats asked for, checked."""
+        names = [name.strip().upper() for name in self.format.split(",") if name.strip()]
+        for name in names or [self.format]:
+            if name == "ONNX":
+                raise ConfigError("ONNX export is not implemented yet; use --format MINDIR")
+            if name not in FORMATS:
+                raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+        return names
+
+
+def parse_train(argv: Sequence[str], prog: str = "dvt train") -> RunConfig:
+    """The configuration that the arguments of `dvt train` ask for."""
+    parser = support.run_config_parser(prog, "Train a DVT and save its checkpoints.", TRAIN_KEYS)
+    config = build_config(support.parse(parser, support.normalise(argv), TRAIN_KEYS))
+    support.print_if_asked(argv, config)
+    return config
+
+
+def parse_eval(
+    argv: Sequence[str], prog: str = "dvt eval", saved: dict[str, Any] | None = None
+) -> tuple[EvalOptions, RunConfig]:
+    """What the arguments of `dvt eval` ask for.
+
+    Args:
+        argv: The arguments.
+        prog: Name of the program for messages.
+        saved: Configuration of the run that made the checkpoint. The YAML files and options go over it. Its device is
+            not kept, because evaluation may run elsewhere; results go beside the checkpoint unless `output` is given.
+    """
+    values = _parse_eval(support.normalise(argv), prog, saved)
+    config = build_config(values)
+    support.print_if_asked(argv, config)
+    return _options(EvalOptions, values), config
+
+
+def parse_export(argv: Sequence[str], prog: str = "dvt export") -> ExportOptions:
+    """What the arguments of `dvt export` ask for."""
+    description = "Write a trained model as files that run without this package, and check them by loading them again."
+    parser = ConfigParser(prog=prog, usage=f"{prog} --checkpoint FILE [--KEY VALUE ...]", description=description)
+    support.add_log_level(parser)
+    parser.add_dataclass(ExportOptions)
+    return _options(ExportOptions, parser.parse_args(support.normalise(argv)).as_dict())
+
+
+def parse_info(argv: Sequence[str], prog: str = "dvt info") -> ModelConfig | None:
+    """The model that the arguments of `dvt info` describe; None to list all."""
+    description = "List the models, or describe one: its parameters and its cost, exit by exit."
+    parser = support.run_config_parser(prog, description, ["model"])
+    support.set_help(parser, "print_config", support.HIDDEN)
+    parser.usage = f"{prog} [MODEL] [--config YAML] [--model.KEY VALUE ...]"
+    parser.add_argument("variant", nargs="?", metavar="MODEL", help=f"One of {', '.join(list_models())}.")
+    argv = support.normalise(argv)
+    values = support.parse(parser, argv, ["model"])
+    if values["variant"] is None and not any(argument.startswith(("--model.", "--config")) for argument in argv):
+        return None
+    section = ModelSection(**values["model"])
+    overrides = {key: value for key, value in vars(section).items() if key != "name"}
+    return model_config(values["variant"] or section.name, **overrides)
+
+
+def train(argv: list[str], prog: str) -> None:
+    """`dvt train`."""
+    config = parse_train(argv, prog)
+    _set_up_logging(argv)
+    from dvt.training.run import train as run
+
+    run(config)
+
+
+def evaluate(argv: list[str], prog: str) -> None:
+    """`dvt eval`."""
+    path = _parse_eval(support.normalise(argv), prog)["checkpoint"]  # refuses before MindSpore is loaded
+    from dvt.checkpoint import read_checkpoint
+
+    saved = read_checkpoint(path).metadata.get("config")
+    if saved is not None:
+        config_from_dict(saved, f"the configuration stored in {path}")
+    options, config = parse_eval(argv, prog, saved)
+    _set_up_logging(argv)
+    from dvt.evaluation import evaluate_checkpoint
+
+    evaluate_checkpoint(options.checkpoint, options.mode, config, config.output)
+
+
+def export(argv: list[str], prog: str) -> None:
+    """`dvt export`."""
+    options = parse_export(argv, prog)
+    formats = options.formats
+    _set_up_logging(argv)
+    from dvt.export import export_checkpoint
+
+    output = options.output or str(Path(options.checkpoint).parent / "export")
+    export_checkpoint(options.checkpoint, output, formats, options.batch_size, options.device_target)
+
+
+def convert(argv: list[str], prog: str) -> int | None:
+    """`dvt convert`, which has options of its own."""
+    from dvt.convert import main as run
+
+    return run(argv)
+
+
+def info(argv: list[str], prog: str) -> None:
+    """`dvt info`."""
+    model = parse_info(argv, prog)
+    from dvt.cost import cumulative_gmacs, parameter_count
+
+    configs = [model_config(name) for name in list_models()] if model is None else [model]
+    print(f"{'model':<18} {'parameters':>12}  GMACs up to each exit (grid)")
+    for config in configs:
+        costs = zip(cumulative_gmacs(config), config.grid_sizes, strict=True)
+        exits = "   ".join(f"{cost:.3f} ({grid}x{grid})" for cost, grid in costs)
+        print(f"{config.name:<18} {parameter_count(config):>12,}  {exits}")
+    if model is not None:
+        print()
+        for key, value in model.to_dict().items():
+            print(f"{key:<18} {value}")
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
+    "train": (train, "train a model"),
+    "eval": (evaluate, "evaluate a checkpoint, with early exits"),
+    "export": (export, "write a trained model as MindIR"),
+    "convert": (convert, "read a released PyTorch checkpoint, or write one"),
+    "info": (info, "list the models, their parameters and costs"),
+}
+
+
+def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
+    """Run one command and return the exit code.
+
+    Args:
+        argv: Command and its arguments; None takes those of the process.
+        prog: Name of an entry script that stands for one command, for messages; None for `dvt COMMAND`.
+    """
+    try:
+        return _dispatch(list(sys.argv[1:] if argv is None else argv), prog)
+    except DVTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name != "mindspore":
+            raise
+        print("error: this command needs MindSpore: pip install 'dvt-mindspore[train]'", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except SystemExit as done:  # --help, --version and --print_config
+        return done.code if isinstance(done.code, int) else 0
+
+
+def _dispatch(argv: list[str], prog: str | None) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if argv else 2
+    if argv[0] in ("-V", "--version"):
+        print(f"dvt-mindspore {dvt.__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        raise support.unknown_command(name, COMMANDS)
+    return COMMANDS[name][0](rest, prog or f"dvt {name}") or 0
+
+
+def _overview() -> str:
+    lines = [f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: dvt COMMAND [options]",
+            "",
+            "Dynamic Vision Transformer for MindSpore: vision transformers that stop early on easy images.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`dvt COMMAND --help` lists the options of a command; `dvt --version` prints the version.",
+        ]
+    )
+
+
+def _parse_eval(argv: list[str], prog: str, saved: dict[str, Any] | None = None) -> dict[str, Any]:
+    description = (
+        "Evaluate a checkpoint: accuracy of every exit, accuracy and cost with early exits, measured images/s. "
+        "Data and evaluation keys start from those of the training run, if the checkpoint holds them."
+    )
+    parser = support.run_config_parser(prog, description, EVAL_KEYS, EvalOptions)
+    defaults = _flat(saved or {})
+    defaults.pop("device_target", None)
+    checkpoint = support.peek(argv, "checkpoint")["checkpoint"]
+    if checkpoint:
+        defaults["output"] = str(Path(checkpoint[-1]).parent)
+    parser.set_defaults(defaults)
+    support.set_help(parser, "output", "Folder for the results; by default that of the checkpoint.")
+    return support.parse(parser, argv, EVAL_KEYS, "; the model and its training are fixed by the checkpoint")
+
+
+def _options(cls: type, values: dict[str, Any]) -> Any:
+    return cls(**{key: values[key] for key in key_hints(cls)})
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def _set_up_logging(argv: Sequence[str]) -> None:
+    support.set_up_logging(*support.peek(support.normalise(argv), "log_level")["log_level"][-1:])

@@ -1,0 +1,231 @@
+"""Names and shapes of the tensors of the released PyTorch checkpoints, and of ours.
+
+Plain Python and NumPy: one table, `_exit_rows`, read both ways. MindSpore is imported only to fill a model, and
+PyTorch not at all; the `.pth.tar` files around the tensors are the business of `dvt.pytorch_files`.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dvt.checkpoint import check_weights, listing, load_weights
+from dvt.errors import CheckpointError, ConfigError
+from dvt.variants import (
+    FEATURE_CHANNELS,
+    FEATURE_HIDDEN,
+    LATER_SOFT_SPLIT,
+    PERFORMER_DIM,
+    PERFORMER_FEATURES,
+    RELATION_EXPANSION,
+    SOFT_SPLITS_224,
+    VARIANTS,
+    ModelConfig,
+    model_config,
+    patch_geometry,
+)
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+EXIT_PREFIXES = ("less_less_token", "less_token", "normal_token")  # a model of K exits uses the last K
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+class Row(NamedTuple):
+    """One tensor: our name, the released name, the released shape. Ours is the same, 4-D kernels flattened to 2-D."""
+
+    ours: str
+    theirs: str
+    shape: tuple[int, ...]
+
+    @property
+    def our_shape(self) -> tuple[int, ...]:
+        return (self.shape[0], math.prod(self.shape[1:])) if len(self.shape) == 4 else self.shape
+
+
+def reference_shapes(config: ModelConfig) -> Shapes:
+    """Name and shape of every tensor of the released `model_state_dict` of `config`, in the released order."""
+    return {row.theirs: row.shape for row in table(config)}
+
+
+def parameter_shapes(config: ModelConfig) -> Shapes:
+    """Name and shape of every parameter of the model of `config`, without building it."""
+    return {row.ours: row.our_shape for row in table(config)}
+
+
+def from_reference(
+    config: ModelConfig, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
+) -> dict[str, np.ndarray]:
+    """Weights under our names, float32, from arrays under released names, with or without `module.` in front.
+
+    Raises CheckpointError that lists what is missing, unexpected, of another shape, or no finite number.
+    """
+    stripped = strip_module(state_dict)
+    check_weights(reference_shapes(config), stripped, source)
+    return {row.ours: np.asarray(stripped[row.theirs], np.float32).reshape(row.our_shape) for row in table(config)}
+
+
+def to_reference(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays under released names, in released shapes and order; inverse of `from_reference`, same errors."""
+    check_weights(parameter_shapes(config), weights, "the weights to convert")
+    return {row.theirs: np.asarray(weights[row.ours]).reshape(row.shape) for row in table(config)}
+
+
+def load_reference_state_dict(model: "nn.Cell", state_dict: Mapping[str, np.ndarray]) -> None:
+    """Fills `model` from NumPy arrays under released names; strict, all or nothing. Raises as `from_reference`."""
+    load_weights(model, from_reference(model.config, state_dict))
+
+
+def to_reference_state_dict(model: "nn.Cell") -> dict[str, np.ndarray]:
+    """Copies of a model's weights as NumPy arrays in released names, shapes and order."""
+    return to_reference(model.config, {name: p.asnumpy().copy() for name, p in model.parameters_dict().items()})
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "convert_checkpoint.py") -> int:
+    """The command that converts files, both ways; see `dvt.pytorch_files`."""
+    from dvt.pytorch_files import main as run
+
+    return run(arguments, prog)
+
+
+def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the `module.` that PyTorch's data-parallel wrappers put in front of names."""
+    stripped = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    if len(stripped) != len(state_dict):
+        raise CheckpointError("the state dict holds some tensors twice, with and without the prefix 'module.'")
+    return stripped
+
+
+def table(config: ModelConfig) -> list[Row]:
+    """One row per tensor of all exits, in the released order. Raises CheckpointError beyond three exits."""
+    if config.num_exits > len(EXIT_PREFIXES):
+        raise CheckpointError(f"released names exist for at most {len(EXIT_PREFIXES)} exits, not {config.num_exits}")
+    return [
+        Row(f"exits.{index}.{row.ours}", f"{prefix}.{row.theirs}", row.shape)
+        for index, prefix in enumerate(EXIT_PREFIXES[-config.num_exits :])
+        for row in _exit_rows(config, index)
+    ]
+
+
+def _exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
+    dim, channels = config.embed_dim, config.depth * config.num_heads
+    feature_reuse, relation_reuse = (on and exit_index > 0 for on in (config.feature_reuse, config.relation_reuse))
+    mlp_in = dim + FEATURE_CHANNELS if feature_reuse else dim
+
+    yield Row("cls_token", "cls_token", (1, 1, dim))
+    yield Row("pos_embed", "pos_embed", (1, config.num_tokens(exit_index), dim))
+    if config.tokenizer == "patch":
+        patch, _ = patch_geometry(config.image_size, config.grid_sizes[exit_index])
+        yield from _dense("tokens.proj", "patch_embed.proj", dim, config.in_channels, patch, patch)
+    else:
+        later = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
+        first = config.in_channels * config.first_split(exit_index)[0] ** 2
+        yield from _performer("tokens.performer1", "tokens_to_token.attention1", first)
+        yield from _performer("tokens.performer2", "tokens_to_token.attention2", later)
+        yield from _dense("tokens.project", "tokens_to_token.project", dim, later)
+    for block in (f"blocks.{layer}" for layer in range(config.depth)):
+        yield from _norm(f"{block}.norm1", f"{block}.norm1", dim)
+        yield from _dense(f"{block}.attn.qkv", f"{block}.attn.qkv", 3 * dim, dim, bias=config.qkv_bias)
+        yield from _dense(f"{block}.attn.proj", f"{block}.attn.proj", dim, dim)
+        yield from _norm(f"{block}.norm2", f"{block}.norm2", mlp_in)
+        yield from _dense(f"{block}.mlp.fc1", f"{block}.mlp.fc1", config.mlp_hidden, mlp_in)
+        yield from _dense(f"{block}.mlp.fc2", f"{block}.mlp.fc2", dim, config.mlp_hidden)
+        if feature_reuse:
+            ours, theirs = f"{block}.feature_reuse", f"{block}.feature_resuse_mlp"
+            yield from _norm(f"{ours}.norm", f"{theirs}.0", dim)
+            yield from _dense(f"{ours}.fc1", f"{theirs}.1.fc1", FEATURE_HIDDEN, dim)
+            yield from _dense(f"{ours}.fc2", f"{theirs}.1.fc2", FEATURE_CHANNELS, FEATURE_HIDDEN)
+    yield from _norm("norm", "norm", dim)
+    if relation_reuse:
+        hidden = RELATION_EXPANSION * channels
+        yield from _dense("relation_reuse.fc1", "relation_reuse_conv.0", hidden, channels, 1, 1)
+        yield from _dense("relation_reuse.fc2", "relation_reuse_conv.2", channels, hidden, 1, 1)
+    yield from _dense("head", "head", config.num_classes, dim)
+
+
+def _performer(ours: str, theirs: str, in_dim: int) -> Iterator[Row]:
+    dim = PERFORMER_DIM
+    yield Row(f"{ours}.random_features", f"{theirs}.w", (PERFORMER_FEATURES, dim))
+    yield from _dense(f"{ours}.kqv", f"{theirs}.kqv", 3 * dim, in_dim)
+    yield from _dense(f"{ours}.proj", f"{theirs}.proj", dim, dim)
+    yield from _norm(f"{ours}.norm1", f"{theirs}.norm1", in_dim)
+    yield from _norm(f"{ours}.norm2", f"{theirs}.norm2", dim)
+    yield from _dense(f"{ours}.fc1", f"{theirs}.mlp.0", dim, dim)
+    yield from _dense(f"{ours}.fc2", f"{theirs}.mlp.2", dim, dim)
+
+
+def _norm(ours: str, theirs: str, dim: int) -> Iterator[Row]:
+    yield Row(f"{ours}.gamma", f"{theirs}.weight", (dim,))
+    yield Row(f"{ours}.beta", f"{theirs}.bias", (dim,))
+
+
+def _dense(ours: str, theirs: str, *shape: int, bias: bool = True) -> Iterator[Row]:
+    yield Row(f"{ours}.weight", f"{theirs}.weight", shape)
+    if bias:
+        yield Row(f"{ours}.bias", f"{theirs}.bias", shape[:1])
+
+
+def recognise(
+    shapes: Mapping[str, tuple[int, ...]], source: str = "the state dict", name: str | None = None
+) -> ModelConfig:
+    """The configuration whose released tensors look like `shapes` (names without `module.`): variant, exits, classes,
+    input channels, image size and reuses.
+
+    With `name`, the variant must be that one. Raises CheckpointError for another network or another variant, and
+    ConfigError for an unknown `name`. Names and shapes are not all checked here: `from_reference` does.
+    """
+    if name is not None:
+        model_config(name)
+    present = {tensor.split(".")[0] for tensor in shapes}
+    prefixes = [prefix for prefix in EXIT_PREFIXES if prefix in present]
+    if not prefixes or prefixes != list(EXIT_PREFIXES[-len(prefixes) :]):
+        raise CheckpointError(
+            f"{source} holds another network: the tensors of a released DVT are named {'.*, '.join(EXIT_PREFIXES)}.*, "
+            f"or the last of these; here they are {listing(shapes)}"
+        )
+    try:
+        facts, overrides = _read_shapes(shapes, prefixes)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{source} looks like a DVT, but tensors are missing or misshapen: {error}") from error
+    matching = [key for key in VARIANTS if all(getattr(model_config(key), k) == v for k, v in facts.items())]
+    found = ", ".join(f"{key} {value}" for key, value in facts.items())
+    if name is not None and name not in matching:
+        raise CheckpointError(
+            f"{source} does not hold {name}, but {matching[0] if matching else 'a DVT with ' + found}"
+        )
+    if not matching:
+        raise CheckpointError(f"{source} holds a DVT of no known variant: {found}. Known: {', '.join(VARIANTS)}")
+    try:
+        return model_config(matching[0], **overrides)
+    except ConfigError as error:
+        raise CheckpointError(f"{source} holds {matching[0]} in a form that cannot be built: {error}") from error
+
+
+def _read_shapes(shapes: Mapping[str, tuple[int, ...]], prefixes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    last = prefixes[-1]
+    grids = tuple(math.isqrt(max(shapes[f"{prefix}.pos_embed"][1] - 1, 0)) for prefix in prefixes)
+    patches = f"{last}.patch_embed.proj.weight" in shapes
+    facts = {
+        "tokenizer": "patch" if patches else "t2t",
+        "embed_dim": shapes[f"{last}.cls_token"][2],
+        "depth": len({name.split(".")[2] for name in shapes if name.startswith(f"{last}.blocks.")}),
+        "mlp_hidden": shapes[f"{last}.blocks.0.mlp.fc1.weight"][0],
+        "qkv_bias": f"{last}.blocks.0.attn.qkv.bias" in shapes,
+    }
+    overrides = {
+        "grid_sizes": grids,
+        "num_classes": shapes[f"{last}.head.weight"][0],
+        "feature_reuse": any(".feature_resuse_mlp." in name for name in shapes) or len(prefixes) == 1,
+        "relation_reuse": any(".relation_reuse_conv." in name for name in shapes) or len(prefixes) == 1,
+    }
+    if patches:
+        _, channels, patch, _ = shapes[f"{last}.patch_embed.proj.weight"]
+        overrides["in_channels"] = channels
+        overrides["image_size"] = 224 if -(-224 // grids[-1]) == patch else patch * grids[-1]
+    elif grids[-1] in SOFT_SPLITS_224:
+        pixels = shapes[f"{last}.tokens_to_token.attention1.kqv.weight"][1]
+        overrides["in_channels"] = max(pixels // SOFT_SPLITS_224[grids[-1]][0] ** 2, 1)
+    return facts, overrides

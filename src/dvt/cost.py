@@ -1,0 +1,111 @@
+"""What a model costs: cumulative GMACs per exit and parameter counts, from its configuration alone.
+
+GMACs are billions of multiply-adds in the published convention (the papers write "GFLOPs"): every convolution, linear
+layer and matrix product, plus 5 per element entering a LayerNorm, plus 1 per element leaving the nearest upsampling
+and 1 per element entering the average pooling of the published two-step resize of all layers at once (spec: cost).
+"""
+
+import math
+from typing import Any
+
+from dvt.convert import parameter_shapes
+from dvt.variants import (
+    FEATURE_CHANNELS,
+    FEATURE_HIDDEN,
+    LATER_SOFT_SPLIT,
+    PERFORMER_DIM,
+    PERFORMER_FEATURES,
+    RELATION_EXPANSION,
+    ModelConfig,
+    model_config,
+    patch_geometry,
+    split_sides,
+)
+
+LAYER_NORM_COST = 5
+
+
+def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
+    """GMACs spent on one image that leaves at each exit, everything before included: K rising floats.
+
+    `model` is a model name, a `ModelConfig`, or a built model; overrides go with a name. Raises ConfigError.
+    """
+    config = _config_of(model, overrides)
+    total, cumulative = 0, []
+    for exit_index in range(config.num_exits):
+        total += sum(exit_macs(config, exit_index).values())
+        cumulative.append(total / 1e9)
+    return cumulative
+
+
+def exit_macs(config: ModelConfig, exit_index: int) -> dict[str, int]:
+    """Multiply-adds of one exit for one image, by part."""
+    n, dim = config.num_tokens(exit_index), config.embed_dim
+    first = exit_index == 0
+    feature_reuse = config.feature_reuse and not first
+    relation_reuse = config.relation_reuse and not first
+    mlp_in = dim + (FEATURE_CHANNELS if feature_reuse else 0)
+    attention = _norm(n * dim) + n * dim * 4 * dim + 2 * n * n * dim
+    mlp = _norm(n * mlp_in) + n * config.mlp_hidden * (mlp_in + dim)
+    return {
+        "tokens": _token_macs(config, exit_index),
+        "attention": config.depth * attention,
+        "mlp": config.depth * mlp,
+        "feature_reuse": config.depth * _feature_reuse_macs(config, exit_index) if feature_reuse else 0,
+        "relation_reuse": _relation_reuse_macs(config, exit_index) if relation_reuse else 0,
+        "head": _norm(n * dim) + dim * config.num_classes,
+    }
+
+
+def parameter_count(model: Any, **overrides: Any) -> int:
+    """Number of parameters, fixed positions and random features included; arguments as for `cumulative_gmacs`."""
+    shapes = parameter_shapes(_config_of(model, overrides))
+    return sum(math.prod(shape) for shape in shapes.values())
+
+
+def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:
+    if isinstance(model, str):
+        return model_config(model, **overrides)
+    return model if isinstance(model, ModelConfig) else model.config
+
+
+def _norm(elements: int) -> int:
+    return LAYER_NORM_COST * elements
+
+
+def _token_macs(config: ModelConfig, exit_index: int) -> int:
+    if config.tokenizer == "patch":
+        grid = config.grid_sizes[exit_index]
+        patch, _ = patch_geometry(config.image_size, grid)
+        return grid**2 * config.in_channels * patch**2 * config.embed_dim
+    first = config.first_split(exit_index)
+    sides = split_sides(config.image_size, first)
+    later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
+    return (
+        _performer_macs(sides[0] ** 2, config.in_channels * first[0] ** 2)
+        + _performer_macs(sides[1] ** 2, later_dim)
+        + sides[2] ** 2 * later_dim * config.embed_dim
+    )
+
+
+def _performer_macs(tokens: int, in_dim: int) -> int:
+    e, m = PERFORMER_DIM, PERFORMER_FEATURES
+    norms = _norm(tokens * in_dim) + _norm(tokens * e)
+    linears = tokens * (in_dim * 3 * e + 3 * e * e)
+    kernels = 2 * tokens * e * m  # phi(k), phi(q)
+    products = 2 * tokens * e * m + tokens * m  # phi(k)^T v, phi(q) (...), phi(q) . sum phi(k)
+    return norms + linears + kernels + products
+
+
+def _feature_reuse_macs(config: ModelConfig, exit_index: int) -> int:
+    source, side = config.num_tokens(exit_index - 1), config.resize_side(exit_index)
+    mlp = _norm(source * config.embed_dim) + source * FEATURE_HIDDEN * (config.embed_dim + FEATURE_CHANNELS)
+    return mlp + 2 * FEATURE_CHANNELS * side**2
+
+
+def _relation_reuse_macs(config: ModelConfig, exit_index: int) -> int:
+    source, target = config.num_tokens(exit_index - 1), config.num_tokens(exit_index)
+    side, channels = config.resize_side(exit_index), config.depth * config.num_heads
+    mixing = source**2 * 2 * RELATION_EXPANSION * channels**2
+    resize = 2 * channels * side**2 * (source + target)
+    return mixing + resize

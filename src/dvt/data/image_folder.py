@@ -1,0 +1,195 @@
+"""Photographs in the ImageFolder layout: `train/CLASS/*` and `val/CLASS/*`.
+
+A class is a folder; labels follow the sorted class names. JPEG, PNG, WebP and BMP files are read, whatever the case of
+their extension, and turned into RGB. Everything else in a class folder is an error, except for files that file
+managers leave behind: names with a leading dot (.DS_Store), Thumbs.db and desktop.ini are ignored. Files beside the
+class folders are ignored too unless they are images.
+
+Training is a random resized crop (8 to 100 % of the area, ratio 3/4 to 4/3, bicubic) and a flip in half of the cases,
+with PIL in threads. MindSpore's own operations are as quick in evaluation, but crop odd margins elsewhere; in training
+they are somewhat quicker, since they decode no more than the crop, but what they draw depends on the number of threads
+and cannot be resumed in the middle of a run.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvt.config import IMAGENET_MEAN, IMAGENET_STD, DataSection
+from dvt.data.augment import CROP_DRAWS, random_resized_crop_flip
+from dvt.data.draws import uniforms
+from dvt.data.images import Source, Workers, empty_batch
+from dvt.data.preprocess import Preprocessing, default_resize_size, read_image
+from dvt.errors import DataError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IGNORED = ("thumbs.db", "desktop.ini")
+LAYOUT = "images belong in train/CLASS/ and val/CLASS/ below data.path"
+
+
+class FolderImages:
+    """Image files of one part of the data set, decoded when asked for.
+
+    Args:
+        files: Path of each image.
+        labels: Class of each image.
+        preprocessing: Evaluation preprocessing.
+        workers: Threads.
+    """
+
+    def __init__(self, files: list[str], labels: list[int], preprocessing: Preprocessing, workers: Workers) -> None:
+        self.files = files
+        self.labels = np.asarray(labels, np.int32)
+        self._preprocessing = preprocessing
+        self._workers = workers
+
+    def evaluation(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """See `ImageSet`.
+
+        Raises:
+            DataError: A file that is no image or is cut short; the message names it.
+        """
+
+        def make(start: int, stop: int) -> NDArray[np.float32]:
+            return self._preprocessing(self.files[indices[start]])
+
+        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, chunk=1)
+
+    def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
+        """See `ImageSet` and `evaluation`."""
+        draws = uniforms(key, indices, CROP_DRAWS + 1).tolist()
+        side, resample = self._preprocessing.image_size, self._preprocessing.resample
+
+        def make(start: int, stop: int) -> NDArray[np.float32]:
+            image = read_image(self.files[indices[start]])
+            return self._preprocessing.normalise(random_resized_crop_flip(image, side, resample, draws[start]))
+
+        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, chunk=1)
+
+    def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
+        """Nothing is known besides the class."""
+        return {}
+
+
+def open_image_folder(data: DataSection, image_size: int) -> Source:
+    """Lists the images of both parts; no image is opened yet.
+
+    Raises:
+        DataError: A missing folder, fewer than two classes, a class without images, a file that is no image, or other
+            classes in val than in train; the message names the folder, class or file.
+    """
+    root = _root(data.path)
+    preprocessing = Preprocessing(
+        dataset=data.dataset,
+        image_size=image_size,
+        resize_size=data.resize_size or default_resize_size(image_size),
+        in_channels=3,
+        mean=tuple(data.mean or IMAGENET_MEAN),
+        std=tuple(data.std or IMAGENET_STD),
+        interpolation="bicubic",
+    )
+    class_names = list_classes(root / "train")
+    _check_same_classes(class_names, list_classes(root / "val"), root)
+    workers = Workers(data.workers)
+    parts = {
+        part: FolderImages(*list_images(root / part, class_names), preprocessing, workers) for part in ("train", "val")
+    }
+    return Source(
+        parts["train"],
+        parts["val"],
+        tuple(class_names),
+        preprocessing,
+        [f"images of {root}, read by {workers.count} thread(s)"],
+    )
+
+
+def _root(path: str | None) -> Path:
+    if path is None:
+        raise DataError("data.path is not set; give the folder that holds train/CLASS/ and val/CLASS/")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"data.path {path} is not a folder; {LAYOUT}")
+    for part in ("train", "val"):
+        if not (root / part).is_dir():
+            found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
+            raise DataError(f"{root} has no folder {part}/ (it holds: {found}); {LAYOUT}")
+    return root
+
+
+def list_classes(folder: Path) -> list[str]:
+    """Sorted names of the class folders in train/ or val/.
+
+    Raises:
+        DataError: There are none, or an image lies beside them.
+    """
+    names = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            if not entry.name.startswith("."):
+                names.append(entry.name)
+        elif _is_image_name(entry.name) and not _is_ignored(entry.name):
+            raise DataError(f"image {entry.path} lies outside of a class folder; {LAYOUT}")
+    if not names:
+        raise DataError(f"{folder} has no class folders; {LAYOUT}")
+    return names
+
+
+def _check_same_classes(train: list[str], val: list[str], root: Path) -> None:
+    only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
+    if only_train or only_val:
+        parts = []
+        if only_val:
+            parts.append(f"only in val: {_some(only_val)}")
+        if only_train:
+            parts.append(f"only in train: {_some(only_train)}")
+        raise DataError(
+            f"the classes of {root}/train and {root}/val differ ({'; '.join(parts)}); they must be the same"
+        )
+    if len(train) < 2:
+        raise DataError(f"{root}/train has one class only ({train[0]}); a classifier needs at least two")
+
+
+def list_images(folder: Path, class_names: list[str]) -> tuple[list[str], list[int]]:
+    """Image files below `folder`, class by class and by name, and their labels.
+
+    Raises:
+        DataError: A class without images, or something in a class folder that is no image file.
+    """
+    files: list[str] = []
+    labels: list[int] = []
+    empty = []
+    for label, name in enumerate(class_names):
+        found = []
+        for entry in os.scandir(folder / name):
+            if _is_ignored(entry.name):
+                continue
+            if not entry.is_file():
+                kind = "a folder" if entry.is_dir() else "not a file"
+                raise DataError(f"{entry.path} is {kind}; a class folder must hold image files only")
+            if not _is_image_name(entry.name):
+                raise DataError(
+                    f"{entry.path} is not an image: a class folder must hold {', '.join(EXTENSIONS)} files only;"
+                    " remove it"
+                )
+            found.append(entry.path)
+        if not found:
+            empty.append(name)
+        files += sorted(found)
+        labels += [label] * len(found)
+    if empty:
+        raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {_some(empty)}")
+    return files, labels
+
+
+def _is_image_name(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def _some(names: list[str], limit: int = 5) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,175 @@
+"""Evaluation preprocessing: an image file or PIL image becomes one normalised model input. Needs no MindSpore.
+
+The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
+cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own
+and therefore equal to it bit for bit; the arithmetic of the sizes is that of torchvision, with which the published
+models were evaluated.
+
+Legend: C channels, S side of the square model input, H and W height and width.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dvt.errors import ConfigError, DataError
+
+RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+EVALUATION_CROP = 224 / 256
+"""Share of the resized image's shorter side that the published evaluation keeps."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What evaluation does to every image; stored with a checkpoint, so that its model sees what it was trained on.
+
+    Args:
+        dataset: Name of the data set it was made for.
+        image_size: Side S of the model input, in pixels.
+        resize_size: Length of the shorter side before the centre crop, in pixels.
+        in_channels: 1 (grey) or 3 (RGB).
+        mean: Mean per channel of pixels in 0..1.
+        std: Standard deviation per channel of pixels in 0..1.
+        interpolation: "bicubic" or "bilinear", both with PIL's antialiasing.
+
+    Raises:
+        ConfigError: A value that no image can be prepared with; the message names the key.
+    """
+
+    dataset: str
+    image_size: int
+    resize_size: int
+    in_channels: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise ConfigError(f"image_size is {self.image_size}; it must be at least 1")
+        if self.resize_size < self.image_size:
+            raise ConfigError(
+                f"data.resize_size is {self.resize_size}, smaller than the image size {self.image_size} that is cropped"
+                " from it; give at least the image size"
+            )
+        if self.in_channels not in (1, 3):
+            raise ConfigError(f"in_channels is {self.in_channels}; images have 1 (grey) or 3 (RGB) channels")
+        for key in ("mean", "std"):
+            values = tuple(float(value) for value in getattr(self, key))
+            object.__setattr__(self, key, values)
+            if len(values) != self.in_channels:
+                raise ConfigError(
+                    f"data.{key} has {len(values)} entries, but images of {self.dataset} have {self.in_channels}"
+                    " channel(s); give one number per channel"
+                )
+        if self.interpolation not in RESAMPLING:
+            raise ConfigError(f"interpolation is {self.interpolation!r}; it must be one of {', '.join(RESAMPLING)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists, fit for JSON; `from_dict` reads it back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ConfigError: A key is missing or unknown.
+        """
+        try:
+            return cls(**stored)
+        except TypeError as error:
+            raise ConfigError(f"stored preprocessing {stored} cannot be used: {error}") from error
+
+    @property
+    def mode(self) -> str:
+        """PIL mode of the model input."""
+        return "L" if self.in_channels == 1 else "RGB"
+
+    @property
+    def resample(self) -> Image.Resampling:
+        """PIL's constant of the interpolation."""
+        return RESAMPLING[self.interpolation]
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """(S, S) or (S, S, 3) pixels of the resized and cropped image."""
+        image = to_mode(image, self.mode)
+        size = resized_size(image.width, image.height, self.resize_size)
+        image = image.resize(size, self.resample)
+        return np.asarray(image.crop(centre_box(*size, self.image_size)))
+
+    def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pixels (..., S, S) of grey or (..., S, S, 3) of RGB images -> float32 (..., C, S, S)."""
+        values = pixels[..., None] if self.in_channels == 1 else pixels
+        values = np.moveaxis(values, -1, -3).astype(np.float32, order="C")  # (..., C, S, S)
+        values /= np.float32(255)
+        values -= np.array(self.mean, np.float32)[:, None, None]
+        values /= np.array(self.std, np.float32)[:, None, None]
+        return values
+
+    def __call__(self, image: Image.Image | str | Path) -> NDArray[np.float32]:
+        """One image or image file -> float32 (C, S, S).
+
+        Raises:
+            DataError: The file is missing, no image or cut short; the message names it.
+        """
+        if not isinstance(image, Image.Image):
+            image = read_image(image, self.mode)
+        return self.normalise(self.pixels(image))
+
+
+def default_resize_size(image_size: int) -> int:
+    """Shorter side before the centre crop as in the published evaluation: 256 for 224, and in proportion."""
+    return round(image_size / EVALUATION_CROP)
+
+
+def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:
+    """(width, height) after the shorter side has become `shorter`; the longer one is rounded down."""
+    if width <= height:
+        return shorter, int(shorter * height / width)
+    return int(shorter * width / height), shorter
+
+
+def centre_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the centre crop; halves go to the even neighbour, as Python rounds."""
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return left, top, left + side, top + side
+
+
+def read_image(file: str | Path | BinaryIO, mode: str = "RGB") -> Image.Image:
+    """The decoded image of a file in the PIL mode asked for.
+
+    Raises:
+        DataError: The file is missing, is no image or is cut short; the message names it.
+    """
+    try:
+        with Image.open(file) as image:
+            return to_mode(image, mode)
+    # Decoders report broken files in many ways: UnidentifiedImageError and truncation are OSErrors, PNG chunks raise
+    # SyntaxError, odd headers ValueError, and absurd sizes DecompressionBombError.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
+            raise DataError(f"image file {file} does not exist") from error
+        raise DataError(f"image file {file} cannot be read: {error}; replace or remove it") from error
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in PIL mode `mode` ("RGB" or "L"). Transparency is dropped, as PIL's own conversion does.
+
+    16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
+    """
+    if image.mode == mode:
+        image.load()
+        return image
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        image = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+    elif image.mode in ("P", "L", "RGB") and "transparency" in image.info:
+        # A palette with transparency warns when converted straight to RGB; RGBA in between gives the same colours.
+        image = image.convert("RGBA")
+    return image.convert(mode)

@@ -1,0 +1,187 @@
+"""Devices: which are there, which one a run takes, and what the machine is. Nothing else in the package knows.
+
+`set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
+"""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import mindspore as ms
+
+from dvt.errors import DeviceError
+
+# Best first; `auto` takes the first that is there.
+TARGETS = ("Ascend", "GPU", "CPU")
+
+# What a backend needs before MindSpore can see its devices.
+NEEDS = {
+    "Ascend": "the Ascend driver and firmware and the CANN version that fits this MindSpore; `npu-smi info` must list "
+    "the cards, and CANN's set_env.sh must have been sourced in this shell",
+    "GPU": "Linux with an NVIDIA driver, CUDA 11.6 (or 11.1) and cuDNN 8, CUDA_HOME set so that $CUDA_HOME/bin/nvcc "
+    "exists, and CUDA's lib64 in LD_LIBRARY_PATH",
+    "CPU": "nothing beyond MindSpore itself",
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device of this process.
+
+    Attributes:
+        target: "Ascend", "GPU" or "CPU".
+        device_id: Which of them, from 0; None if MindSpore chooses, as it does under msrun.
+        device_count: Devices of this kind on this machine; 1 for the CPU.
+        description: One line for logs and reports.
+        graph_mode: Whether cells are compiled (graph mode) or run op by op (PyNative, for debugging).
+    """
+
+    target: str
+    device_id: int | None
+    device_count: int
+    description: str
+    graph_mode: bool
+
+
+def available() -> dict[str, int]:
+    """How many devices of each kind MindSpore can use here, best kind first; kinds without any are left out."""
+    counts = {target: _count(target) for target in TARGETS}
+    return {target: count for target, count in counts.items() if count > 0}
+
+
+def resolve(device_target: str) -> str:
+    """The target that `device_target` means here, whatever its case; `auto` is the best there is.
+
+    Raises DeviceError for an unknown name or a device that is not there.
+    """
+    wanted = str(device_target).strip().lower()
+    known = {target.lower(): target for target in TARGETS}
+    if wanted != "auto" and wanted not in known:
+        raise DeviceError(f"unknown device {device_target!r}; choose one of {', '.join(TARGETS)} or auto")
+    there = available()
+    if not there:
+        raise DeviceError(f"this MindSpore {ms.__version__} offers no device at all; reinstall it")
+    if wanted == "auto":
+        return next(iter(there))
+    target = known[wanted]
+    if target not in there:
+        raise DeviceError(
+            f"device {target} was asked for, but MindSpore {ms.__version__} finds only {', '.join(there)} here. "
+            f"{target} needs {NEEDS[target]}. To go on with what is there, use --device_target {next(iter(there))}"
+        )
+    return target
+
+
+def set_up(device_target: str = "auto", graph_mode: bool = True, device_id: int | None = None) -> Device:
+    """Choose the device and the execution mode of this process.
+
+    Args:
+        device_target: Ascend, GPU, CPU or auto, in any case.
+        graph_mode: Compile cells (fast), or run them op by op (PyNative, for debugging).
+        device_id: Which card; None takes the environment's DEVICE_ID, and without it leaves the choice to MindSpore.
+
+    Raises:
+        DeviceError: the device is unknown, not there, or another one is already in use in this process.
+    """
+    target = resolve(device_target)
+    count = _count(target)
+    chosen = _device_id(target, count, device_id)
+    try:
+        if chosen is None:
+            ms.set_device(target)
+        else:
+            ms.set_device(target, chosen)
+    except RuntimeError as error:
+        raise DeviceError(
+            f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
+            f"{_first_line(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
+        ) from error
+    ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
+    return Device(target, chosen, count, _describe(target, count, chosen or 0), graph_mode)
+
+
+def synchronize() -> None:
+    """Wait until everything that was launched on the device has run; for honest timing.
+
+    On the CPU a cell's result is waited for when its values are read (`asnumpy`), so there is nothing to do.
+    """
+    if ms.get_context("device_target") != "CPU":
+        ms.runtime.synchronize()
+
+
+def describe_machine() -> dict[str, str | int | float]:
+    """Processor, cores, memory (GiB), system and versions of this machine, for reports: plain values for JSON."""
+    return {
+        "processor": _processor_name(),
+        "cores": _usable_cores(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": _system_name(),
+        "python": platform.python_version(),
+        "mindspore": ms.__version__,
+    }
+
+
+def _count(target: str) -> int:
+    # `is_available` would log warnings for every backend that is missing; counting says the same quietly.
+    try:
+        return int(ms.hal.device_count(target))
+    except (ValueError, RuntimeError):
+        return 0
+
+
+def _device_id(target: str, count: int, device_id: int | None) -> int | None:
+    origin = "device_id"
+    given: int | str | None = device_id
+    # Under msrun (MS_ROLE is set) MindSpore hands the cards out itself.
+    if given is None and target != "CPU" and "MS_ROLE" not in os.environ:
+        origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID")
+    if given is None or given == "":
+        return None
+    choices = "0" if count == 1 else f"0 to {count - 1}"
+    try:
+        number = int(given)
+    except ValueError:
+        raise DeviceError(f"{origin} is {given!r}; it must be a whole number: {choices}") from None
+    if not 0 <= number < count:
+        raise DeviceError(f"{origin} is {number}, but this machine has {count} {target} device(s): {choices}")
+    return number
+
+
+def _describe(target: str, count: int, device_id: int) -> str:
+    if target == "CPU":
+        return f"CPU: {_processor_name()}, {_usable_cores()} cores"
+    try:
+        name = ms.hal.get_device_name(device_id, target)
+    except (ValueError, RuntimeError):
+        name = "name unknown"
+    return f"{target}: {name}, one of {count} here"
+
+
+def _usable_cores() -> int:
+    # Containers and taskset leave a process fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model name") and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _system_name() -> str:
+    try:
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
+    except OSError:
+        name = platform.system()
+    return f"{name}, {platform.system()} {platform.release()} {platform.machine()}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

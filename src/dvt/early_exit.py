@@ -1,0 +1,241 @@
+"""Early exit: confidence, thresholds for a budget, exit decisions, budgeted evaluation. Plain NumPy, no framework.
+
+Axis letters: K exits, n images, C classes, P points of a sweep. Exits are counted from 0. Source: paper, section 3.3
+("budgeted batch classification"), and the published evaluation code, whose numbers these functions reproduce.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dvt.errors import ConfigError, DataError
+
+NEVER = 1e8  # the threshold of an exit that no image takes
+ALWAYS = -1e8  # the threshold of the last exit
+PUBLISHED_POINTS = range(1, 60)  # the p of the published sweep
+
+
+class Evaluation(NamedTuple):
+    """Result of one threshold vector: `accuracy` in percent, `expected_cost` in the unit of the costs given."""
+
+    accuracy: float
+    expected_cost: float
+
+
+class Sweep(NamedTuple):
+    """Results of P threshold vectors: (P,) percent, (P,) cost, (P, K) thresholds, (P, K) share of images per exit."""
+
+    accuracy: np.ndarray
+    expected_cost: np.ndarray
+    thresholds: np.ndarray
+    exit_fractions: np.ndarray
+
+
+def confidence(probabilities: ArrayLike) -> np.ndarray:
+    """Largest softmax probability: (..., C) -> (...). Raises DataError for NaN and for what is not a probability."""
+    return _predictions(_floats("probabilities", probabilities))[1]
+
+
+def budget_shares(p: float, num_exits: int) -> np.ndarray:
+    """Shares (K,) of the images that exits 0..K-1 should take: proportional to (p/20)^1..(p/20)^K, float32, sum 1.
+
+    p = 20 spreads them evenly; a smaller p favours early exits. float32, in the published order of operations, because
+    `find_thresholds` rounds n * share down. Raises ConfigError unless 0 < p and num_exits >= 1.
+    """
+    if isinstance(num_exits, bool) or not isinstance(num_exits, int | np.integer) or num_exits < 1:
+        raise ConfigError(f"num_exits is {num_exits!r}; it must be a whole number of at least 1")
+    if not (np.ndim(p) == 0 and np.isfinite(p) and p > 0):
+        raise ConfigError(f"p is {p!r}; it must be one number above 0 (the published sweep uses 1 to 59)")
+    with np.errstate(all="ignore"):
+        powers = np.exp(np.log(np.float32(p / 20)) * np.arange(1, num_exits + 1, dtype=np.float32))
+        shares = powers / powers.sum()
+    if not np.isfinite(shares).all():
+        raise ConfigError(f"p = {p} with {num_exits} exits is beyond float32; the published sweep uses 1 to 59")
+    return shares
+
+
+def find_thresholds(confidence: ArrayLike, shares: ArrayLike) -> np.ndarray:
+    """Thresholds (K,) that let about n * shares[k] of the n calibration images leave at exit k.
+
+    Exit by exit: T_k is the confidence of the floor(n * shares[k])-th most confident image (product in float32) among
+    those that have not left before, or 1e8 if there is none; then every image with confidence >= T_k has left, ties
+    beyond the count included. The last threshold is -1e8. `confidence` is (K, n), `shares` (K,); the result has the
+    precision of `confidence`. Raises DataError for a confidence, ConfigError for shares that are NaN or of other shape.
+    """
+    values = _confidence_matrix(confidence)
+    num_exits, num_images = values.shape
+    shares = _per_exit("shares", shares, num_exits).astype(np.float32)
+    if (shares < 0).any():
+        raise ConfigError(f"shares are {shares.tolist()}; none may be negative")
+    counts = np.floor(np.float32(num_images) * shares)
+
+    thresholds = np.full(num_exits, NEVER, dtype=values.dtype)
+    thresholds[-1] = ALWAYS
+    left = np.zeros(num_images, dtype=bool)
+    for k in range(num_exits - 1):
+        here = values[k, ~left]
+        if 1 <= counts[k] <= here.size:
+            rank = here.size - int(counts[k])  # the counts[k]-th largest; no need to sort the others
+            thresholds[k] = np.partition(here, rank)[rank]
+        left |= values[k] >= thresholds[k]
+    return thresholds
+
+
+def assign_exits(confidence: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
+    """`exit_index` (n,), int64: the first exit k with confidence[k] >= thresholds[k], from 0.
+
+    The last exit takes every image that is left, whatever its threshold. Thresholds are compared in the precision of
+    `confidence` (K, n). Raises DataError for a confidence, ConfigError for thresholds that are NaN or of other shape.
+    """
+    values = _confidence_matrix(confidence)
+    return _assign(values, _per_exit("thresholds", thresholds, values.shape[0]))
+
+
+def check_thresholds(thresholds: ArrayLike, num_exits: int) -> np.ndarray:
+    """Thresholds as float32 (num_exits,), ready to be compared with float32 confidences as `assign_exits` does.
+
+    Raises ConfigError for NaN and for another number of them.
+    """
+    return _cast(_per_exit("thresholds", thresholds, num_exits), np.float32)
+
+
+def evaluate(
+    probabilities: ArrayLike, labels: ArrayLike, cumulative_cost: ArrayLike, thresholds: ArrayLike
+) -> Evaluation:
+    """Accuracy in percent and expected cost per image of one threshold vector.
+
+    Args:
+        probabilities: Softmax outputs (K, n, C) of all exits on all images.
+        labels: True classes (n,), from 0.
+        cumulative_cost: Cost (K,) of an image that leaves at exit k, earlier exits included; GMACs, say.
+        thresholds: Confidence (K,) from which an image leaves.
+
+    Raises DataError for outputs and labels, ConfigError for costs and thresholds that are NaN or do not fit each other.
+    """
+    sweep = evaluate_many(probabilities, labels, cumulative_cost, [thresholds])
+    return Evaluation(float(sweep.accuracy[0]), float(sweep.expected_cost[0]))
+
+
+def evaluate_many(
+    probabilities: ArrayLike, labels: ArrayLike, cumulative_cost: ArrayLike, thresholds: ArrayLike
+) -> Sweep:
+    """`evaluate` for each row of `thresholds` (P, K), such as the stored sweep of a checkpoint; arguments as there."""
+    outputs = _floats("probabilities", probabilities)
+    if outputs.ndim != 3:
+        raise DataError(f"probabilities have shape {outputs.shape}; (exits, images, classes) is needed")
+    predicted, values = _predictions(outputs)  # both (K, n)
+    num_exits, num_images, num_classes = outputs.shape
+    correct = predicted == _labels(labels, num_images, num_classes)  # (K, n)
+    cost = _per_exit("cumulative_cost", cumulative_cost, num_exits)
+    if not (np.isfinite(cost).all() and (cost >= 0).all()):
+        raise ConfigError(f"cumulative_cost is {cost.tolist()}; every cost must be finite and not negative")
+    if np.ndim(thresholds) == 0 or len(thresholds) == 0:
+        raise ConfigError(f"thresholds are {thresholds!r}; at least one row of {num_exits} thresholds is needed")
+    rows = np.stack([_per_exit("thresholds", row, num_exits) for row in thresholds])  # (P, K)
+
+    hits = np.empty(len(rows), dtype=np.int64)
+    counts = np.empty((len(rows), num_exits), dtype=np.int64)
+    images = np.arange(num_images)
+    for point, row in enumerate(rows):
+        exit_index = _assign(values, _per_exit("thresholds", row, num_exits))
+        hits[point] = np.count_nonzero(correct[exit_index, images])
+        counts[point] = np.bincount(exit_index, minlength=num_exits)
+    fractions = counts / num_images
+    return Sweep(hits * 100.0 / num_images, fractions @ cost, rows, fractions)
+
+
+def find_sweep_thresholds(confidence: ArrayLike, points: Iterable[float] = PUBLISHED_POINTS) -> np.ndarray:
+    """Thresholds (P, K) of a sweep: `find_thresholds` for `budget_shares(p, K)` of each p in `points`."""
+    values = _confidence_matrix(confidence)
+    rows = [find_thresholds(values, budget_shares(p, values.shape[0])) for p in points]
+    if not rows:
+        raise ConfigError("the sweep has no points; give at least one p, such as range(1, 60)")
+    return np.stack(rows)
+
+
+def sweep(
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    cumulative_cost: ArrayLike,
+    calibration_confidence: ArrayLike,
+    points: Iterable[float] = PUBLISHED_POINTS,
+) -> Sweep:
+    """The published sweep: thresholds from `calibration_confidence` (K, m), evaluated on `probabilities` (K, n, C).
+
+    `confidence(calibration_probabilities)` gives the former; the other arguments are those of `evaluate`.
+    """
+    return evaluate_many(probabilities, labels, cumulative_cost, find_sweep_thresholds(calibration_confidence, points))
+
+
+def _assign(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    leaves = confidence >= _cast(thresholds, confidence.dtype)[:, None]
+    leaves[-1] = True
+    return leaves.argmax(axis=0)
+
+
+def _cast(thresholds: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    with np.errstate(over="ignore"):  # a threshold beyond float32 becomes infinite, which compares the same
+        return thresholds.astype(dtype)
+
+
+def _predictions(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(..., C) -> predicted class (...), its probability (...); one pass over what may be 600 MB."""
+    if probabilities.ndim == 0 or probabilities.size == 0:
+        raise DataError(f"probabilities have shape {probabilities.shape}; at least one image and one class are needed")
+    predicted = probabilities.argmax(axis=-1)
+    values = np.take_along_axis(probabilities, predicted[..., None], axis=-1)[..., 0]
+    if np.isnan(values).any():  # argmax finds NaN
+        raise DataError("the probabilities hold NaN; the model that made them has diverged or its input was not finite")
+    if values.min() <= 0 or values.max() > 1.001:
+        raise DataError(
+            f"the largest probability of an image lies between {values.min():.4g} and {values.max():.4g}, outside "
+            "0..1; give softmax outputs, not logits"
+        )
+    return predicted, values
+
+
+def _confidence_matrix(confidence: ArrayLike) -> np.ndarray:
+    values = _floats("confidence", confidence)
+    if values.ndim != 2 or values.size == 0:
+        raise DataError(f"confidence has shape {values.shape}; (exits, images) with at least one of each is needed")
+    if np.isnan(values).any():
+        raise DataError("the confidence holds NaN; the model that made it has diverged or its input was not finite")
+    return values
+
+
+def _floats(name: str, values: ArrayLike) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        raise DataError(f"{name} must be a rectangular array of numbers") from None
+    if array.dtype in (np.float32, np.float64):
+        return array
+    if array.dtype.kind not in "fiu":
+        raise DataError(f"{name} have type {array.dtype}; floating-point numbers are needed")
+    return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
+
+
+def _per_exit(name: str, values: ArrayLike, num_exits: int) -> np.ndarray:
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ConfigError(f"{name} is {values!r}; one number per exit is needed") from None
+    if array.shape != (num_exits,):
+        raise ConfigError(f"{name} has shape {array.shape}; {num_exits} exits need shape ({num_exits},)")
+    if np.isnan(array).any():
+        raise ConfigError(f"{name} is {array.tolist()}; NaN decides nothing")
+    return array
+
+
+def _labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:
+    array = np.asarray(labels)
+    if array.dtype.kind not in "iu" or array.shape != (num_images,):
+        raise DataError(
+            f"labels have type {array.dtype} and shape {array.shape}; {num_images} images need whole numbers of shape "
+            f"({num_images},)"
+        )
+    if array.min() < 0 or array.max() >= num_classes:
+        raise DataError(f"labels run from {array.min()} to {array.max()}; {num_classes} classes are counted from 0")
+    return array

@@ -1,0 +1,1 @@
+"""Training: loss, optimizer, schedule, the compiled step and the loop around it."""

@@ -1,0 +1,212 @@
+"""Fashion-MNIST: IDX files, where they are looked for, and how they are fetched."""
+
+import gzip
+import hashlib
+import http.server
+import logging
+import threading
+
+import numpy as np
+import pytest
+from data_files import write_idx
+
+from dvt.config import DataSection
+from dvt.data import fashion_mnist, fetch, load_splits
+from dvt.errors import DataError
+
+REAL = fashion_mnist.DEBIAN_FOLDER
+needs_real_files = pytest.mark.skipif(
+    bool(fashion_mnist.missing_files(REAL)), reason="package dataset-fashion-mnist is not installed"
+)
+
+
+def load(folder, image_size=28, **keys):
+    return load_splits(DataSection(dataset="fashion_mnist", path=str(folder), **keys), image_size, 0)
+
+
+@pytest.fixture
+def nowhere(tmp_path, monkeypatch):
+    """No Fashion-MNIST in the usual places, and nothing can be fetched."""
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist, "CACHE_FOLDER", tmp_path / "cache")
+    monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
+    return tmp_path
+
+
+def test_gzip_and_plain_files(fashion_folder):
+    splits = load(fashion_folder)
+    assert splits.in_channels == 1 and splits.num_classes == 10 and splits.class_names[9] == "Ankle boot"
+    assert splits.sizes == {"train": 200, "calibration": 200, "val": 60}
+    np.testing.assert_array_equal(splits.labels("val"), np.arange(60) * 7 % 10)
+    images, _ = splits.batch("val", np.arange(60))
+    pixels = fashion_mnist.read_idx(fashion_folder / "t10k-images-idx3-ubyte.gz")
+    np.testing.assert_allclose(images[:, 0], (pixels / 255 - 0.2860) / 0.3530, atol=1e-5)
+    assert load(fashion_folder, image_size=56).batch("val", [0])[0].shape == (1, 1, 56, 56)
+    assert next(load(fashion_folder).batches("train", 50, training=True))[0].shape == (50, 1, 28, 28)
+
+
+@needs_real_files
+def test_real_files_are_those_of_the_checksums():
+    train, _ = fashion_mnist.read_part(REAL, "train")
+    val, labels = fashion_mnist.read_part(REAL, "val")
+    assert train.shape == (60000, 28, 28) and val.shape == (10000, 28, 28)
+    assert np.bincount(labels).tolist() == [1000] * 10
+    assert abs(train.mean() / 255 - fashion_mnist.MEAN[0]) < 1e-4
+    assert abs(train.std() / 255 - fashion_mnist.STD[0]) < 1e-4
+    for name, digest in fetch.SHA256.items():
+        content = gzip.decompress((REAL / f"{name}.gz").read_bytes())
+        assert hashlib.sha256(content).hexdigest() == digest
+
+
+def test_damaged_files_are_named(fashion_folder):
+    images = fashion_folder / "t10k-images-idx3-ubyte.gz"
+    content = images.read_bytes()
+    images.write_bytes(content[:-50])
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz cannot be read"):
+        load(fashion_folder)
+    images.write_bytes(gzip.compress(gzip.decompress(content)[:-50]))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is cut short"):
+        load(fashion_folder)
+    images.write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz is not an IDX file"):
+        load(fashion_folder)
+    write_idx(images, np.zeros((60, 14, 14)))
+    with pytest.raises(DataError, match=r"t10k-images-idx3-ubyte\.gz holds an array of shape \(60, 14, 14\)"):
+        load(fashion_folder)
+    images.write_bytes(content)
+    labels = fashion_folder / "t10k-labels-idx1-ubyte"
+    write_idx(labels, np.zeros(59))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte holds labels of shape \(59,\) for 60 images"):
+        load(fashion_folder)
+    write_idx(labels, np.full(60, 10))
+    with pytest.raises(DataError, match=r"t10k-labels-idx1-ubyte holds label 10"):
+        load(fashion_folder)
+
+
+def test_given_folder_then_debian_then_cache(fashion_folder, nowhere, caplog):
+    assert fashion_mnist.find_files(str(fashion_folder)) == fashion_folder
+    fashion_folder.rename(nowhere / "cache")
+    assert fashion_mnist.find_files(None) == nowhere / "cache"
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert fashion_mnist.find_files(str(nowhere / "given")) == nowhere / "cache"
+    assert "given" in caplog.text
+    (nowhere / "cache").rename(nowhere / "debian")
+    assert fashion_mnist.find_files(None) == nowhere / "debian"
+
+
+def test_one_sentence_tells_what_was_tried(nowhere, monkeypatch):
+    urls = ("http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/")
+    monkeypatch.setattr(fetch.fetch_fashion_mnist, "__defaults__", ((), urls))
+    (nowhere / "given").mkdir()
+    with pytest.raises(DataError) as error:
+        load(nowhere / "given")
+    for words in ("given lacks train-images", "debian", "cache", "no apt-get", *urls, "data.path", "apt-get install"):
+        assert words in str(error.value)
+
+
+class TestInstall:
+    """The calls of apt-get, recorded instead of made."""
+
+    @pytest.fixture
+    def calls(self, monkeypatch):
+        made = []
+
+        def run(command, timeout):
+            made.append(command)
+            return self.answer(command)
+
+        self.answer = lambda command: None
+        monkeypatch.setattr(fetch, "_run", run)
+        monkeypatch.setattr(fetch.shutil, "which", lambda name: f"/usr/bin/{name}")
+        return made
+
+    def test_root_installs(self, calls, monkeypatch):
+        monkeypatch.setattr(fetch.os, "geteuid", lambda: 0)
+        fetch.install_package()
+        assert len(calls) == 1 and calls[0][0] == "apt-get" and calls[0][-1] == "dataset-fashion-mnist"
+
+    def test_others_need_sudo_without_a_password(self, calls, monkeypatch):
+        monkeypatch.setattr(fetch.os, "geteuid", lambda: 1000)
+        fetch.install_package()
+        assert calls[0] == ["sudo", "-n", "true"] and calls[1][:3] == ["sudo", "-n", "apt-get"]
+        self.answer = lambda command: "a password is required"
+        with pytest.raises(fetch.FetchError, match="neither root nor sudo"):
+            fetch.install_package()
+
+    def test_package_lists_are_updated_once(self, calls, monkeypatch):
+        monkeypatch.setattr(fetch.os, "geteuid", lambda: 0)
+        self.answer = lambda command: "E: Unable to locate package" if "install" in command else None
+        with pytest.raises(fetch.FetchError, match="Unable to locate package"):
+            fetch.install_package()
+        assert [command[-1] for command in calls] == ["dataset-fashion-mnist", "update", "dataset-fashion-mnist"]
+
+    def test_installed_files_are_used(self, calls, fashion_folder, tmp_path):
+        self.answer = lambda command: None
+        assert fetch.fetch_fashion_mnist(fashion_folder, tmp_path / "cache", base_urls=()) == fashion_folder
+
+
+def test_failing_commands_say_why():
+    assert fetch._run(["sh", "-c", "exit 0"], 10) is None
+    assert fetch._run(["sh", "-c", "echo first >&2; echo last >&2; exit 3"], 10) == "last"
+    assert fetch._run(["sh", "-c", "exit 3"], 10) == "exit code 3"
+    assert "no-such-command" in fetch._run(["no-such-command"], 10)
+    assert "timed out" in fetch._run(["sleep", "5"], 0.1)
+
+
+class TestDownload:
+    """Downloads from a server on this machine that holds small files in the place of the real ones."""
+
+    @pytest.fixture
+    def server(self, fashion_folder, nowhere, monkeypatch):
+        digests = {}
+        for name in fetch.SHA256:
+            file = fashion_folder / name
+            if file.is_file():
+                file.with_name(f"{name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+            digests[name] = hashlib.sha256(gzip.decompress((fashion_folder / f"{name}.gz").read_bytes())).hexdigest()
+        monkeypatch.setattr(fetch, "SHA256", digests)
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def __init__(self, *args):
+                super().__init__(*args, directory=str(fashion_folder))
+
+            def log_message(self, *args):
+                pass
+
+        with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    def test_files_arrive_in_the_cache(self, server, nowhere):
+        broken = "http://127.0.0.1:9/"
+        cache = fetch.fetch_fashion_mnist(nowhere / "debian", nowhere / "cache", base_urls=(broken, server))
+        assert sorted(file.name for file in cache.iterdir()) == sorted(f"{name}.gz" for name in fetch.SHA256)
+        assert len(fashion_mnist.read_part(cache, "train")[0]) == 200
+        assert fashion_mnist.find_files(None) == cache
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (gzip.compress(b"other content"), "wrong SHA-256"),
+            (gzip.compress(bytes(5000))[:-9], "end-of-stream"),
+            (b"<html>Not Found</html>", "gzip"),
+            (None, "404"),
+        ],
+        ids=["other content", "cut short", "no gzip", "missing"],
+    )
+    def test_wrong_content_is_refused(self, server, fashion_folder, nowhere, content, message):
+        file = fashion_folder / "train-labels-idx1-ubyte.gz"
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        with pytest.raises(DataError, match=message) as error:
+            fetch.fetch_fashion_mnist(nowhere / "debian", nowhere / "cache", base_urls=(server,))
+        assert "train-labels-idx1-ubyte.gz" in str(error.value)
+        assert [file.name for file in (nowhere / "cache").iterdir()] == ["train-images-idx3-ubyte.gz"]
+
+    def test_a_folder_that_cannot_be_written(self, server, nowhere):
+        (nowhere / "cache").write_text("a file in its place")
+        with pytest.raises(DataError, match="cache"):
+            fetch.fetch_fashion_mnist(nowhere / "debian", nowhere / "cache", base_urls=(server,))

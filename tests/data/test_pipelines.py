@@ -1,0 +1,99 @@
+"""The pipelines of `mindspore.dataset`: the same batches as without it, epochs, and errors that come through."""
+
+import numpy as np
+import pytest
+
+from dvt.config import DataSection
+from dvt.data import load_splits
+from dvt.errors import DataError
+
+ds = pytest.importorskip("mindspore.dataset")
+
+
+@pytest.fixture
+def splits(fashion_folder):
+    return load_splits(DataSection(dataset="fashion_mnist_scale", path=str(fashion_folder)), 28, 0)
+
+
+def rows(dataset, **keys):
+    return [(i.copy(), l.copy()) for i, l in dataset.create_tuple_iterator(output_numpy=True, **keys)]  # noqa: E741
+
+
+def same(batches, expected):
+    batches, expected = list(batches), list(expected)
+    return len(batches) == len(expected) and all(
+        np.array_equal(a, b)
+        for got, want in zip(batches, expected, strict=True)
+        for a, b in zip(got, want, strict=True)
+    )
+
+
+@pytest.mark.parametrize("batch_size", [7, 60, 100])
+def test_evaluation_shows_every_image_once_in_order(splits, batch_size):
+    dataset = splits.pipeline("val", batch_size)
+    batches = rows(dataset, num_epochs=1)
+    images, labels = (np.concatenate(column) for column in zip(*batches, strict=True))
+    expected_images, expected_labels = splits.batch("val", np.arange(60))
+    np.testing.assert_array_equal(images, expected_images)
+    np.testing.assert_array_equal(labels, expected_labels)
+    assert images.dtype == np.float32 and labels.dtype == np.int32
+    assert dataset.get_dataset_size() == len(batches) == splits.num_batches("val", batch_size)
+    assert same(rows(dataset, num_epochs=1), batches)
+
+
+def test_columns_and_tensors(splits):
+    row = next(splits.pipeline("val", 16).create_dict_iterator(num_epochs=1))
+    assert set(row) == {"image", "label"}
+    assert row["image"].shape == (16, 1, 28, 28)
+    images, labels = next(iter(splits.pipeline("val", 16)))
+    np.testing.assert_array_equal(images.asnumpy(), row["image"].asnumpy())
+    assert str(labels.dtype) == "Int32"
+
+
+def test_every_pass_is_the_next_epoch(splits):
+    expected = [list(splits.batches("train", 64, training=True, epoch=epoch)) for epoch in range(4)]
+    dataset = splits.pipeline("train", 64, training=True)
+    assert dataset.output_shapes() == [[64, 1, 28, 28], [64]]  # looking does not use up an epoch
+    assert same(rows(dataset, num_epochs=1), expected[0])
+    iterator = dataset.create_tuple_iterator(num_epochs=2, output_numpy=True)
+    for epoch in (1, 2):
+        assert same(((i.copy(), l.copy()) for i, l in iterator), expected[epoch])  # noqa: E741
+    assert same(rows(dataset, num_epochs=1), expected[3])
+    assert same(rows(splits.pipeline("train", 64, training=True, epoch=2), num_epochs=1), expected[2])
+
+
+def test_an_abandoned_pass_does_no_harm(splits):
+    dataset = splits.pipeline("train", 20, training=True)
+    for _ in dataset.create_tuple_iterator(num_epochs=1):
+        break
+    assert same(rows(dataset, num_epochs=1), splits.batches("train", 20, training=True, epoch=1))
+
+
+def test_global_settings_are_left_alone(splits):
+    before = ds.config.get_prefetch_size()
+    rows(splits.pipeline("val", 16), num_epochs=1)
+    assert ds.config.get_prefetch_size() == before
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_unreadable_image_is_named(image_folder, training):
+    (image_folder / "train" / "owl" / "d.bmp").write_bytes(b"BM but not really")
+    splits = load_splits(DataSection(path=str(image_folder), workers=2), 16, 0)
+    dataset = splits.pipeline("train", 6, training=training)
+    with pytest.raises(DataError, match=r"owl/d\.bmp cannot be read"):
+        list(dataset)
+    with pytest.raises(DataError, match=r"owl/d\.bmp"):
+        list(dataset.create_dict_iterator(num_epochs=1))
+
+
+def test_model_style_training(splits):
+    import mindspore as ms
+    from mindspore import nn
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    network = nn.SequentialCell(nn.Flatten(), nn.Dense(28 * 28, 10))
+    loss = nn.SoftmaxCrossEntropyWithLogits(sparse=True, reduction="mean")
+    model = ms.Model(network, loss, nn.SGD(network.trainable_params(), 0.01), metrics={"loss": nn.Loss()})
+    model.train(2, splits.pipeline("train", 64, training=True), dataset_sink_mode=False)
+    result = model.eval(splits.pipeline("val", 64), dataset_sink_mode=False)
+    assert np.isfinite(result["loss"])

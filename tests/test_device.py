@@ -1,0 +1,80 @@
+"""Devices: what is there is found, what is not is refused with names and needs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dvt import device
+from dvt.errors import DeviceError
+
+SRC = Path(__file__).parents[1] / "src"
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A device is chosen once per process, so everything that chooses one runs in its own."""
+    environment = {**os.environ, "PYTHONPATH": str(SRC), **environment}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+
+
+def test_the_cpu_is_always_there_and_comes_last():
+    there = device.available()
+    assert there["CPU"] == 1
+    assert list(there) == [target for target in device.TARGETS if target in there]
+
+
+def test_names_are_taken_in_any_case():
+    assert device.resolve("cpu") == device.resolve("CPU") == device.resolve(" Cpu ") == "CPU"
+    assert device.resolve("AUTO") == next(iter(device.available()))
+
+
+@pytest.mark.parametrize("target", ["Ascend", "GPU"])
+def test_a_device_that_is_not_there_names_those_that_are_and_its_needs(target: str):
+    if target in device.available():
+        pytest.skip(f"this machine has {target}")
+    with pytest.raises(DeviceError) as refused:
+        device.resolve(target.lower())
+    message = str(refused.value)
+    assert f"device {target} was asked for" in message
+    assert f"finds only {', '.join(device.available())} here" in message
+    assert device.NEEDS[target] in message
+    assert "--device_target" in message
+
+
+def test_an_unknown_device_names_the_choices():
+    with pytest.raises(DeviceError, match="unknown device 'TPU'; choose one of Ascend, GPU, CPU or auto"):
+        device.resolve("TPU")
+
+
+def test_a_device_id_outside_the_machine_is_refused():
+    with pytest.raises(DeviceError, match=r"device_id is 3, but this machine has 1 CPU device\(s\): 0"):
+        device.set_up("CPU", device_id=3)
+
+
+def test_set_up_takes_the_cpu_and_is_quiet():
+    code = (
+        "import mindspore as ms\n"
+        "from dvt import device\n"
+        "chosen = device.set_up('cpu', graph_mode=False)\n"
+        "assert device.set_up('CPU').target == 'CPU'\n"
+        "assert ms.get_context('device_target') == 'CPU' and ms.get_context('mode') == ms.GRAPH_MODE\n"
+        "device.synchronize()\n"
+        "print(chosen)"
+    )
+    done = run_python(code, DEVICE_ID="7")  # DEVICE_ID is for cards
+    assert done.returncode == 0, done.stderr
+    assert "target='CPU', device_id=None, device_count=1" in done.stdout
+    assert "graph_mode=False" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_machine_is_described_in_plain_values():
+    machine = device.describe_machine()
+    assert json.loads(json.dumps(machine)) == machine
+    assert machine["cores"] >= 1
+    assert machine["memory_gib"] > 0
+    assert machine["processor"]
+    assert set(machine) == {"processor", "cores", "memory_gib", "system", "python", "mindspore"}
