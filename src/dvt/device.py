@@ -101,12 +101,17 @@ def set_up(device_target: str = "auto", graph_mode: bool = True, device_id: int 
     return Device(target, chosen, count, _describe(target, count, chosen or 0), graph_mode)
 
 
+def current_target() -> str:
+    """The device of this process, as MindSpore has it: "Ascend", "GPU" or "CPU"."""
+    return ms.get_context("device_target")
+
+
 def synchronize() -> None:
     """Wait until everything that was launched on the device has run; for honest timing.
 
     On the CPU a cell's result is waited for when its values are read (`asnumpy`), so there is nothing to do.
     """
-    if ms.get_context("device_target") != "CPU":
+    if current_target() != "CPU":
         ms.runtime.synchronize()
 
 

@@ -1,8 +1,8 @@
 // GELU and LayerNorm for MindSpore's CPU backend, float32, forward and backward.
 //
-// MindSpore's own GELU runs on one thread without vector instructions and is more than half of a DVT forward pass; its
-// LayerNorm gradient is as costly. Each function follows the interface of ops.Custom(func_type="aot"): params holds
-// the inputs, then the outputs; the return value is 0 on success.
+// MindSpore's own exact GELU runs on one thread without vector instructions and is more than half of a DVT forward
+// pass; its LayerNorm gradient is as costly. Functions follow the interface of ops.Custom(func_type="aot"): `params`
+// holds the inputs, then the outputs; the return value is 0 on success.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -14,34 +14,158 @@ namespace {
 
 constexpr float kInvSqrt2 = 0.70710678118654752f;
 constexpr float kInvSqrt2Pi = 0.39894228040143267f;
-constexpr int64_t kGrain = 1 << 15;  // elements below which a second thread costs more than it saves
-constexpr float kEpsilonScale = 1.0f;
+constexpr int64_t kGrain = 1 << 16;  // elements per thread below which another thread costs more than it saves
 
-int64_t Count(const int64_t *shape, int ndim) {
-  int64_t n = 1;
-  for (int i = 0; i < ndim; ++i) n *= shape[i];
-  return n;
-}
+struct Arrays {
+  float **data;
+  int *ndims;
+  int64_t **shapes;
+
+  int64_t Count(int i) const {
+    int64_t n = 1;
+    for (int d = 0; d < ndims[i]; ++d) n *= shapes[i][d];
+    return n;
+  }
+};
 
 bool AllFloat32(const char **dtypes, int nparam) {
-  for (int i = 0; i < nparam; ++i) {
-    if (std::strcmp(dtypes[i], "float32") != 0) return false;
-  }
-  return true;
+  return std::all_of(dtypes, dtypes + nparam, [](const char *t) { return std::strcmp(t, "float32") == 0; });
 }
 
-// Calls body(part, begin, end) for consecutive parts of [0, n), on as many threads as pay.
+// Calls body(begin, end, part) for consecutive parts of [0, n), on as many threads as pay; returns the number of parts.
 template <typename Body>
-int Parallel(int64_t n, int64_t elements_each, const Body &body) {
+int64_t Parallel(int64_t n, int64_t elements_each, const Body &body) {
   const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
   const int64_t parts = std::max<int64_t>(1, std::min({cores, n, n * elements_each / kGrain}));
   std::vector<std::thread> threads;
   for (int64_t part = 1; part < parts; ++part) {
-    threads.emplace_back([&, part] { body(part, n * part / parts, n * (part + 1) / parts); });
+    threads.emplace_back([&body, n, part, parts] { body(n * part / parts, n * (part + 1) / parts, part); });
   }
-  body(0, 0, n / parts);
+  body(0, n / parts, int64_t{0});
   for (auto &thread : threads) thread.join();
-  return static_cast<int>(parts);
+  return parts;
+}
+
+inline float NormalCdf(float x) { return 0.5f * (1.0f + std::erf(x * kInvSqrt2)); }
+
+// Mean and 1/sqrt(variance + epsilon) of one row.
+inline void Moments(const float *x, int64_t dim, float epsilon, float *mean, float *scale) {
+  float sum = 0.0f, squares = 0.0f;
+  for (int64_t j = 0; j < dim; ++j) sum += x[j];
+  const float m = sum / dim;
+  for (int64_t j = 0; j < dim; ++j) squares += (x[j] - m) * (x[j] - m);
+  *mean = m;
+  *scale = 1.0f / std::sqrt(squares / dim + epsilon);
 }
 
 }  // namespace
+
+// x -> x * Phi(x)
+extern "C" int Gelu(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 2 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const float *x = arrays.data[0];
+  float *y = arrays.data[1];
+  Parallel(arrays.Count(0), 1, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t i = begin; i < end; ++i) y[i] = x[i] * NormalCdf(x[i]);
+  });
+  return 0;
+}
+
+// x, dy -> dx = dy * (Phi(x) + x phi(x))
+extern "C" int GeluGrad(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 3 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const float *x = arrays.data[0], *dy = arrays.data[1];
+  float *dx = arrays.data[2];
+  Parallel(arrays.Count(0), 1, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t i = begin; i < end; ++i) {
+      dx[i] = dy[i] * (NormalCdf(x[i]) + x[i] * kInvSqrt2Pi * std::exp(-0.5f * x[i] * x[i]));
+    }
+  });
+  return 0;
+}
+
+// x (..., C), gamma (C), beta (C), epsilon (1) -> y (..., C)
+extern "C" int LayerNorm(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 5 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t dim = arrays.Count(1), rows = arrays.Count(0) / dim;
+  const float *x = arrays.data[0], *gamma = arrays.data[1], *beta = arrays.data[2];
+  const float epsilon = arrays.data[3][0];
+  float *y = arrays.data[4];
+  Parallel(rows, dim, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *in = x + row * dim;
+      float *out = y + row * dim;
+      float mean, scale;
+      Moments(in, dim, epsilon, &mean, &scale);
+      for (int64_t j = 0; j < dim; ++j) out[j] = (in[j] - mean) * scale * gamma[j] + beta[j];
+    }
+  });
+  return 0;
+}
+
+// x, gamma, epsilon, dy -> dx, dgamma, dbeta
+extern "C" int LayerNormGrad(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *,
+                             void *) {
+  if (nparam != 7 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t dim = arrays.Count(1), rows = arrays.Count(0) / dim;
+  const float *x = arrays.data[0], *gamma = arrays.data[1], *dy = arrays.data[3];
+  const float epsilon = arrays.data[2][0];
+  float *dx = arrays.data[4];
+  const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  std::vector<float> sums(cores * 2 * dim, 0.0f);  // dgamma and dbeta of each part
+  float *partial = sums.data();
+  const int64_t parts = Parallel(rows, dim, [=](int64_t begin, int64_t end, int64_t part) {
+    float *dgamma = partial + part * 2 * dim, *dbeta = dgamma + dim;
+    for (int64_t row = begin; row < end; ++row) {
+      const float *in = x + row * dim, *out = dy + row * dim;
+      float mean, scale, sum = 0.0f, product = 0.0f;
+      Moments(in, dim, epsilon, &mean, &scale);
+      for (int64_t j = 0; j < dim; ++j) {
+        const float normed = (in[j] - mean) * scale, g = out[j] * gamma[j];
+        dgamma[j] += out[j] * normed;
+        dbeta[j] += out[j];
+        sum += g;
+        product += g * normed;
+      }
+      sum /= dim;
+      product /= dim;
+      for (int64_t j = 0; j < dim; ++j) {
+        dx[row * dim + j] = scale * (out[j] * gamma[j] - sum - (in[j] - mean) * scale * product);
+      }
+    }
+  });
+  float *dgamma = arrays.data[5], *dbeta = arrays.data[6];
+  for (int64_t j = 0; j < dim; ++j) {
+    dgamma[j] = dbeta[j] = 0.0f;
+    for (int64_t part = 0; part < parts; ++part) {
+      dgamma[j] += partial[part * 2 * dim + j];
+      dbeta[j] += partial[part * 2 * dim + dim + j];
+    }
+  }
+  return 0;
+}
+
+// Shapes and types of the outputs. MindSpore asks for them here rather than in Python, since it cannot call Python
+// while it runs a graph whose inputs or outputs hold None. Type ids are MindSpore's enum, passed through as they come.
+using Shape = std::vector<int64_t>;
+
+extern "C" Shape GeluInferShape(int *ndims, int64_t **shapes, void *) { return {shapes[0], shapes[0] + ndims[0]}; }
+extern "C" Shape GeluGradInferShape(int *ndims, int64_t **shapes, void *) { return {shapes[0], shapes[0] + ndims[0]}; }
+extern "C" Shape LayerNormInferShape(int *ndims, int64_t **shapes, void *) {
+  return {shapes[0], shapes[0] + ndims[0]};
+}
+extern "C" std::vector<Shape> LayerNormGradInferShape(int *ndims, int64_t **shapes, void *) {
+  const Shape dx(shapes[0], shapes[0] + ndims[0]), dgamma(shapes[1], shapes[1] + ndims[1]);
+  return {dx, dgamma, dgamma};
+}
+
+extern "C" int GeluInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int GeluGradInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int LayerNormInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" std::vector<int> LayerNormGradInferType(std::vector<int> types, void *) {
+  return {types[0], types[0], types[0]};
+}

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from dvt.grids import sinusoid_positions
-from dvt.models.layers import DropPath, Mlp, dense, layer_norm
+from dvt.models.layers import DropPath, LayerNorm, Mlp, dense
 from dvt.models.reuse import FeatureReuse, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
@@ -46,10 +46,10 @@ class Block(nn.Cell):
         super().__init__()
         reuse = config.feature_reuse and exit_index > 0
         mlp_in = config.embed_dim + (FEATURE_CHANNELS if reuse else 0)
-        self.norm1 = layer_norm(config.embed_dim, config.norm_eps)
+        self.norm1 = LayerNorm(config.embed_dim, config.norm_eps)
         self.attn = Attention(config)
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
-        self.norm2 = layer_norm(mlp_in, config.norm_eps)
+        self.norm2 = LayerNorm(mlp_in, config.norm_eps)
         self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim)
         self.drop_path = DropPath(drop_path_rate)
 
@@ -90,7 +90,7 @@ class Backbone(nn.Cell):
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
         rates = np.linspace(0.0, config.drop_path_rate, config.depth)
         self.blocks = nn.CellList([Block(config, exit_index, float(rate)) for rate in rates])
-        self.norm = layer_norm(dim, config.norm_eps)
+        self.norm = LayerNorm(dim, config.norm_eps)
         self.head = dense(dim, config.num_classes)
 
     def construct(

@@ -1,7 +1,10 @@
 """The parts every stage is made of: dense layers with the paper's initialisation, MLP and stochastic depth."""
 
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore import dtype as mstype
 from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
+
+from dvt.kernels.operators import gelu_kernel, layer_norm_kernel
 
 
 def dense(in_channels: int, out_channels: int, has_bias: bool = True) -> nn.Dense:
@@ -9,15 +12,31 @@ def dense(in_channels: int, out_channels: int, has_bias: bool = True) -> nn.Dens
     return nn.Dense(in_channels, out_channels, weight_init=TruncatedNormal(0.02), bias_init="zeros", has_bias=has_bias)
 
 
-def layer_norm(dim: int, epsilon: float) -> nn.LayerNorm:
-    return nn.LayerNorm((dim,), epsilon=epsilon)
-
-
 class Gelu(nn.Cell):
-    """The exact (erf) GELU."""
+    """The exact (erf) GELU; float32 on the CPU by the compiled kernel where there is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = gelu_kernel()
 
     def construct(self, x: Tensor) -> Tensor:
+        if self.kernel is not None and x.dtype == mstype.float32:
+            return self.kernel(x)
         return ops.gelu(x, approximate="none")
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis; float32 on the CPU by the compiled kernel where there is one."""
+
+    def __init__(self, dim: int, epsilon: float) -> None:
+        super().__init__((dim,), epsilon=epsilon)
+        self.kernel = layer_norm_kernel()
+        self.epsilon_tensor = Tensor([epsilon], mstype.float32)
+
+    def construct(self, x: Tensor) -> Tensor:
+        if self.kernel is not None and x.dtype == mstype.float32:
+            return self.kernel(x, self.gamma, self.beta, self.epsilon_tensor)
+        return super().construct(x)
 
 
 class Mlp(nn.Cell):

@@ -7,7 +7,7 @@ Axis letters: B batch, C width, H heads, L layers, N tokens of this exit, N' tok
 from mindspore import Tensor, nn, ops
 
 from dvt.grids import token_resize_matrix
-from dvt.models.layers import ChannelDense, Gelu, dense, layer_norm
+from dvt.models.layers import ChannelDense, Gelu, LayerNorm, dense
 from dvt.variants import FEATURE_CHANNELS, FEATURE_HIDDEN, RELATION_EXPANSION, ModelConfig
 
 
@@ -16,7 +16,7 @@ class FeatureReuse(nn.Cell):
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
-        self.norm = layer_norm(config.embed_dim, config.norm_eps)
+        self.norm = LayerNorm(config.embed_dim, config.norm_eps)
         self.fc1 = dense(config.embed_dim, FEATURE_HIDDEN)
         self.act = Gelu()
         self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS)

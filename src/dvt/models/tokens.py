@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, get_seed, nn, ops
 from mindspore.common.initializer import Uniform
 
-from dvt.models.layers import Gelu, dense, layer_norm
+from dvt.models.layers import Gelu, LayerNorm, dense
 from dvt.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
@@ -56,10 +56,10 @@ class TokenPerformer(nn.Cell):
     def __init__(self, in_dim: int) -> None:
         super().__init__()
         dim = PERFORMER_DIM
-        self.norm1 = layer_norm(in_dim, NORM_EPS)
+        self.norm1 = LayerNorm(in_dim, NORM_EPS)
         self.kqv = dense(in_dim, 3 * dim)
         self.proj = dense(dim, dim)
-        self.norm2 = layer_norm(dim, NORM_EPS)
+        self.norm2 = LayerNorm(dim, NORM_EPS)
         self.fc1 = dense(dim, dim)
         self.act = Gelu()
         self.fc2 = dense(dim, dim)
