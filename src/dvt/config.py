@@ -119,12 +119,13 @@ class TrainSection:
     """How to train: AdamW, cosine schedule, sum of the exits' cross-entropies.
 
     Args:
-        epochs: Passes over the training images.
+        epochs: Passes over the training images, warm-up included and cool-down not.
         batch_size: Images per step and device.
         learning_rate: Peak learning rate.
         min_learning_rate: Learning rate at the end of the cosine.
         warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
         warmup_learning_rate: Learning rate of the first step of the warm-up.
+        cooldown_epochs: Further epochs at min_learning_rate.
         schedule_unit: Change the learning rate every step or every epoch (as published).
         weight_decay: Decoupled weight decay of matrices; biases and 1-D parameters are not decayed.
         label_smoothing: Share of the target spread evenly over all classes.
@@ -139,6 +140,7 @@ class TrainSection:
     min_learning_rate: float = 1e-5
     warmup_epochs: float = 20
     warmup_learning_rate: float = 1e-6
+    cooldown_epochs: int = 0
     schedule_unit: Literal["step", "epoch"] = "epoch"
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
@@ -150,7 +152,14 @@ class TrainSection:
         for key in ("epochs", "batch_size", "checkpoint_every_epochs"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 1")
-        for key in ("learning_rate", "min_learning_rate", "warmup_learning_rate", "warmup_epochs", "weight_decay"):
+        for key in (
+            "learning_rate",
+            "min_learning_rate",
+            "warmup_learning_rate",
+            "warmup_epochs",
+            "weight_decay",
+            "cooldown_epochs",
+        ):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must not be negative")
         for key in ("label_smoothing", "ema_decay"):
@@ -169,11 +178,13 @@ class EvalSection:
         max_accuracy_drop: Percentage points of the last exit's accuracy that the recommended thresholds may lose on
             the calibration images.
         throughput_images: Number of images over which images/s are measured, at most all.
+        store: Write the thresholds found and the results into the checkpoint, in place of those it held.
     """
 
     batch_size: int = 64
     max_accuracy_drop: float = 0.5
     throughput_images: int = 2048
+    store: bool = False
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "throughput_images"):

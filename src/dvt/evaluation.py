@@ -78,12 +78,12 @@ def run_all_exits(model: nn.Cell, splits: Splits, split: str, batch_size: int) -
     return Outputs(np.concatenate(probabilities, axis=1), np.concatenate(labels))
 
 
-def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: str, store: bool = False) -> dict:
+def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: str) -> dict[str, Any]:
     """The published tool's modes: 0 print the results stored in the checkpoint, 1 evaluate on `val` with the
     thresholds stored in it, 2 find thresholds on the calibration images, then evaluate on `val`.
 
     Modes 1 and 2 write `report.html`, figures, `results.json` and `predictions.npz` into `output` and return the
-    results. With `store`, mode 2 also writes thresholds and results into the checkpoint. Raises CheckpointError,
+    results. With `eval.store`, mode 2 also writes thresholds and results into the checkpoint. Raises CheckpointError,
     ConfigError, DataError or DeviceError before any long work starts.
     """
     used = device.set_up(config.device_target)
@@ -153,7 +153,7 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     )
     examples = [] if exit_index is None else _examples(splits, val, exit_index)
     page = write_report(results, folder, examples)
-    if store and mode == 2:
+    if config.eval.store and mode == 2:
         _store(checkpoint, loaded, results)
     print(summary(results))
     print(f"report: {page}")
@@ -183,7 +183,7 @@ def _stored_results(loaded: Checkpoint, checkpoint: str) -> dict[str, Any]:
     results = loaded.metadata.get("results")
     if not results or "dynamic_threshold" not in results:
         raise CheckpointError(
-            f"{checkpoint} holds no thresholds and results yet; find them with --mode 2 --store, which writes "
+            f"{checkpoint} holds no thresholds and results yet; find them with --mode 2 --eval.store, which writes "
             "them into the checkpoint"
         )
     return results

@@ -5,9 +5,11 @@ last.ckpt     the weights to evaluate and export    state.ckpt    everything a r
 train.log     what the console showed
 """
 
+import contextlib
 import csv
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,6 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dvt import device
 from dvt.checkpoint import load_weights, read_checkpoint, save_checkpoint
@@ -44,14 +45,16 @@ def train(config: RunConfig) -> Path:
     """
     config.model.check()
     output = _prepare_output(config)
-    used = device.set_up(config.device_target)
-    ms.set_seed(config.seed)
-    splits = load_splits(config.data, config.model.input_size, config.seed)
-    run = _Run(config, splits, output)
-    log.info("device: %s", used.description)
-    for line in splits.describe().splitlines():
-        log.info("%s", line)
-    run.fit()
+    with _log_file(output / LOG_FILE):
+        log.debug("configuration:\n%s", config_to_yaml(config))
+        used = device.set_up(config.device_target)
+        ms.set_seed(config.seed)
+        splits = load_splits(config.data, config.model.input_size, config.seed)
+        run = _Run(config, splits, output)
+        log.info("device: %s", used.description)
+        for line in splits.describe().splitlines():
+            log.info("%s", line)
+        run.fit()
     return output / WEIGHTS_FILE
 
 
@@ -67,6 +70,7 @@ class _Run:
                 f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
             )
         self.steps_per_epoch = splits.num_batches("train", train.batch_size, training=True)
+        self.epochs = train.epochs + train.cooldown_epochs
         self.model = build_from_config(model_config)
         self.model.set_train(True)
         self.rates = learning_rates(train, self.steps_per_epoch)
@@ -81,19 +85,18 @@ class _Run:
         log.info(
             "training %s: %d epochs of %d steps of %d images; the first step compiles for a while",
             self.model.config.name,
-            train.epochs,
+            self.epochs,
             self.steps_per_epoch,
             train.batch_size,
         )
         save_config(replace(self.config, resume=False), self.output / CONFIG_FILE)
         with (
-            logging_redirect_tqdm(),
             tqdm(total=total, initial=self.done, unit="step", desc="train", smoothing=0.05) as bar,
         ):
             try:
-                for epoch in range(self.done // self.steps_per_epoch, train.epochs):
+                for epoch in range(self.done // self.steps_per_epoch, self.epochs):
                     self._epoch(epoch, bar)
-                    last = epoch == train.epochs - 1
+                    last = epoch == self.epochs - 1
                     if last or (epoch + 1) % train.checkpoint_every_epochs == 0:
                         self._save()
             except KeyboardInterrupt:
@@ -124,7 +127,7 @@ class _Run:
                 )
             sums, count = sums + losses, count + 1
             bar.update()
-            bar.set_postfix_str(f"epoch {epoch + 1}/{self.config.train.epochs}, loss {_join(sums / count)}")
+            bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs}, loss {_join(sums / count)}")
         if count:
             self._record(epoch, sums / count, count, time.perf_counter() - started)
 
@@ -135,7 +138,7 @@ class _Run:
         log.info(
             "epoch %d/%d: loss per exit %s, lr %.2e, %.0f images/s",
             epoch + 1,
-            self.config.train.epochs,
+            self.epochs,
             _join(losses),
             rate,
             images_per_second,
@@ -196,13 +199,24 @@ def _prepare_output(config: RunConfig) -> Path:
         raise ConfigError(f"{output} already holds a run; continue it with --resume, or choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(output / LOG_FILE)
+        (output / LOG_FILE).touch()
     except OSError as error:
         raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger("dvt").addHandler(handler)
-    log.debug("configuration:\n%s", config_to_yaml(config))
     return output
+
+
+@contextlib.contextmanager
+def _log_file(path: Path) -> Iterator[None]:
+    """Sends what this package logs to `path` as well."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("dvt")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _join(losses: np.ndarray) -> str:

@@ -8,14 +8,14 @@ from dvt.config import TrainSection
 
 
 def learning_rates(train: TrainSection, steps_per_epoch: int) -> np.ndarray:
-    """Learning rate of each step, float32 (epochs * steps_per_epoch,).
+    """Learning rate of each step, float32 ((epochs + cooldown_epochs) * steps_per_epoch,).
 
     Cosine over the absolute epoch, the warm-up included in `train.epochs`, so there is no jump back after it (spec:
     recipes). With `schedule_unit: epoch` the rate changes between epochs only, as published; with `step` every step.
     """
-    step = np.arange(train.epochs * steps_per_epoch)
+    step = np.arange((train.epochs + train.cooldown_epochs) * steps_per_epoch)
     epoch = step / steps_per_epoch if train.schedule_unit == "step" else step // steps_per_epoch
-    cosine = 0.5 * (1 + np.cos(math.pi * epoch / train.epochs))
+    cosine = 0.5 * (1 + np.cos(math.pi * np.minimum(epoch / train.epochs, 1.0)))
     rate = train.min_learning_rate + (train.learning_rate - train.min_learning_rate) * cosine
     if train.warmup_epochs > 0:
         warmup = np.minimum(epoch / train.warmup_epochs, 1.0)

@@ -1,0 +1,255 @@
+"""Figures of the report: PNG bytes from results, in a light and a dark theme. NumPy and matplotlib only.
+
+Figures are drawn about as wide as a phone's window (`WIDTH` inches), so that their text stays readable there; pages
+show them side by side where there is room. An exit has the same colour in every figure and table (`exit_colour`).
+
+Axis letters: K exits, P points of the sweep.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+if TYPE_CHECKING:
+    from dvt.report import Example
+
+# Okabe and Ito's palette, told apart with any common colour blindness; vermilion is kept for what is wrong.
+EXIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
+WRONG_COLOUR = "#D55E00"
+
+WIDTH = 5.2  # inches
+DOTS_PER_INCH = 160
+MOST_CLASS_BARS = 20
+GROUP_UNITS = {"item_size": "px"}
+EXAMPLE_COLUMNS = 6
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of what is not an exit."""
+
+    background: str
+    ink: str
+    muted: str
+    grid: str
+
+
+LIGHT = Theme(background="#ffffff", ink="#1c2024", muted="#6b7280", grid="#e3e6ea")
+DARK = Theme(background="#1b1f24", ink="#e6e8eb", muted="#9aa2ad", grid="#343a42")
+
+
+def exit_colour(exit_index: int) -> str:
+    """The colour of one exit, as #rrggbb; colours repeat after six exits."""
+    return EXIT_COLOURS[exit_index % len(EXIT_COLOURS)]
+
+
+def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
+    """Accuracy (percent) against the average cost of an image (GMACs): sweep, single exits, recommended setting."""
+    gmacs, accuracy, sweep = results["cumulative_gmacs"], results["anytime_accuracy"], results["sweep"]
+    with _style(theme):
+        figure, axes = _axes("average cost of an image (GMACs)", "accuracy (%)")
+        points = sorted(zip(sweep["expected_gmacs"], sweep["accuracy"], strict=True))
+        if points:
+            axes.plot(*zip(*points, strict=True), "-o", color=theme.muted, ms=3, lw=1.4, label="early exits, sweep")
+        axes.plot(gmacs, accuracy, ":", color=theme.muted, lw=1, zorder=1)
+        for k, (x, y) in enumerate(zip(gmacs, accuracy, strict=True)):
+            label = "one exit for all images" if k == 0 else None
+            axes.plot(x, y, "D", color=exit_colour(k), ms=8, mec=theme.background, ls="none", label=label, zorder=3)
+            axes.annotate(
+                f"exit {k + 1}", (x, y), (0, -16), textcoords="offset points", ha="center", fontsize=9.5, zorder=4
+            )
+        if results["recommended"]:
+            _star(axes, results["recommended"]["expected_gmacs"], results["recommended"]["accuracy"], theme)
+        _from_zero(axes)
+        axes.legend(loc="lower right")
+        return _png(figure)
+
+
+def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
+    """Accuracy (percent) against measured images per second; needs `results["throughput"]`."""
+    throughput, recommended = results["throughput"], results["recommended"]
+    with _style(theme):
+        figure, axes = _axes("measured images/s", "accuracy (%)")
+        points = [(s["images_per_second"], s["accuracy"]) for s in throughput["settings"]]
+        if recommended:
+            points.append((throughput["adaptive_images_per_second"], recommended["accuracy"]))
+        if points:
+            axes.plot(
+                *zip(*sorted(points), strict=True), "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured"
+            )
+        last = len(results["anytime_accuracy"]) - 1
+        axes.plot(
+            throughput["all_exits_images_per_second"],
+            results["anytime_accuracy"][-1],
+            "s",
+            color=exit_colour(last),
+            mec=theme.background,
+            ms=9,
+            ls="none",
+            label="all exits on every image",
+            zorder=3,
+        )
+        if recommended:
+            _star(axes, throughput["adaptive_images_per_second"], recommended["accuracy"], theme)
+        _from_zero(axes)
+        axes.legend(loc="lower left")
+        return _png(figure)
+
+
+def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
+    """Share of the images (percent) that left at each exit, as stacked bars; needs `results["recommended"]`.
+
+    One bar for all images, one per value of every group, and one per class while there are at most
+    `MOST_CLASS_BARS` classes.
+    """
+    bars = share_bars(results)
+    places, place = [], 0.0
+    for i, (section, _, _) in enumerate(bars):
+        place += 0.55 if i and section != bars[i - 1][0] else 0.0
+        places.append(place)
+        place += 1.0
+    num_exits = len(results["cumulative_gmacs"])
+    with _style(theme):
+        figure = Figure(figsize=(WIDTH, 1.15 + 0.29 * place), layout="constrained")
+        axes = figure.add_subplot()
+        starts = [0.0] * len(bars)
+        for k in range(num_exits):
+            colour = exit_colour(k)
+            shares = [100.0 * fractions[k] for _, _, fractions in bars]
+            axes.barh(places, shares, left=starts, height=0.82, color=colour, edgecolor=theme.background, lw=0.8)
+            for y, start, share in zip(places, starts, shares, strict=True):
+                if share >= 8:
+                    axes.text(
+                        start + share / 2, y, f"{share:.0f}", color=_text_on(colour), ha="center", va="center", size=9
+                    )
+            starts = [start + share for start, share in zip(starts, shares, strict=True)]
+        axes.set_yticks(places, [_short(label) for _, label, _ in bars], parse_math=False)
+        axes.set(xlim=(0, 100), ylim=(place - 0.4, -0.6), xlabel="share of the images (%)")
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False)
+        figure.legend(
+            handles=[Patch(color=exit_colour(k), label=f"exit {k + 1}") for k in range(num_exits)],
+            loc="outside upper center",
+            ncols=min(num_exits, 4),
+        )
+        return _png(figure)
+
+
+def share_bars(results: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
+    """(section, label, exit fractions (K,)) of every bar of `exit_share`, in order."""
+    bars = [("all", "all images", results["recommended"]["exit_fractions"])]
+    for name, values in results["groups"].items():
+        unit = f" {GROUP_UNITS[name]}" if name in GROUP_UNITS else ""
+        for value, row in values.items():
+            bars.append((f"group {name}", f"{name.replace('_', ' ')} {value}{unit}", row["exit_fractions"]))
+    if len(results["per_class"]) <= MOST_CLASS_BARS:
+        bars += [("class", name, row["exit_fractions"]) for name, row in results["per_class"].items()]
+    return [(section, label, fractions) for section, label, fractions in bars if None not in fractions]
+
+
+def example_rows(examples: Sequence["Example"], num_exits: int, theme: Theme = LIGHT) -> bytes:
+    """Images in rows by the exit they left at, with class, prediction and confidence; wrong ones framed and marked."""
+    groups = [(k, [e for e in examples if e.exit_index == k]) for k in range(num_exits)]
+    lines = [
+        (k, group[start : start + EXAMPLE_COLUMNS])
+        for k, group in groups
+        for start in range(0, len(group), EXAMPLE_COLUMNS)
+    ]
+    with _style(theme):
+        figure = Figure(figsize=(1.45 * EXAMPLE_COLUMNS, 0.2 + 1.95 * len(lines)), layout="constrained")
+        grid = figure.subplots(len(lines), EXAMPLE_COLUMNS, squeeze=False)
+        for i, ((k, group), row) in enumerate(zip(lines, grid, strict=True)):
+            for axes in row:
+                axes.set_axis_off()
+            for axes, example in zip(row, group, strict=False):
+                _example(axes, example)
+            if i == 0 or lines[i - 1][0] != k:
+                row[0].set_title(f"exit {k + 1}", loc="left", color=exit_colour(k), fontweight="bold", pad=6)
+        return _png(figure)
+
+
+def _example(axes: Axes, example: "Example") -> None:
+    axes.set_axis_on()
+    axes.grid(False)
+    axes.set(xticks=[], yticks=[])
+    axes.imshow(example.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    text = _short(example.label)
+    if example.wrong:
+        text += f"\n✗ {_short(example.predicted)} {example.confidence:.2f}"
+    else:
+        text += f"\n✓ {example.confidence:.2f}"
+    axes.set_xlabel(text, fontsize=8, parse_math=False, color=WRONG_COLOUR if example.wrong else None)
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=WRONG_COLOUR if example.wrong else exit_colour(example.exit_index), linewidth=2.5)
+
+
+def _style(theme: Theme) -> Any:
+    return matplotlib.rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.sans-serif": ["DejaVu Sans"],
+            "font.size": 10.5,
+            "figure.facecolor": theme.background,
+            "savefig.facecolor": theme.background,
+            "axes.facecolor": theme.background,
+            "axes.edgecolor": theme.muted,
+            "axes.labelcolor": theme.ink,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "grid.color": theme.grid,
+            "text.color": theme.ink,
+            "xtick.color": theme.muted,
+            "xtick.labelcolor": theme.ink,
+            "ytick.color": theme.muted,
+            "ytick.labelcolor": theme.ink,
+            "legend.fontsize": 9,
+            "legend.frameon": True,
+            "legend.framealpha": 0.85,
+            "legend.facecolor": theme.background,
+            "legend.edgecolor": theme.grid,
+        }
+    )
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.margins(x=0.1, y=0.16)
+    return figure, axes
+
+
+def _star(axes: Axes, x: float, y: float, theme: Theme) -> None:
+    axes.plot(x, y, "*", color=theme.ink, mec=theme.background, ms=16, ls="none", label="recommended", zorder=5)
+
+
+def _from_zero(axes: Axes) -> None:
+    """Costs and speeds are compared as ratios, so their axis starts at 0."""
+    axes.set_xlim(left=0)
+
+
+def _text_on(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return "#ffffff" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18 else "#111111"
+
+
+def _short(text: str, longest: int = 20) -> str:
+    text = " ".join(str(text).split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
+        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,320 @@
+"""The HTML of the report page, and the wording of numbers it shares with the console table.
+
+Self-contained: figures are embedded, nothing is loaded from elsewhere, and everything that comes from data is escaped.
+Axis letters: K exits.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from importlib import resources
+from string import Template
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dvt import report_figures
+from dvt.report_figures import DARK, LIGHT, Theme, exit_colour
+
+if TYPE_CHECKING:
+    from dvt.report import Example
+
+NEVER = 1e8  # thresholds from here on stop no image, those at or below its negative stop every one
+EXAMPLE_SIDE = 192  # larger example images are made this small, in pixels
+MOST_CLASSES = 20  # the class table shows all of so many, else the best and the worst `EXTREME_CLASSES`
+EXTREME_CLASSES = 10
+
+_MODES = {1: "with the thresholds stored in the checkpoint", 2: "with thresholds found on calibration images"}
+_UNITS = {"memory_gib": "memory (GiB)", "image_size": "image size (pixels)"}
+
+_UNITS_NOTE = (
+    "GMACs are billions of multiply-adds per image, computed from the model's shapes (papers often write GFLOPs for "
+    "them); an image that leaves at an exit has cost that exit and all before it. Images/s are measured on the machine "
+    "named below, with images really leaving early."
+)
+
+
+def page(results: dict[str, Any], headline: str, examples: Sequence["Example"]) -> str:
+    """The whole page; `results` must have been checked."""
+    chosen = results["recommended"]
+    lead = (
+        [f"<p>Thresholds: {text(threshold_list(chosen['thresholds']))}. Rule: {text(chosen['rule'])}.</p>"]
+        if chosen
+        else []
+    )
+    lead.append(f'<p class="note">{_UNITS_NOTE}</p>')
+    sections = [
+        _figures(results),
+        _tables(results),
+        _examples(examples, len(results["cumulative_gmacs"]), chosen),
+        _facts(results),
+    ]
+    template = Template(resources.files("dvt").joinpath("report_template.html").read_text(encoding="utf-8"))
+    return template.substitute(
+        title=text(f"{results['model']['name']} on {results['dataset']}: early exits"),
+        kicker=text(
+            f"Dynamic Vision Transformer {results['model']['name']} on {results['dataset']}, "
+            f"{results['num_images']:,} test images, {results['date']}"
+        ),
+        headline=text(headline),
+        lead="\n".join(lead),
+        sections="\n".join(section for section in sections if section),
+    )
+
+
+def drawings(results: dict[str, Any]) -> dict[str, Callable[[Theme], bytes]]:
+    """File name -> drawing function of every figure that these results allow, examples aside."""
+    drawings = {"accuracy_gmacs.png": report_figures.accuracy_against_gmacs}
+    if results["throughput"]:
+        drawings["accuracy_speed.png"] = report_figures.accuracy_against_speed
+    if results["recommended"]:
+        drawings["exit_share.png"] = report_figures.exit_share
+    return {name: lambda theme, draw=draw: draw(results, theme) for name, draw in drawings.items()}
+
+
+def _figures(results: dict[str, Any]) -> str:
+    titles = {
+        "accuracy_gmacs.png": "Accuracy against the average cost of an image. Diamonds: every image taken at one exit.",
+        "accuracy_speed.png": "Accuracy against measured speed. Square: all exits run on every image.",
+        "exit_share.png": "Where images leave, with the recommended thresholds.",
+    }
+    alternatives = _alternatives(results)
+    figures = []
+    for name, draw in drawings(results).items():
+        light, dark = (_data_uri(draw(theme)) for theme in (LIGHT, DARK))
+        figures.append(
+            f'<figure><picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
+            f'<img src="{light}" alt="{text(alternatives[name])}"></picture>'
+            f"<figcaption>{titles[name]}</figcaption></figure>"
+        )
+    return _section("Accuracy, cost and speed", _columns(figures))
+
+
+def _alternatives(results: dict[str, Any]) -> dict[str, str]:
+    """What the figures show, in words, for those who cannot see them."""
+    exits = "; ".join(
+        f"exit {k + 1} {percent(accuracy)} at {number(gmacs)} GMACs"
+        for k, (_, gmacs, accuracy) in enumerate(exit_rows(results))
+    )
+    texts = {"accuracy_gmacs.png": f"Chart of accuracy in percent against GMACs per image. Single exits: {exits}."}
+    chosen, measured = results["recommended"], results["throughput"]
+    if chosen:
+        texts["accuracy_gmacs.png"] += (
+            f" Recommended: {percent(chosen['accuracy'])} at {number(chosen['expected_gmacs'])} GMACs."
+        )
+        texts["exit_share.png"] = "Stacked bars of the share of images that leave at each exit. " + "; ".join(
+            f"{label}: {', '.join(share(f) for f in fractions)}"
+            for _, label, fractions in report_figures.share_bars(results)
+        )
+    if measured:
+        texts["accuracy_speed.png"] = (
+            "Chart of accuracy in percent against measured images per second. All exits on every image: "
+            f"{percent(results['anytime_accuracy'][-1])} at {speed(measured['all_exits_images_per_second'])}; "
+            f"early exits run {speed(measured['adaptive_images_per_second'])} images per second."
+        )
+    return texts
+
+
+def _tables(results: dict[str, Any]) -> str:
+    grids = results["model"]["grid_sizes"]
+    rows = [
+        [_exit_name(k), f"{grids[k]} × {grids[k]} + 1", number(gmacs), percent(accuracy)]
+        for k, (_, gmacs, accuracy) in enumerate(exit_rows(results))
+    ]
+    heads = ["exit", "tokens (grid + class token)", "GMACs per image, cumulative", "accuracy, all images here"]
+    parts = [_table("Exits, each taken by every image.", heads, rows)]
+    if results["throughput"]:
+        parts.append(_throughput_table(results))
+    if results["per_class"]:
+        parts.append(_class_table(results["per_class"], len(grids)))
+    return _section("Numbers", "\n".join(parts))
+
+
+def _throughput_table(results: dict[str, Any]) -> str:
+    measured, chosen, full = results["throughput"], results["recommended"], results["cumulative_gmacs"][-1]
+    base = measured["all_exits_images_per_second"]
+    rows = [
+        [
+            "all exits on every image",
+            percent(results["anytime_accuracy"][-1]),
+            number(full),
+            speed(base),
+            "1.00",
+            "1.00",
+        ]
+    ]
+    settings = list(measured["settings"])
+    if chosen:
+        recommended = chosen | {"images_per_second": measured["adaptive_images_per_second"], "name": "recommended: "}
+        settings.insert(0, recommended)
+    for setting in settings:
+        cost, measured_speed = setting["expected_gmacs"], setting["images_per_second"]
+        name = text(setting.get("name", "") + threshold_list(setting["thresholds"]))
+        ratios = [ratio(measured_speed, base), ratio(full, cost)]
+        rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios])
+    heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
+    rounds = "1 round" if measured["rounds"] == 1 else f"{measured['rounds']} rounds"
+    caption = f"Speed: {measured['num_images']:,} images in batches of {measured['batch_size']}, {rounds}."
+    return _table(caption, heads, rows)
+
+
+def _class_table(per_class: dict[str, Any], num_exits: int) -> str:
+    names, caption = list(per_class), "Classes, with the recommended thresholds."
+    if len(names) > MOST_CLASSES:
+        names = [name for name in names if per_class[name]["accuracy"] is not None]
+        names.sort(key=lambda name: -per_class[name]["accuracy"])
+        names = names[:EXTREME_CLASSES] + names[-EXTREME_CLASSES:]
+        caption = (
+            f"The {EXTREME_CLASSES} best and the {EXTREME_CLASSES} worst of {len(per_class)} classes, with the "
+            "recommended thresholds; all of them are in results.json."
+        )
+    rows = []
+    for name in names:
+        row = per_class[name]
+        rows.append([text(name), f"{row['count']:,}", percent(row["accuracy"]), *map(share, row["exit_fractions"])])
+    heads = ["class", "images", "accuracy", *(f"leave at {_exit_name(k)}" for k in range(num_exits))]
+    return _table(caption, heads, rows)
+
+
+def _examples(examples: Sequence["Example"], num_exits: int, chosen: dict[str, Any] | None) -> str:
+    if not examples:
+        return ""
+    parts = [
+        '<p class="note">Class, and the confidence at the exit taken; ✗ and an outline mark wrong ones, with the class '
+        "predicted instead. These few say nothing about shares or accuracy.</p>"
+    ]
+    for k in range(num_exits):
+        taken = f": {share(chosen['exit_fractions'][k])} of all images" if chosen else ""
+        items = "\n".join(_example(example) for example in examples if example.exit_index == k)
+        shown = f'<ul class="examples">\n{items}\n</ul>' if items else "<p>None to show.</p>"
+        parts.append(f"<h3>{_exit_name(k)}{taken}</h3>\n{shown}")
+    return _section("Images by the exit they took", "\n".join(parts))
+
+
+def _example(example: "Example") -> str:
+    image = Image.fromarray(example.image)
+    image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="png")
+    verdict = f"✗ {text(example.predicted)}" if example.wrong else "✓"
+    words = f"wrongly predicted as {example.predicted}" if example.wrong else "predicted rightly"
+    alternative = f"{example.label}, {words}, left at exit {example.exit_index + 1}"
+    mark = ' class="wrong"' if example.wrong else ""
+    return (
+        f'<li><figure{mark} style="border-top-color:{exit_colour(example.exit_index)}">'
+        f'<img src="{_data_uri(buffer.getvalue())}" alt="{text(alternative)}">'
+        f"<figcaption>{text(example.label)}<br>{verdict} {example.confidence:.2f}</figcaption></figure></li>"
+    )
+
+
+def _facts(results: dict[str, Any]) -> str:
+    run = {
+        "checkpoint": results["checkpoint"],
+        "data set": f"{results['dataset']}, {results['num_images']:,} images, {len(results['class_names'])} classes",
+        "evaluated": f"{results['date']}, {_MODES.get(results['mode'], 'mode ' + str(results['mode']))}",
+    }
+    tables = [
+        _facts_table("Run", run),
+        _facts_table("Machine", results["machine"]),
+        _facts_table("Model", results["model"]),
+    ]
+    return _section("Run, machine and model", _columns(tables))
+
+
+# ------------------------------------------------------------------------------------------------- pieces of the page
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+
+
+def _columns(parts: Sequence[str]) -> str:
+    return '<div class="columns">\n' + "\n".join(parts) + "\n</div>"
+
+
+def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """`rows` are HTML already; their first cell is a heading."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
+    body = "\n".join(
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="card" role="region" aria-label="{caption}" tabindex="0"><table><caption>{caption}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _facts_table(caption: str, facts: dict[str, Any]) -> str:
+    names = {key: text(_UNITS.get(key, str(key).replace("_", " "))) for key in facts}
+    rows = "\n".join(
+        f'<tr><th scope="row">{names[key]}</th><td>{text(_plain(value))}</td></tr>' for key, value in facts.items()
+    )
+    return (
+        f'<div class="card"><table class="facts"><caption>{caption}</caption>\n<tbody>\n{rows}\n</tbody></table></div>'
+    )
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(f"({_plain(v)})" if isinstance(v, list) else _plain(v) for v in value) or "–"
+    return str(value)
+
+
+def _exit_name(exit_index: int) -> str:
+    return f'<span class="chip" style="background:{exit_colour(exit_index)}"></span>exit {exit_index + 1}'
+
+
+def _data_uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+# ------------------------------------------------------------------------------------------------- wording of numbers
+
+
+def text(value: Any) -> str:
+    """`value` as text that is safe in HTML, attributes included."""
+    return html.escape(str(value), quote=True)
+
+
+def exit_rows(results: dict[str, Any]) -> list[tuple[int, float, float]]:
+    """Per exit: tokens (class token included), cumulative GMACs, accuracy in percent over all images."""
+    tokens = [grid**2 + 1 for grid in results["model"]["grid_sizes"]]
+    return list(zip(tokens, results["cumulative_gmacs"], results["anytime_accuracy"], strict=True))
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, as for GMACs."""
+    return "–" if value is None else f"{value:#.4g}".rstrip(".")
+
+
+def percent(value: float | None) -> str:
+    """A value in percent, two decimals."""
+    return "–" if value is None else f"{value:.2f} %"
+
+
+def share(value: float | None) -> str:
+    """A fraction as percent, one decimal."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def speed(value: float | None) -> str:
+    """Images/s, three digits or more."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def ratio(value: float | None, base: float | None) -> str:
+    """value / base, two decimals."""
+    return f"{value / base:.2f}" if value is not None and base else "–"
+
+
+def threshold_list(thresholds: Sequence[float]) -> str:
+    """Thresholds of exits 1..K in words: three decimals, "never" where none leaves, "all" where every image does."""
+    words = ("never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
+    return " / ".join(words)
