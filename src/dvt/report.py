@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from dvt.errors import ConfigError, DataError
-from dvt.report_figures import LIGHT, example_rows
-from dvt.report_page import drawings, exit_rows, number, page, percent, share, speed, threshold_list
+from dvt.report_figures import DARK, LIGHT, draw_all, example_rows
+from dvt.report_page import exit_rows, number, page, percent, share, speed, threshold_list
 
 PAGE = "report.html"
 NUMBERS = "results.json"
@@ -75,11 +75,12 @@ def write_report(results: dict[str, Any], folder: Path, examples: Sequence[Examp
     """
     results = _checked(results)
     examples = _checked_examples(examples or [], len(results["cumulative_gmacs"]))
-    files = {NUMBERS: (json.dumps(results, indent=1, allow_nan=False) + "\n").encode()}
-    files |= {name: draw(LIGHT) for name, draw in drawings(results).items()}
+    light, dark = draw_all(results, LIGHT), draw_all(results, DARK)
+    files = {NUMBERS: (json.dumps(results, indent=1, allow_nan=False) + "\n").encode(), **light}
     if examples:
         files["examples.png"] = example_rows(examples, len(results["cumulative_gmacs"]))
-    files[PAGE] = page(results, headline(results), examples).encode()
+    figures = {name: (light[name], dark[name]) for name in light}
+    files[PAGE] = page(results, headline(results), figures, examples).encode()
 
     folder = Path(folder)
     temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
@@ -117,8 +118,7 @@ def summary(results: dict[str, Any]) -> str:
             f"recommended thresholds ({chosen['rule']}): {threshold_list(chosen['thresholds'])}",
             f"  {percent(chosen['accuracy'])} at {number(chosen['expected_gmacs'])} GMACs/image, "
             f"{share(chosen['cost_fraction'])} of the last exit's cost",
-            f"  images that leave at exit 1 to {len(chosen['exit_fractions'])}: "
-            + ", ".join(share(f) for f in chosen["exit_fractions"]),
+            "  images that leave at each exit: " + ", ".join(share(f) for f in chosen["exit_fractions"]),
         ]
     if measured:
         lines.append(
@@ -131,7 +131,7 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def headline(results: dict[str, Any]) -> str:
-    """What stopping early brings, in a sentence or two that claim no more than the numbers; see `write_report`."""
+    """What stopping early brings, in a sentence or two that claim no more than the numbers. Raises DataError."""
     results = _checked(results)
     gmacs, accuracy, chosen = results["cumulative_gmacs"], results["anytime_accuracy"], results["recommended"]
     measured, last = results["throughput"], f"{accuracy[-1]:.1f} %"
@@ -146,6 +146,7 @@ def headline(results: dict[str, Any]) -> str:
 
     reached, drop = f"{chosen['accuracy']:.1f} %", accuracy[-1] - chosen["accuracy"]
     if drop > NO_LOSS:
+        drop = round(accuracy[-1], 1) - round(chosen["accuracy"], 1)  # of the numbers as they are printed
         sentence = f"Stopping early loses {drop:.1f} points of accuracy ({reached}; last exit: {last})"
     else:
         sentence = f"Stopping early {'keeps' if drop >= 0 else 'reaches'} {reached} accuracy (last exit: {last})"

@@ -28,7 +28,7 @@ WIDTH = 5.2  # inches
 DOTS_PER_INCH = 160
 MOST_CLASS_BARS = 20
 GROUP_UNITS = {"item_size": "px"}
-EXAMPLE_COLUMNS = 6
+EXAMPLE_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,16 @@ def exit_colour(exit_index: int) -> str:
     return EXIT_COLOURS[exit_index % len(EXIT_COLOURS)]
 
 
+def draw_all(results: dict[str, Any], theme: Theme = LIGHT) -> dict[str, bytes]:
+    """File name -> PNG of every figure that these results allow, examples aside."""
+    figures = {"accuracy_gmacs.png": accuracy_against_gmacs(results, theme)}
+    if results["throughput"]:
+        figures["accuracy_speed.png"] = accuracy_against_speed(results, theme)
+    if results["recommended"] and len(results["cumulative_gmacs"]) > 1:
+        figures["exit_share.png"] = exit_share(results, theme)
+    return figures
+
+
 def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Accuracy (percent) against the average cost of an image (GMACs): sweep, single exits, recommended setting."""
     gmacs, accuracy, sweep = results["cumulative_gmacs"], results["anytime_accuracy"], results["sweep"]
@@ -62,13 +72,13 @@ def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> byt
         for k, (x, y) in enumerate(zip(gmacs, accuracy, strict=True)):
             label = "one exit for all images" if k == 0 else None
             axes.plot(x, y, "D", color=exit_colour(k), ms=8, mec=theme.background, ls="none", label=label, zorder=3)
-            axes.annotate(
-                f"exit {k + 1}", (x, y), (0, -16), textcoords="offset points", ha="center", fontsize=9.5, zorder=4
-            )
+            # Beside the point, where the sweep is above it; the last one has no room there.
+            place, side = ((-2, -17), "center") if k == len(gmacs) - 1 else ((7, -13), "left")
+            axes.annotate(f"exit {k + 1}", (x, y), place, textcoords="offset points", ha=side, fontsize=9.5)
         if results["recommended"]:
             _star(axes, results["recommended"]["expected_gmacs"], results["recommended"]["accuracy"], theme)
         _from_zero(axes)
-        axes.legend(loc="lower right")
+        axes.legend(loc="best")
         return _png(figure)
 
 
@@ -99,7 +109,7 @@ def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> byt
         if recommended:
             _star(axes, throughput["adaptive_images_per_second"], recommended["accuracy"], theme)
         _from_zero(axes)
-        axes.legend(loc="lower left")
+        axes.legend(loc="best")
         return _png(figure)
 
 
@@ -154,6 +164,11 @@ def share_bars(results: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
     return [(section, label, fractions) for section, label, fractions in bars if None not in fractions]
 
 
+def group_title(name: str) -> str:
+    """A group's name in prose, with its unit: item_size -> "item size (px)"."""
+    return name.replace("_", " ") + (f" ({GROUP_UNITS[name]})" if name in GROUP_UNITS else "")
+
+
 def example_rows(examples: Sequence["Example"], num_exits: int, theme: Theme = LIGHT) -> bytes:
     """Images in rows by the exit they left at, with class, prediction and confidence; wrong ones framed and marked."""
     groups = [(k, [e for e in examples if e.exit_index == k]) for k in range(num_exits)]
@@ -169,13 +184,13 @@ def example_rows(examples: Sequence["Example"], num_exits: int, theme: Theme = L
             for axes in row:
                 axes.set_axis_off()
             for axes, example in zip(row, group, strict=False):
-                _example(axes, example)
+                _example(axes, example, theme)
             if i == 0 or lines[i - 1][0] != k:
                 row[0].set_title(f"exit {k + 1}", loc="left", color=exit_colour(k), fontweight="bold", pad=6)
         return _png(figure)
 
 
-def _example(axes: Axes, example: "Example") -> None:
+def _example(axes: Axes, example: "Example", theme: Theme) -> None:
     axes.set_axis_on()
     axes.grid(False)
     axes.set(xticks=[], yticks=[])
@@ -185,7 +200,7 @@ def _example(axes: Axes, example: "Example") -> None:
         text += f"\n✗ {_short(example.predicted)} {example.confidence:.2f}"
     else:
         text += f"\n✓ {example.confidence:.2f}"
-    axes.set_xlabel(text, fontsize=8, parse_math=False, color=WRONG_COLOUR if example.wrong else None)
+    axes.set_xlabel(text, fontsize=8, parse_math=False, color=WRONG_COLOUR if example.wrong else theme.ink)
     for spine in axes.spines.values():
         spine.set(visible=True, color=WRONG_COLOUR if example.wrong else exit_colour(example.exit_index), linewidth=2.5)
 
@@ -234,7 +249,8 @@ def _star(axes: Axes, x: float, y: float, theme: Theme) -> None:
 
 def _from_zero(axes: Axes) -> None:
     """Costs and speeds are compared as ratios, so their axis starts at 0."""
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.1 * max(max(line.get_xdata()) for line in axes.get_lines()))
+    axes.locator_params(axis="x", nbins=6)
 
 
 def _text_on(colour: str) -> str:

@@ -7,15 +7,14 @@ Axis letters: K exits.
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from string import Template
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from dvt import report_figures
-from dvt.report_figures import DARK, LIGHT, Theme, exit_colour
+from dvt.report_figures import exit_colour, group_title, share_bars
 
 if TYPE_CHECKING:
     from dvt.report import Example
@@ -35,17 +34,19 @@ _UNITS_NOTE = (
 )
 
 
-def page(results: dict[str, Any], headline: str, examples: Sequence["Example"]) -> str:
-    """The whole page; `results` must have been checked."""
+def page(
+    results: dict[str, Any], headline: str, figures: dict[str, tuple[bytes, bytes]], examples: Sequence["Example"]
+) -> str:
+    """The whole page; `results` must have been checked, `figures` are PNGs for light and dark windows by file name."""
     chosen = results["recommended"]
-    lead = (
-        [f"<p>Thresholds: {text(threshold_list(chosen['thresholds']))}. Rule: {text(chosen['rule'])}.</p>"]
-        if chosen
-        else []
-    )
-    lead.append(f'<p class="note">{_UNITS_NOTE}</p>')
+    lead = f'<p class="note">{_UNITS_NOTE}</p>'
+    if chosen and len(results["cumulative_gmacs"]) > 1:
+        lead = (
+            "<p>An image leaves at the first exit whose confidence reaches its threshold: "
+            f"{text(threshold_list(chosen['thresholds']))}. Chosen: {text(chosen['rule'])}.</p>\n{lead}"
+        )
     sections = [
-        _figures(results),
+        _figures(results, figures),
         _tables(results),
         _examples(examples, len(results["cumulative_gmacs"]), chosen),
         _facts(results),
@@ -55,25 +56,15 @@ def page(results: dict[str, Any], headline: str, examples: Sequence["Example"]) 
         title=text(f"{results['model']['name']} on {results['dataset']}: early exits"),
         kicker=text(
             f"Dynamic Vision Transformer {results['model']['name']} on {results['dataset']}, "
-            f"{results['num_images']:,} test images, {results['date']}"
+            f"{results['num_images']:,} images, {results['date']}"
         ),
-        headline=text(headline),
-        lead="\n".join(lead),
+        headline=text(headline).replace(" %", "&nbsp;%"),
+        lead=lead,
         sections="\n".join(section for section in sections if section),
     )
 
 
-def drawings(results: dict[str, Any]) -> dict[str, Callable[[Theme], bytes]]:
-    """File name -> drawing function of every figure that these results allow, examples aside."""
-    drawings = {"accuracy_gmacs.png": report_figures.accuracy_against_gmacs}
-    if results["throughput"]:
-        drawings["accuracy_speed.png"] = report_figures.accuracy_against_speed
-    if results["recommended"]:
-        drawings["exit_share.png"] = report_figures.exit_share
-    return {name: lambda theme, draw=draw: draw(results, theme) for name, draw in drawings.items()}
-
-
-def _figures(results: dict[str, Any]) -> str:
+def _figures(results: dict[str, Any], pngs: dict[str, tuple[bytes, bytes]]) -> str:
     titles = {
         "accuracy_gmacs.png": "Accuracy against the average cost of an image. Diamonds: every image taken at one exit.",
         "accuracy_speed.png": "Accuracy against measured speed. Square: all exits run on every image.",
@@ -81,14 +72,16 @@ def _figures(results: dict[str, Any]) -> str:
     }
     alternatives = _alternatives(results)
     figures = []
-    for name, draw in drawings(results).items():
-        light, dark = (_data_uri(draw(theme)) for theme in (LIGHT, DARK))
+    for name in pngs:
+        light, dark = map(_data_uri, pngs[name])
         figures.append(
             f'<figure><picture><source srcset="{dark}" media="(prefers-color-scheme: dark)">'
             f'<img src="{light}" alt="{text(alternatives[name])}"></picture>'
             f"<figcaption>{titles[name]}</figcaption></figure>"
         )
-    return _section("Accuracy, cost and speed", _columns(figures))
+    return _section(
+        "Accuracy, cost and speed", _columns([*figures, _stack([_exit_table(results), *_group_tables(results)])])
+    )
 
 
 def _alternatives(results: dict[str, Any]) -> dict[str, str]:
@@ -104,8 +97,7 @@ def _alternatives(results: dict[str, Any]) -> dict[str, str]:
             f" Recommended: {percent(chosen['accuracy'])} at {number(chosen['expected_gmacs'])} GMACs."
         )
         texts["exit_share.png"] = "Stacked bars of the share of images that leave at each exit. " + "; ".join(
-            f"{label}: {', '.join(share(f) for f in fractions)}"
-            for _, label, fractions in report_figures.share_bars(results)
+            f"{label}: {', '.join(share(f) for f in fractions)}" for _, label, fractions in share_bars(results)
         )
     if measured:
         texts["accuracy_speed.png"] = (
@@ -116,19 +108,31 @@ def _alternatives(results: dict[str, Any]) -> dict[str, str]:
     return texts
 
 
-def _tables(results: dict[str, Any]) -> str:
+def _exit_table(results: dict[str, Any]) -> str:
     grids = results["model"]["grid_sizes"]
     rows = [
         [_exit_name(k), f"{grids[k]} × {grids[k]} + 1", number(gmacs), percent(accuracy)]
         for k, (_, gmacs, accuracy) in enumerate(exit_rows(results))
     ]
-    heads = ["exit", "tokens (grid + class token)", "GMACs per image, cumulative", "accuracy, all images here"]
-    parts = [_table("Exits, each taken by every image.", heads, rows)]
-    if results["throughput"]:
-        parts.append(_throughput_table(results))
+    caption = "Exits, each taken by every image. Tokens: grid and class token; GMACs include the exits before."
+    return _table(caption, ["exit", "tokens", "GMACs per image", "accuracy"], rows)
+
+
+def _group_tables(results: dict[str, Any]) -> list[str]:
+    tables = []
+    for name, values in results["groups"].items():
+        title = text(group_title(name))
+        rows = [_share_row(value, row) for value, row in values.items()]
+        heads = [title, *_share_heads(len(results["cumulative_gmacs"]))]
+        tables.append(_table(f"By {title}, with the recommended thresholds.", heads, rows))
+    return tables
+
+
+def _tables(results: dict[str, Any]) -> str:
+    parts = [_throughput_table(results)] if results["throughput"] else []
     if results["per_class"]:
-        parts.append(_class_table(results["per_class"], len(grids)))
-    return _section("Numbers", "\n".join(parts))
+        parts.append(_class_table(results["per_class"], len(results["cumulative_gmacs"])))
+    return _section("Speed and classes", "\n".join(parts)) if parts else ""
 
 
 def _throughput_table(results: dict[str, Any]) -> str:
@@ -150,7 +154,7 @@ def _throughput_table(results: dict[str, Any]) -> str:
         settings.insert(0, recommended)
     for setting in settings:
         cost, measured_speed = setting["expected_gmacs"], setting["images_per_second"]
-        name = text(setting.get("name", "") + threshold_list(setting["thresholds"]))
+        name = f'{setting.get("name", "")}<span class="exit">{text(threshold_list(setting["thresholds"]))}</span>'
         ratios = [ratio(measured_speed, base), ratio(full, cost)]
         rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios])
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
@@ -169,12 +173,16 @@ def _class_table(per_class: dict[str, Any], num_exits: int) -> str:
             f"The {EXTREME_CLASSES} best and the {EXTREME_CLASSES} worst of {len(per_class)} classes, with the "
             "recommended thresholds; all of them are in results.json."
         )
-    rows = []
-    for name in names:
-        row = per_class[name]
-        rows.append([text(name), f"{row['count']:,}", percent(row["accuracy"]), *map(share, row["exit_fractions"])])
-    heads = ["class", "images", "accuracy", *(f"leave at {_exit_name(k)}" for k in range(num_exits))]
-    return _table(caption, heads, rows)
+    rows = [_share_row(name, per_class[name]) for name in names]
+    return _table(caption, ["class", *_share_heads(num_exits)], rows)
+
+
+def _share_heads(num_exits: int) -> list[str]:
+    return ["images", "accuracy", *(f"leave at {_exit_name(k)}" for k in range(num_exits))]
+
+
+def _share_row(name: str, row: dict[str, Any]) -> list[str]:
+    return [text(name), f"{row['count']:,}", percent(row["accuracy"]), *map(share, row["exit_fractions"])]
 
 
 def _examples(examples: Sequence["Example"], num_exits: int, chosen: dict[str, Any] | None) -> str:
@@ -214,12 +222,8 @@ def _facts(results: dict[str, Any]) -> str:
         "data set": f"{results['dataset']}, {results['num_images']:,} images, {len(results['class_names'])} classes",
         "evaluated": f"{results['date']}, {_MODES.get(results['mode'], 'mode ' + str(results['mode']))}",
     }
-    tables = [
-        _facts_table("Run", run),
-        _facts_table("Machine", results["machine"]),
-        _facts_table("Model", results["model"]),
-    ]
-    return _section("Run, machine and model", _columns(tables))
+    left = _stack([_facts_table("Run", run), _facts_table("Machine", results["machine"])])
+    return _section("Run, machine and model", _columns([left, _facts_table("Model", results["model"])]))
 
 
 # ------------------------------------------------------------------------------------------------- pieces of the page
@@ -231,6 +235,10 @@ def _section(title: str, content: str) -> str:
 
 def _columns(parts: Sequence[str]) -> str:
     return '<div class="columns">\n' + "\n".join(parts) + "\n</div>"
+
+
+def _stack(parts: Sequence[str]) -> str:
+    return "<div>\n" + "\n".join(parts) + "\n</div>"
 
 
 def _table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -266,7 +274,8 @@ def _plain(value: Any) -> str:
 
 
 def _exit_name(exit_index: int) -> str:
-    return f'<span class="chip" style="background:{exit_colour(exit_index)}"></span>exit {exit_index + 1}'
+    chip = f'<span class="chip" style="background:{exit_colour(exit_index)}"></span>'
+    return f'<span class="exit">{chip}exit&nbsp;{exit_index + 1}</span>'
 
 
 def _data_uri(png: bytes) -> str:
@@ -316,5 +325,5 @@ def ratio(value: float | None, base: float | None) -> str:
 
 def threshold_list(thresholds: Sequence[float]) -> str:
     """Thresholds of exits 1..K in words: three decimals, "never" where none leaves, "all" where every image does."""
-    words = ("never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
+    words = ("–" if t is None else "never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
     return " / ".join(words)

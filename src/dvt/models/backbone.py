@@ -25,13 +25,14 @@ class Attention(nn.Cell):
         self.scale = self.head_dim**-0.5
         self.qkv = dense(config.embed_dim, 3 * config.embed_dim, has_bias=config.qkv_bias)
         self.proj = dense(config.embed_dim, config.embed_dim)
+        self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, N, C), received (B, H, N, N) or None -> (B, N, C), relations (B, H, N, N)."""
         _, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, self.head_dim)
         q, k, v = ops.unbind(qkv.transpose(2, 0, 3, 1, 4))  # each (B, H, N, D)
-        relations = ops.matmul(q * self.scale, k.swapaxes(2, 3))  # (B, H, N, N)
+        relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
         if received is not None:
             relations = relations + received
         x = ops.matmul(ops.softmax(relations, axis=-1), v)  # (B, H, N, D)
@@ -51,16 +52,18 @@ class Block(nn.Cell):
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
         self.norm2 = LayerNorm(mlp_in, config.norm_eps)
         self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim)
-        self.drop_path = DropPath(drop_path_rate)
+        # Two of them: in graph mode one Dropout used twice draws the same mask both times.
+        self.drop_path1 = DropPath(drop_path_rate)
+        self.drop_path2 = DropPath(drop_path_rate)
 
     def construct(self, x: Tensor, features: Tensor | None, received: Tensor | None) -> tuple[Tensor, Tensor]:
         """x (B, N, C), features (B, N', C), received (B, H, N, N) -> (B, N, C), relations (B, H, N, N)."""
         attended, relations = self.attn(self.norm1(x), received)
-        x = x + self.drop_path(attended)
+        x = x + self.drop_path1(attended)
         y = x
         if self.feature_reuse is not None:
             y = ops.concat((x, self.feature_reuse(features)), axis=-1)  # (B, N, C + 48)
-        return x + self.drop_path(self.mlp(self.norm2(y))), relations
+        return x + self.drop_path2(self.mlp(self.norm2(y))), relations
 
 
 class Backbone(nn.Cell):

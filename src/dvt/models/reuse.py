@@ -4,6 +4,7 @@ Both resize from the G'xG' grid of the exit before to the GxG grid of this one b
 Axis letters: B batch, C width, H heads, L layers, N tokens of this exit, N' tokens of the exit before.
 """
 
+import numpy as np
 from mindspore import Tensor, nn, ops
 
 from dvt.grids import token_resize_matrix
@@ -20,15 +21,15 @@ class FeatureReuse(nn.Cell):
         self.fc1 = dense(config.embed_dim, FEATURE_HIDDEN)
         self.act = Gelu()
         self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS)
-        self.resize = _resize_matrix(config, exit_index, class_weight=0.0)
+        self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=0.0))  # (N, N')
 
     def construct(self, features: Tensor) -> Tensor:
         context = self.fc2(self.act(self.fc1(self.norm(features))))  # (B, N', 48)
-        return _resize_tokens(context, self.resize)
+        return ops.matmul(self.resize, context)
 
 
 class RelationReuse(nn.Cell):
-    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> the same shape, not yet resized.
+    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> transposed, same shape, not resized.
 
     The mixing runs once per exit; `for_layer` resizes one layer's heads when that layer needs them, so that nothing
     of size (B, L*H, N, N) is ever built.
@@ -41,27 +42,26 @@ class RelationReuse(nn.Cell):
         self.act = Gelu()
         self.fc2 = ChannelDense(RELATION_EXPANSION * channels, channels)
         self.num_heads = config.num_heads
-        self.resize = _resize_matrix(config, exit_index, class_weight=1.0)
+        self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=1.0).T.copy())  # E^T: (N', N)
 
     def construct(self, relations: Tensor) -> Tensor:
         batch, channels, tokens, _ = relations.shape
         mixed = relations.reshape(batch, channels, tokens * tokens)
         mixed = self.fc2(self.act(self.fc1(mixed)))
-        return mixed.reshape(batch, channels, tokens, tokens)
+        return mixed.reshape(batch, channels, tokens, tokens).swapaxes(2, 3)
 
     def for_layer(self, mixed: Tensor, layer: int) -> Tensor:
         """E r E^T for the heads of one layer: (B, L*H, N', N') -> (B, H, N, N); E keeps the class row and column."""
-        r = mixed[:, layer * self.num_heads : (layer + 1) * self.num_heads]  # (B, H, N', N')
-        rows = ops.matmul(r.swapaxes(2, 3), self.resize)  # (E r)^T: (B, H, N', N)
-        return ops.matmul(rows.swapaxes(2, 3), self.resize)  # (B, H, N, N)
+        transposed = mixed[:, layer * self.num_heads : (layer + 1) * self.num_heads]  # r^T: (B, H, N', N')
+        rows = self._times_resize(transposed).swapaxes(2, 3)  # E r: (B, H, N, N')
+        return self._times_resize(rows)  # (B, H, N, N)
+
+    def _times_resize(self, x: Tensor) -> Tensor:
+        """x E^T over the last axis, as one 2-D product: a broadcast matrix would be copied for every map."""
+        _, heads, rows, tokens = x.shape
+        return ops.matmul(x.reshape(-1, tokens), self.resize).reshape(-1, heads, rows, self.resize.shape[1])
 
 
-def _resize_matrix(config: ModelConfig, exit_index: int, class_weight: float) -> Tensor:
-    """Transposed resize matrix, (N', N): tokens are multiplied from the left."""
+def _resize_matrix(config: ModelConfig, exit_index: int, class_weight: float) -> np.ndarray:
     source, target = config.grid_sizes[exit_index - 1], config.grid_sizes[exit_index]
-    return Tensor(token_resize_matrix(source, config.resize_side(exit_index), target, class_weight).T.copy())
-
-
-def _resize_tokens(tokens: Tensor, resize: Tensor) -> Tensor:
-    """(B, N', D) -> (B, N, D) by one 2-D product over the flattened batch and channels."""
-    return ops.matmul(tokens.swapaxes(1, 2), resize).swapaxes(1, 2)
+    return token_resize_matrix(source, config.resize_side(exit_index), target, class_weight)

@@ -3,9 +3,8 @@
 Axis letters: B batch, C width, S image side, G grid side, T tokens of a soft split, P pixels of a patch.
 """
 
-import numpy as np
-from mindspore import Parameter, Tensor, get_seed, nn, ops
-from mindspore.common.initializer import Uniform
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
 from dvt.models.layers import Gelu, LayerNorm, dense
 from dvt.variants import (
@@ -63,18 +62,19 @@ class TokenPerformer(nn.Cell):
         self.fc1 = dense(dim, dim)
         self.act = Gelu()
         self.fc2 = dense(dim, dim)
-        self.dropout = nn.Dropout(p=PERFORMER_DROPOUT)
-        self.random_features = Parameter(
-            Tensor(_orthogonal_features(PERFORMER_FEATURES, dim)), name="random_features", requires_grad=False
-        )
+        # Two of them: in graph mode one Dropout used twice draws the same mask both times.
+        self.dropout1 = nn.Dropout(p=PERFORMER_DROPOUT)
+        self.dropout2 = nn.Dropout(p=PERFORMER_DROPOUT)
+        random_features = initializer(Orthogonal(PERFORMER_FEATURES**0.5), (PERFORMER_FEATURES, dim))
+        self.random_features = Parameter(random_features, name="random_features", requires_grad=False)
 
     def construct(self, x: Tensor) -> Tensor:
         k, q, v = ops.split(self.kqv(self.norm1(x)), PERFORMER_DIM, axis=-1)  # each (B, T, E)
         k, q = self._kernel(k), self._kernel(q)  # (B, T, m)
         weight = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True) + PERFORMER_EPS  # (B, T, 1)
         y = ops.matmul(q, ops.matmul(k.swapaxes(1, 2), v)) / weight  # (B, T, E)
-        y = v + self.dropout(self.proj(y))
-        return y + self.dropout(self.fc2(self.act(self.fc1(self.norm2(y)))))
+        y = v + self.dropout1(self.proj(y))
+        return y + self.dropout2(self.fc2(self.act(self.fc1(self.norm2(y)))))
 
     def _kernel(self, y: Tensor) -> Tensor:
         """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
@@ -108,10 +108,3 @@ def _soft_split(x: Tensor, split: tuple[int, int, int]) -> Tensor:
     """Overlapping patches, channel-major: (B, I, S, S) -> (B, T, I*kernel*kernel)."""
     kernel, stride, padding = split
     return ops.unfold(x, kernel, stride=stride, padding=padding).swapaxes(1, 2)
-
-
-def _orthogonal_features(rows: int, dim: int) -> np.ndarray:
-    """(rows, dim) with orthogonal rows of norm sqrt(rows), drawn from MindSpore's global seed."""
-    gaussian = np.random.default_rng(get_seed()).standard_normal((dim, rows))
-    q, _ = np.linalg.qr(gaussian)
-    return (q.T * np.sqrt(rows)).astype(np.float32)
