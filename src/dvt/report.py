@@ -17,7 +17,7 @@ import numpy as np
 
 from dvt.errors import ConfigError, DataError
 from dvt.report_figures import DARK, LIGHT, draw_all, example_rows
-from dvt.report_page import exit_rows, number, page, percent, share, speed, threshold_list
+from dvt.report_page import early_exit_speed, exit_rows, number, page, percent, share, speed, threshold_list
 
 PAGE = "report.html"
 NUMBERS = "results.json"
@@ -121,12 +121,10 @@ def summary(results: dict[str, Any]) -> str:
             "  images that leave at each exit: " + ", ".join(share(f) for f in chosen["exit_fractions"]),
         ]
     if measured:
-        lines.append(
-            f"measured images/s (batches of {measured['batch_size']}): "
-            f"all exits {speed(measured['all_exits_images_per_second'])}, "
-            f"early exits {speed(measured['adaptive_images_per_second'])}, "
-            f"{measured['speed_up']:.2f} times (GMACs: {measured['gmac_ratio']:.2f} times)"
-        )
+        line = f"all exits {speed(measured['all_exits_images_per_second'])}, early exits {early_exit_speed(results)}"
+        if chosen:
+            line += f", {measured['speed_up']:.2f} times (GMACs: {measured['gmac_ratio']:.2f} times)"
+        lines.append(f"measured images/s (batches of {measured['batch_size']}): {line}")
     return "\n".join(lines)
 
 

@@ -103,7 +103,7 @@ def _alternatives(results: dict[str, Any]) -> dict[str, str]:
         texts["accuracy_speed.png"] = (
             "Chart of accuracy in percent against measured images per second. All exits on every image: "
             f"{percent(results['anytime_accuracy'][-1])} at {speed(measured['all_exits_images_per_second'])}; "
-            f"early exits run {speed(measured['adaptive_images_per_second'])} images per second."
+            f"early exits {early_exit_speed(results)}, in images per second."
         )
     return texts
 
@@ -148,7 +148,7 @@ def _throughput_table(results: dict[str, Any]) -> str:
             "1.00",
         ]
     ]
-    settings = list(measured["settings"])
+    settings = other_settings(results)
     if chosen:
         recommended = chosen | {"images_per_second": measured["adaptive_images_per_second"], "name": "recommended: "}
         settings.insert(0, recommended)
@@ -294,6 +294,20 @@ def exit_rows(results: dict[str, Any]) -> list[tuple[int, float, float]]:
     """Per exit: tokens (class token included), cumulative GMACs, accuracy in percent over all images."""
     tokens = [grid**2 + 1 for grid in results["model"]["grid_sizes"]]
     return list(zip(tokens, results["cumulative_gmacs"], results["anytime_accuracy"], strict=True))
+
+
+def other_settings(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The timed settings beside the recommended one, which may be among those in the results."""
+    known = results["recommended"]["thresholds"] if results["recommended"] else None
+    return [setting for setting in results["throughput"]["settings"] if setting["thresholds"] != known]
+
+
+def early_exit_speed(results: dict[str, Any]) -> str:
+    """Images/s with the recommended thresholds; without any, from the slowest to the fastest setting timed."""
+    if results["recommended"]:
+        return speed(results["throughput"]["adaptive_images_per_second"])
+    rates = sorted(setting["images_per_second"] for setting in results["throughput"]["settings"])
+    return f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds" if rates else "–"
 
 
 def number(value: float | None) -> str:

@@ -88,6 +88,8 @@ class ModelConfig:
             raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must be above 0")
         if not self.grid_sizes:
             raise ConfigError("model.grid_sizes is empty; give one grid side per exit, such as [7, 10, 14]")
+        if min(self.grid_sizes) < 1:
+            raise ConfigError(f"model.grid_sizes is {list(self.grid_sizes)}; every grid side must be at least 1")
         if any(a >= b for a, b in zip(self.grid_sizes, self.grid_sizes[1:], strict=False)):
             raise ConfigError(f"model.grid_sizes {list(self.grid_sizes)} must rise from exit to exit: [7, 10, 14]")
         self._check_resize_sides()
