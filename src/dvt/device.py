@@ -93,10 +93,12 @@ def set_up(device_target: str = "auto", graph_mode: bool = True, device_id: int 
         else:
             ms.set_device(target, chosen)
     except RuntimeError as error:
-        raise DeviceError(
-            f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
-            f"{_first_line(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
-        ) from error
+        # A process keeps its first device, also one it never chose; that is no trouble if it is the one asked for.
+        if chosen is not None or current_target() != target:
+            raise DeviceError(
+                f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
+                f"{_first_line(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
+            ) from error
     ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
     return Device(target, chosen, count, _describe(target, count, chosen or 0), graph_mode)
 

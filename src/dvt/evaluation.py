@@ -256,7 +256,8 @@ def _throughput(
     spread = np.unique(np.linspace(0, len(sweep.thresholds) - 1, TIMED_SETTINGS, dtype=int))
     chosen = list(sweep.thresholds[spread])
     if recommended is not None:
-        chosen.insert(0, np.asarray(recommended["thresholds"]))
+        row = np.asarray(recommended["thresholds"], np.float32)
+        chosen = [row, *(other for other in chosen if (other != row).any())]
     all_exits = _AllExits(model)
     classifier = AdaptiveClassifier(model, batch_sizes={max(1, batch_size >> shift) for shift in range(4)})
 
@@ -326,7 +327,8 @@ def _examples(splits: Splits, val: Outputs, exit_index: np.ndarray) -> list[Exam
     examples = []
     for k in range(len(val.probabilities)):
         members = np.flatnonzero(exit_index == k)
-        for position in members[np.linspace(0, len(members) - 1, EXAMPLES_PER_EXIT, dtype=int)] if len(members) else []:
+        spread = np.unique(np.linspace(0, len(members) - 1, EXAMPLES_PER_EXIT, dtype=int)) if len(members) else []
+        for position in members[spread]:
             image = splits.batch("val", [position])[0][0] * std + mean  # (C, S, S) in 0..1
             pixels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
             probabilities = val.probabilities[k, position]

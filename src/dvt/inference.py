@@ -51,7 +51,7 @@ class AdaptiveClassifier:
         self.batch_sizes = sorted(set(batch_sizes))
         if not self.batch_sizes or self.batch_sizes[0] < 1:
             raise ConfigError(f"batch_sizes is {list(batch_sizes)}; give one or more numbers of images, 1 or larger")
-        self._stages = [_Stage(model, index) for index in range(self.config.num_exits)]
+        self._stages = [Stage(model, index) for index in range(self.config.num_exits)]
         for stage in self._stages:
             stage.set_train(False)
 
@@ -69,6 +69,9 @@ class AdaptiveClassifier:
             )
         images = self._checked(images)
         count = len(images)
+        for stage in self._stages:
+            if stage.exit.training:  # the model went back to training in between
+                stage.set_train(False)
         probabilities = np.zeros((count, self.config.num_classes), np.float32)
         confidence = np.zeros(count, np.float32)
         exit_index = np.zeros(count, np.int64)
@@ -100,7 +103,7 @@ class AdaptiveClassifier:
             raise DataError(f"image {bad[0]} of the batch has NaN or infinite pixels ({len(bad)} such images in all)")
         return images
 
-    def _run(self, stage: "_Stage", images: np.ndarray, features, relations) -> tuple:
+    def _run(self, stage: "Stage", images: np.ndarray, features, relations) -> tuple:
         """One exit on n images -> probabilities (n, classes), features and relations for the next exit, as arrays."""
         pieces = []
         for start, stop, size in _pieces(len(images), self.batch_sizes):
@@ -114,14 +117,19 @@ class AdaptiveClassifier:
         return probabilities, features, relations
 
 
-class _Stage(nn.Cell):
-    """One exit for inference: its inputs without the Nones -> (probabilities, what it hands on without the Nones)."""
+class Stage(nn.Cell):
+    """One exit for inference, as the classifier runs it and as it is exported: what `input_names` lists, in that order
+    and without Nones -> what `output_names` lists."""
 
     def __init__(self, model: nn.Cell, exit_index: int) -> None:
         super().__init__(auto_prefix=False)
         self.exit = model.exits[exit_index]
         self.takes_features = model.config.feature_reuse and exit_index > 0
         self.takes_relations = model.config.relation_reuse and exit_index > 0
+        taken = (("features", self.takes_features), ("relations", self.takes_relations))
+        handed_on = (("features", self.exit.hands_on_features), ("relations", self.exit.hands_on_relations))
+        self.input_names = ("images", *(name for name, there in taken if there))
+        self.output_names = ("probabilities", *(name for name, there in handed_on if there))
 
     @ms.jit
     def construct(self, images: Tensor, first: Tensor | None = None, second: Tensor | None = None) -> tuple:

@@ -1,0 +1,26 @@
+"""Fixtures shared by all tests. MindSpore is imported only by those that need it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+
+def _in_mode(name: str) -> Iterator[None]:
+    import mindspore as ms
+
+    before = ms.get_context("mode")
+    ms.set_context(mode=getattr(ms, name))
+    yield
+    ms.set_context(mode=before)
+
+
+@pytest.fixture
+def graph_mode() -> Iterator[None]:
+    """Cells are compiled, as users run them."""
+    yield from _in_mode("GRAPH_MODE")
+
+
+@pytest.fixture
+def pynative_mode() -> Iterator[None]:
+    """Cells run operator by operator, as users debug them."""
+    yield from _in_mode("PYNATIVE_MODE")

@@ -1,0 +1,122 @@
+"""Costs and parameter counts against the published tables, and against counting by hand for small models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dvt.cost import cumulative_gmacs, exit_macs, parameter_count
+from dvt.errors import ConfigError
+from dvt.variants import list_models, model_config
+
+NO_REUSE = {"feature_reuse": False, "relation_reuse": False}
+
+# Cumulative GMACs per exit at 224x224 with 1000 classes: with both reuses, without any.
+PUBLISHED = {
+    "dvt_t2t_vit_12": ([0.4725, 1.4622, 3.4968], [0.4725, 1.3707, 3.1454]),
+    "dvt_t2t_vit_14": ([1.207, 3.840, 9.327], [1.207, 3.611, 8.411]),
+    "dvt_deit_small": ([1.145, 3.656, 8.843], [1.145, 3.450, 8.058]),
+}
+PARAMETERS = {"dvt_t2t_vit_12": 22.46, "dvt_t2t_vit_14": 67.88, "dvt_deit_small": 70.44}  # millions
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_costs(name: str):
+    with_reuse, without = PUBLISHED[name]
+    assert cumulative_gmacs(name) == pytest.approx(with_reuse, rel=1e-3)
+    assert cumulative_gmacs(name, **NO_REUSE) == pytest.approx(without, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_published_parameter_counts(name: str):
+    assert round(parameter_count(name) / 1e6, 2) == PARAMETERS[name]
+
+
+def test_every_model_is_in_the_tables():
+    assert set(PUBLISHED) == set(PARAMETERS) == set(list_models())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_reuse_costs_its_share(name: str):
+    both, none = cumulative_gmacs(name), cumulative_gmacs(name, **NO_REUSE)
+    features = cumulative_gmacs(name, relation_reuse=False)
+    relations = cumulative_gmacs(name, feature_reuse=False)
+    assert both[0] == none[0] == features[0] == relations[0]
+    for k in (1, 2):
+        assert none[k] < min(features[k], relations[k])
+        assert features[k] + relations[k] - none[k] == pytest.approx(both[k])
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fewer_exits(name: str):
+    three = model_config(name, **NO_REUSE)
+    alone = [cumulative_gmacs(name, grid_sizes=(grid,)) for grid in (7, 10, 14)]
+    assert all(len(costs) == 1 for costs in alone)
+    steps = [sum(exit_macs(three, k).values()) / 1e9 for k in range(3)]
+    assert [costs[0] for costs in alone] == pytest.approx(steps)
+    two = cumulative_gmacs(name, grid_sizes=(7, 14), **NO_REUSE)
+    assert two == pytest.approx([steps[0], steps[0] + steps[2]])
+    # The finer the grid before, the dearer its relations are to mix; the resize goes by way of 20x20 both times.
+    from_7 = exit_macs(model_config(name, grid_sizes=(7, 14)), 1)
+    from_10 = exit_macs(model_config(name, grid_sizes=(10, 14)), 1)
+    assert from_7["relation_reuse"] < from_10["relation_reuse"]
+    assert from_7["tokens"] == from_10["tokens"] and from_7["attention"] == from_10["attention"]
+
+
+def test_a_small_patch_model_by_hand():
+    config = model_config(
+        "dvt_deit_small",
+        image_size=8,
+        in_channels=1,
+        grid_sizes=(2, 4),
+        embed_dim=4,
+        depth=1,
+        num_heads=2,
+        mlp_hidden=6,
+        num_classes=3,
+        resize_sides=(5,),
+    )
+    first = {
+        "tokens": 4 * 16 * 4,  # 4 patches of 16 pixels to width 4
+        "attention": 5 * 5 * 4 + 5 * 4 * 12 + 2 * 5 * 5 * 4 + 5 * 4 * 4,  # norm, qkv, q k^T and a v, projection
+        "mlp": 5 * 5 * 4 + 5 * 4 * 6 + 5 * 6 * 4,
+        "feature_reuse": 0,
+        "relation_reuse": 0,
+        "head": 5 * 5 * 4 + 4 * 3,  # the norm of all tokens, the head of one
+    }
+    assert exit_macs(config, 0) == first
+    second = exit_macs(config, 1)
+    assert second["mlp"] == 5 * 17 * 52 + 17 * 52 * 6 + 17 * 6 * 4
+    assert second["feature_reuse"] == 5 * 5 * 4 + 5 * 4 * 128 + 5 * 128 * 48 + 2 * 48 * 25
+    # 5x5 relations of 2 heads: 2 -> 6 -> 2; rows resized at 5 columns, then columns at 17 rows.
+    assert second["relation_reuse"] == 25 * (2 * 6 + 6 * 2) + 2 * 2 * 25 * (5 + 17)
+    assert cumulative_gmacs(config) == pytest.approx(
+        [sum(first.values()) / 1e9, (sum(first.values()) + sum(second.values())) / 1e9]
+    )
+
+
+def test_costs_grow_with_every_size():
+    base = cumulative_gmacs("dvt_t2t_vit_12")[-1]
+    for key, value in {"embed_dim": 512, "depth": 13, "mlp_hidden": 513, "num_classes": 1001, "in_channels": 4}.items():
+        assert cumulative_gmacs("dvt_t2t_vit_12", **{key: value})[-1] > base, key
+        assert parameter_count("dvt_t2t_vit_12", **{key: value}) > parameter_count("dvt_t2t_vit_12"), key
+
+
+def test_a_config_and_a_name_say_the_same():
+    config = model_config("dvt_t2t_vit_14", num_classes=10)
+    assert cumulative_gmacs(config) == cumulative_gmacs("dvt_t2t_vit_14", num_classes=10)
+    assert parameter_count(config) == parameter_count("dvt_t2t_vit_14", num_classes=10)
+
+
+def test_mistakes_are_named():
+    with pytest.raises(ConfigError, match="Did you mean 'dvt_t2t_vit_14'"):
+        cumulative_gmacs("dvt_t2t_vit14")
+    with pytest.raises(ConfigError, match="did you mean 'num_classes'"):
+        parameter_count("dvt_t2t_vit_14", num_class=3)
+
+
+def test_no_framework_is_needed():
+    code = "import sys, dvt.cost as c; c.cumulative_gmacs('dvt_t2t_vit_12'); sys.exit('mindspore' in sys.modules)"
+    source = Path(__file__).parents[1] / "src"
+    assert subprocess.run([sys.executable, "-c", code], cwd=source, check=False).returncode == 0

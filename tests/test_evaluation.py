@@ -1,0 +1,121 @@
+"""Evaluation of a checkpoint on a small folder of images: every mode, every number recomputed, every refusal."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dvt
+from dvt import early_exit
+from dvt.checkpoint import read_checkpoint, save_checkpoint
+from dvt.config import RunConfig
+from dvt.config_io import config_from_dict
+from dvt.errors import CheckpointError
+from dvt.evaluation import evaluate_checkpoint
+
+SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of coloured noise: 10 images each to calibrate on, 7 each to validate: not whole batches."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 10), ("val", 7)):
+        for channel, name in enumerate(("red", "green", "blue")):
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 90, (30, 40, 3), np.uint8)
+                pixels[..., channel] += 100
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """A model with random weights whose head is steep enough for its confidences to differ."""
+    import mindspore as ms
+
+    ms.set_seed(5)
+    model = dvt.build_model("dvt_deit_small", num_classes=3, **SIZE)
+    for exit_ in model.exits:
+        exit_.head.weight.set_data(exit_.head.weight * 60)
+    save_checkpoint(tmp_path / "model.ckpt", model, {"class_names": ["blue", "green", "red"]})
+    return tmp_path / "model.ckpt"
+
+
+def config(folder: Path, **eval_keys: object) -> RunConfig:
+    return config_from_dict(
+        {
+            "data": {"path": str(folder), "calibration_images": 30},
+            "eval": {"batch_size": 8, "throughput_images": 16, **eval_keys},
+            "device_target": "CPU",
+        }
+    )
+
+
+def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    report = tmp_path / "report"
+    results = evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True), str(report))
+    assert results == json.loads((report / "results.json").read_text())
+    assert (report / "report.html").stat().st_size > 10_000
+
+    saved = np.load(report / "predictions.npz")
+    probabilities, labels = saved["probabilities"], saved["labels"]
+    assert probabilities.shape == (3, 21, 3) and np.bincount(labels).tolist() == [7, 7, 7]  # every image once
+    np.testing.assert_allclose(probabilities.sum(axis=2), 1, atol=1e-5)
+    for k in range(3):
+        expected = 100 * (probabilities[k].argmax(axis=1) == labels).mean()
+        assert results["anytime_accuracy"][k] == pytest.approx(expected)
+    for row in (0, 30, 58):
+        sweep = results["sweep"]
+        accuracy, cost = early_exit.evaluate(
+            probabilities, labels, results["cumulative_gmacs"], np.float32(sweep["thresholds"][row])
+        )
+        assert (sweep["accuracy"][row], sweep["expected_gmacs"][row]) == pytest.approx((accuracy, cost))
+    chosen = np.float32(results["recommended"]["thresholds"])
+    exit_index = early_exit.assign_exits(probabilities.max(axis=2), chosen)
+    np.testing.assert_array_equal(saved["exit_index"], exit_index)
+    assert results["recommended"]["exit_fractions"] == pytest.approx(np.bincount(exit_index, minlength=3) / 21)
+    assert sum(group["count"] for group in results["per_class"].values()) == 21
+    throughput = results["throughput"]
+    assert throughput["num_images"] == 16 and throughput["all_exits_images_per_second"] > 0
+    assert throughput["speed_up"] == pytest.approx(
+        throughput["adaptive_images_per_second"] / throughput["all_exits_images_per_second"]
+    )
+
+    stored = read_checkpoint(checkpoint).metadata
+    assert np.shape(stored["results"]["dynamic_threshold"]) == (59, 3)
+    again = evaluate_checkpoint(str(checkpoint), 1, config(folder), str(tmp_path / "again"))
+    assert again["sweep"] == results["sweep"]
+    assert again["recommended"]["accuracy"] == results["recommended"]["accuracy"]
+
+    capsys.readouterr()
+    evaluate_checkpoint(str(checkpoint), 0, config(folder), str(tmp_path / "unused"))
+    printed = capsys.readouterr().out
+    assert f"exit 3: top-1 {results['anytime_accuracy'][2]:.2f} %" in printed
+    assert len([line for line in printed.splitlines() if "GMACs: top-1" in line]) == 59
+    assert not (tmp_path / "unused").exists()
+
+
+def test_modes_0_and_1_need_stored_thresholds(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    for mode in (0, 1):
+        with pytest.raises(CheckpointError, match="--mode 2 --eval.store"):
+            evaluate_checkpoint(str(checkpoint), mode, config(folder), str(tmp_path / "report"))
+
+
+def test_another_data_set_is_refused(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    for split in ("train", "val"):
+        for name in ("red", "green", "azure"):
+            target = tmp_path / "more" / split / name
+            target.mkdir(parents=True)
+            source = folder / split / ("blue" if name == "azure" else name)
+            for image in source.iterdir():
+                (target / image.name).write_bytes(image.read_bytes())
+    with pytest.raises(CheckpointError, match="'blue'.*'azure'"):
+        evaluate_checkpoint(str(checkpoint), 2, config(tmp_path / "more"), str(tmp_path / "report"))
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        evaluate_checkpoint(str(tmp_path / "no.ckpt"), 2, config(folder), str(tmp_path / "report"))
