@@ -81,8 +81,9 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_an_open_batch(tmp_path: Path, graph_mode: None):
-    checkpoint = make_checkpoint(tmp_path / "model.ckpt", "dvt_t2t_vit_12")
+@pytest.mark.parametrize("name", ["dvt_deit_small", pytest.param("dvt_t2t_vit_12", marks=pytest.mark.slow)])
+def test_an_open_batch(name: str, tmp_path: Path, graph_mode: None):
+    checkpoint = make_checkpoint(tmp_path / "model.ckpt", name)
     folder = tmp_path / "some" / "where"
     paths = export.export_checkpoint(str(checkpoint), str(folder), ["MINDIR"], None, "CPU")
     assert [path.name for path in paths] == ["exit_0.mindir", "exit_1.mindir", "manifest.json"]
@@ -104,9 +105,10 @@ def test_an_open_batch(tmp_path: Path, graph_mode: None):
     assert manifest["versions"]["mindspore"] == ms.__version__
     assert manifest["batch_size"] is None
     first, second = manifest["exits"]
+    size = model.config.image_size
     assert [part["name"] for part in first["inputs"]] == ["images"]
     assert [part["name"] for part in first["outputs"]] == ["probabilities", "features", "relations"]
-    assert [part["shape"] for part in second["inputs"]] == [[None, 3, 32, 32], [None, 5, 16], [None, 2, 5, 5]]
+    assert [part["shape"] for part in second["inputs"]] == [[None, 3, size, size], [None, 5, 16], [None, 2, 5, 5]]
     assert [part["name"] for part in second["outputs"]] == ["probabilities"]
 
     # The exported exits decide as the classifier does.

@@ -77,14 +77,16 @@ def threshold_vectors(confidence: np.ndarray) -> list[tuple[float, ...]]:
 def test_leaving_early_is_deciding_afterwards(
     batch_size: int, classifier: AdaptiveClassifier, images: np.ndarray, probabilities: np.ndarray
 ):
+    count = 64 if batch_size > 1 else 20
+    images, probabilities = images[:count], probabilities[:, :count]
     confidence = probabilities.max(axis=2)
     taken = set()
     for thresholds in threshold_vectors(confidence):
         expected = assign_exits(confidence, thresholds)
-        result = [classifier.predict(images[i : i + batch_size], thresholds) for i in range(0, 64, batch_size)]
+        result = [classifier.predict(images[i : i + batch_size], thresholds) for i in range(0, count, batch_size)]
         exit_index = np.concatenate([part.exit_index for part in result])
         np.testing.assert_array_equal(exit_index, expected, err_msg=str(thresholds))
-        chosen = probabilities[expected, np.arange(64)]
+        chosen = probabilities[expected, np.arange(count)]
         np.testing.assert_allclose(np.concatenate([part.probabilities for part in result]), chosen, atol=1e-5)
         np.testing.assert_allclose(np.concatenate([part.confidence for part in result]), chosen.max(axis=1), atol=1e-5)
         top_two = np.sort(chosen, axis=1)[:, -2:]
@@ -158,7 +160,7 @@ def test_pynative_mode(model: nn.Cell, images: np.ndarray, probabilities: np.nda
         {"grid_sizes": (2, 4), "feature_reuse": False, "relation_reuse": False},
     ],
 )
-def test_other_exits_and_reuses(overrides: dict, images: np.ndarray, graph_mode: None):
+def test_other_exits_and_reuses(overrides: dict, images: np.ndarray, pynative_mode: None):
     model = build(**overrides)
     probabilities = all_probabilities(model, images[:8])
     thresholds = [between(exit_.max(axis=1), 0.5) for exit_ in probabilities]
@@ -170,17 +172,18 @@ def test_other_exits_and_reuses(overrides: dict, images: np.ndarray, graph_mode:
 
 def test_weights_loaded_later_are_used_and_training_does_not_disturb(images: np.ndarray, graph_mode: None):
     model, other = build(grid_sizes=(2,), drop_path_rate=0.9, depth=2), build(1, grid_sizes=(2,), depth=2)
-    classifier = AdaptiveClassifier(model, [0.0], batch_sizes=[4])
+    classifier = AdaptiveClassifier(model, [0.0], batch_sizes=[1, 4])
     before = classifier.predict(images[:4]).probabilities
     ms.load_param_into_net(model, other.parameters_dict())
     after = classifier.predict(images[:4]).probabilities
     assert np.abs(after - before).max() > 0.01
     np.testing.assert_allclose(after, all_probabilities(other, images[:4])[0], atol=1e-5)
-    model.set_train(True)  # between two evaluations of a training run
-    np.testing.assert_allclose(classifier.predict(images[:4]).probabilities, after, atol=1e-6)
+    model.set_train(True)  # between two evaluations of a training run; the second compiles another batch size
+    for count in (4, 1):
+        np.testing.assert_allclose(classifier.predict(images[:count]).probabilities, after[:count], atol=1e-5)
 
 
-# -------------------------------------------------------------------------------------------------------- compiled sizes
+# ---------------------------------------------------------------------------------------------------- compiled sizes
 
 
 def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch):
@@ -229,7 +232,7 @@ def test_pieces(count: int, sizes: tuple[int, ...], expected: list[tuple[int, in
     assert inference._pieces(count, sizes) == expected
 
 
-# --------------------------------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------------------------- mistakes
 
 
 @pytest.mark.parametrize(

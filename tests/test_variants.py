@@ -114,6 +114,7 @@ REFUSED = [
     (PATCH, {"drop_path_rate": -0.1}, r"model\.drop_path_rate is -0\.1"),
     (PATCH, {"drop_path_rate": float("nan")}, r"model\.drop_path_rate is nan"),
     (PATCH, {"norm_eps": 0.0}, r"model\.norm_eps is 0\.0; it must be above 0"),
+    (PATCH, {"init_std": 0.0}, r"model\.init_std is 0\.0; it must be above 0"),
     (PATCH, {"norm_eps": float("nan")}, r"model\.norm_eps is nan"),
     # Grids.
     (PATCH, {"grid_sizes": ()}, r"model\.grid_sizes is empty; give one grid side per exit, such as \[7, 10, 14\]"),

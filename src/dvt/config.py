@@ -35,6 +35,7 @@ class ModelSection:
         drop_path_rate: Stochastic depth of the last block; earlier blocks rise linearly to it.
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
+        init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
     """
 
     name: str = "dvt_t2t_vit_12"
@@ -51,6 +52,7 @@ class ModelSection:
     drop_path_rate: float | None = None
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
+    init_std: float | None = None
 
     @property
     def input_size(self) -> int:

@@ -36,8 +36,8 @@ MANIFEST_FORMAT = 1
 TOLERANCE = 1e-5  # largest deviation of a reloaded file, relative to the largest value where that is above 1
 OPEN_BATCH_CHECKS = (1, 3)  # numbers of images that a file with open batch size is tried with
 RULE = (
-    "An image leaves at the first exit whose largest probability is at least that exit's threshold; the last exit takes "
-    "all that are left. The next exit gets the images that go on, and their rows of what this exit returned."
+    "An image leaves at the first exit whose largest probability is at least that exit's threshold; the last exit "
+    "takes all that are left. The next exit gets the images that go on, and their rows of what this exit returned."
 )
 
 log = logging.getLogger(__name__)

@@ -36,6 +36,8 @@ class AdaptiveClassifier:
     needed; any other number is cut and padded to these. Static shapes are what Ascend wants, and on the CPU they run
     this model three times as fast as one graph for every number.
 
+    The model is put into evaluation mode, and used with the weights that it has when `predict` is called.
+
     Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence is
     that close to a threshold may leave one exit earlier or later.
     """

@@ -49,6 +49,8 @@ class ModelConfig:
 
     `soft_splits` is one (kernel, stride, padding) of the first T2T split per exit; None takes the published ones, which
     exist for 224x224 and grids 7, 10, 14. `resize_sides` is one intermediate side per hand-over (spec: the resize).
+    `init_std` is that of freshly initialised Linear weights, class token and positions; narrow models learn faster from
+    a larger one.
     """
 
     name: str
@@ -68,6 +70,7 @@ class ModelConfig:
     drop_path_rate: float = 0.1
     soft_splits: tuple[tuple[int, int, int], ...] | None = None
     resize_sides: tuple[int, ...] | None = None
+    init_std: float = 0.02
 
     def __post_init__(self) -> None:
         if self.tokenizer not in ("patch", "t2t"):
@@ -84,6 +87,8 @@ class ModelConfig:
             raise ConfigError(f"model.embed_dim {self.embed_dim} must be even for the sinusoid positions of T2T")
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise ConfigError(f"model.drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1")
+        if not self.init_std > 0:
+            raise ConfigError(f"model.init_std is {self.init_std}; it must be above 0")
         if not self.norm_eps > 0:
             raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must be above 0")
         if not self.grid_sizes:

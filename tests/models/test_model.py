@@ -3,15 +3,17 @@
 import mindspore as ms
 import numpy as np
 import pytest
+import tiny
 from mindspore import Tensor, nn
 
 import dvt
-import tiny
 from dvt.cost import parameter_count
 from dvt.errors import ConfigError
 from dvt.models.cascade import build_from_config
 from dvt.models.layers import DropPath
 from dvt.variants import ModelConfig
+
+ONE_T2T = tiny.t2t_config(grid_sizes=(4,), soft_splits=((3, 2, 1),))
 
 
 def logits_of(model, images: np.ndarray) -> np.ndarray:
@@ -27,7 +29,7 @@ def seeded(config: ModelConfig, seed: int = 3) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------------------- images
 
 
-@pytest.mark.parametrize("config", [tiny.patch_config(), tiny.t2t_config()], ids=["patch", "t2t"])
+@pytest.mark.parametrize("config", [tiny.patch_config(), ONE_T2T], ids=["patch", "t2t"])
 def test_an_image_does_not_depend_on_its_batch(config: ModelConfig, graph_mode: None):
     model = tiny.filled(config)
     images, others = tiny.images_for(config, 4), 3 * tiny.images_for(config, 4, seed=6)
@@ -39,7 +41,7 @@ def test_an_image_does_not_depend_on_its_batch(config: ModelConfig, graph_mode: 
 
 
 def test_graph_and_pynative_mode_agree():
-    config = tiny.patch_config(depth=2)
+    config = tiny.patch_config(grid_sizes=(2, 4))
     model, images = tiny.filled(config), tiny.images_for(config)
     results, before = [], ms.get_context("mode")
     for mode in (ms.GRAPH_MODE, ms.PYNATIVE_MODE):
@@ -102,7 +104,7 @@ def test_drop_path_drops_whole_images_and_keeps_the_mean(graph_mode: None):
     assert abs(result.mean() - 1) < 5 * spread
 
 
-def test_training_mode_without_stochastic_depth_is_evaluation_mode(graph_mode: None):
+def test_training_mode_without_stochastic_depth_is_evaluation_mode(pynative_mode: None):
     config = tiny.patch_config(grid_sizes=(2, 4), drop_path_rate=0.0)
     model, images = tiny.filled(config), tiny.images_for(config)
     calm = logits_of(model, images)
@@ -160,6 +162,13 @@ def test_learned_positions_are_truncated_normal():
     assert positions.std() == pytest.approx(0.02, rel=0.1)
 
 
+def test_another_spread_of_the_initial_weights():
+    narrow, wide = (seeded(tiny.patch_config(embed_dim=128, num_heads=4, init_std=std)) for std in (0.02, 0.06))
+    for name in ("exits.0.head.weight", "exits.1.blocks.0.attn.qkv.weight", "exits.2.pos_embed"):
+        assert wide[name].std() == pytest.approx(3 * narrow[name].std(), rel=0.15), name
+    np.testing.assert_array_equal(wide["exits.0.norm.gamma"], 1)
+
+
 def test_random_features_are_orthogonal():
     weights = seeded(tiny.t2t_config())
     features = [value for name, value in weights.items() if name.endswith("random_features")]
@@ -194,7 +203,7 @@ def test_the_seed_fixes_the_weights(make):
         tiny.patch_config(),
         tiny.patch_config(feature_reuse=False, relation_reuse=False, in_channels=1),
         tiny.t2t_config(relation_reuse=False),
-        tiny.t2t_config(grid_sizes=(4,), soft_splits=((3, 2, 1),), depth=3),
+        ONE_T2T,
     ],
 )
 def test_parameters_are_those_that_are_counted(config: ModelConfig):

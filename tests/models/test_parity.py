@@ -8,10 +8,10 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, nn, ops
-
 import recipe
 import tiny
+from mindspore import Tensor, nn, ops
+
 from dvt.convert import reference_shapes, table
 from dvt.cost import parameter_count
 from dvt.training.loss import ExitLosses

@@ -3,9 +3,9 @@
 import mindspore as ms
 import numpy as np
 import pytest
+import tiny
 from mindspore import Tensor, nn, ops
 
-import tiny
 from dvt.models.reuse import RelationReuse
 
 

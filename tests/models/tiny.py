@@ -4,9 +4,9 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+import recipe
 from mindspore import nn
 
-import recipe
 from dvt.convert import load_reference_state_dict, reference_shapes
 from dvt.models.cascade import build_from_config
 from dvt.variants import ModelConfig, model_config

@@ -2,9 +2,9 @@
 
     python tests/reference/make_references.py REFERENCE_FOLDER
 
-The folder holds one `<case>.npz` per case below, computed in float64 with the published PyTorch model from the recipe in
-tests/models/recipe.py. Kept are logits, losses, norm and sum of each gradient in the order of the released names, and
-every STRIDE-th number of what the exits hand on.
+The folder holds one `<model><suffix>.npz` per model and set of reuses, computed in float64 with the published PyTorch
+model from the recipe in tests/models/recipe.py. Kept are logits, losses, norm and sum of each gradient in the order of
+the released names, and every STRIDE-th number of what the exits hand on.
 """
 
 import sys

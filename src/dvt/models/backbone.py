@@ -23,8 +23,8 @@ class Attention(nn.Cell):
         self.num_heads = config.num_heads
         self.head_dim = config.embed_dim // config.num_heads
         self.scale = self.head_dim**-0.5
-        self.qkv = dense(config.embed_dim, 3 * config.embed_dim, has_bias=config.qkv_bias)
-        self.proj = dense(config.embed_dim, config.embed_dim)
+        self.qkv = dense(config.embed_dim, 3 * config.embed_dim, config.init_std, has_bias=config.qkv_bias)
+        self.proj = dense(config.embed_dim, config.embed_dim, config.init_std)
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ class Block(nn.Cell):
         self.attn = Attention(config)
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
         self.norm2 = LayerNorm(mlp_in, config.norm_eps)
-        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim)
+        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim, config.init_std)
         # Two of them: in graph mode one Dropout used twice draws the same mask both times.
         self.drop_path1 = DropPath(drop_path_rate)
         self.drop_path2 = DropPath(drop_path_rate)
@@ -83,18 +83,19 @@ class Backbone(nn.Cell):
 
         t2t = config.tokenizer == "t2t"
         self.tokens = TokensToToken(config, exit_index) if t2t else PatchEmbedding(config, exit_index)
-        self.cls_token = Parameter(initializer(TruncatedNormal(0.02), (1, 1, dim)), name="cls_token")
+        normal = TruncatedNormal(config.init_std)
+        self.cls_token = Parameter(initializer(normal, (1, 1, dim)), name="cls_token")
         if t2t:
             self.pos_embed = Parameter(
                 Tensor(sinusoid_positions(num_tokens, dim)), name="pos_embed", requires_grad=False
             )
         else:
-            self.pos_embed = Parameter(initializer(TruncatedNormal(0.02), (1, num_tokens, dim)), name="pos_embed")
+            self.pos_embed = Parameter(initializer(normal, (1, num_tokens, dim)), name="pos_embed")
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
         rates = np.linspace(0.0, config.drop_path_rate, config.depth)
         self.blocks = nn.CellList([Block(config, exit_index, float(rate)) for rate in rates])
         self.norm = LayerNorm(dim, config.norm_eps)
-        self.head = dense(dim, config.num_classes)
+        self.head = dense(dim, config.num_classes, config.init_std)
 
     def construct(
         self, images: Tensor, features: Tensor | None = None, relations: Tensor | None = None

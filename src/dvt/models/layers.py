@@ -7,9 +7,10 @@ from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
 from dvt.kernels.operators import gelu_kernel, layer_norm_kernel
 
 
-def dense(in_channels: int, out_channels: int, has_bias: bool = True) -> nn.Dense:
-    """Linear layer, initialised as in the spec: truncated normal of std 0.02, bias 0."""
-    return nn.Dense(in_channels, out_channels, weight_init=TruncatedNormal(0.02), bias_init="zeros", has_bias=has_bias)
+def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> nn.Dense:
+    """Linear layer, initialised as in the spec: truncated normal weights, bias 0."""
+    weight_init = TruncatedNormal(init_std)
+    return nn.Dense(in_channels, out_channels, weight_init=weight_init, bias_init="zeros", has_bias=has_bias)
 
 
 class Gelu(nn.Cell):
@@ -42,11 +43,11 @@ class LayerNorm(nn.LayerNorm):
 class Mlp(nn.Cell):
     """Dense, GELU, Dense over the last axis."""
 
-    def __init__(self, dim: int, hidden: int, out: int) -> None:
+    def __init__(self, dim: int, hidden: int, out: int, init_std: float) -> None:
         super().__init__()
-        self.fc1 = dense(dim, hidden)
+        self.fc1 = dense(dim, hidden, init_std)
         self.act = Gelu()
-        self.fc2 = dense(hidden, out)
+        self.fc2 = dense(hidden, out, init_std)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))

@@ -18,9 +18,9 @@ class FeatureReuse(nn.Cell):
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
         self.norm = LayerNorm(config.embed_dim, config.norm_eps)
-        self.fc1 = dense(config.embed_dim, FEATURE_HIDDEN)
+        self.fc1 = dense(config.embed_dim, FEATURE_HIDDEN, config.init_std)
         self.act = Gelu()
-        self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS)
+        self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS, config.init_std)
         self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=0.0))  # (N, N')
 
     def construct(self, features: Tensor) -> Tensor:

@@ -52,16 +52,16 @@ class TokenPerformer(nn.Cell):
     `random_features` W (m, E) is fixed: an orthogonal m x E matrix times sqrt(m).
     """
 
-    def __init__(self, in_dim: int) -> None:
+    def __init__(self, in_dim: int, init_std: float) -> None:
         super().__init__()
         dim = PERFORMER_DIM
         self.norm1 = LayerNorm(in_dim, NORM_EPS)
-        self.kqv = dense(in_dim, 3 * dim)
-        self.proj = dense(dim, dim)
+        self.kqv = dense(in_dim, 3 * dim, init_std)
+        self.proj = dense(dim, dim, init_std)
         self.norm2 = LayerNorm(dim, NORM_EPS)
-        self.fc1 = dense(dim, dim)
+        self.fc1 = dense(dim, dim, init_std)
         self.act = Gelu()
-        self.fc2 = dense(dim, dim)
+        self.fc2 = dense(dim, dim, init_std)
         # Two of them: in graph mode one Dropout used twice draws the same mask both times.
         self.dropout1 = nn.Dropout(p=PERFORMER_DROPOUT)
         self.dropout2 = nn.Dropout(p=PERFORMER_DROPOUT)
@@ -91,9 +91,9 @@ class TokensToToken(nn.Cell):
         self.later = LATER_SOFT_SPLIT
         self.sides = split_sides(config.image_size, self.first)
         later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
-        self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2)
-        self.performer2 = TokenPerformer(later_dim)
-        self.project = dense(later_dim, config.embed_dim)
+        self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2, config.init_std)
+        self.performer2 = TokenPerformer(later_dim, config.init_std)
+        self.project = dense(later_dim, config.embed_dim, config.init_std)
 
     def construct(self, images: Tensor) -> Tensor:
         x = self.performer1(_soft_split(images, self.first))
