@@ -159,8 +159,15 @@ def _throughput_table(results: dict[str, Any]) -> str:
         rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios])
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
     rounds = "1 round" if measured["rounds"] == 1 else f"{measured['rounds']} rounds"
-    caption = f"Speed: {measured['num_images']:,} images in batches of {measured['batch_size']}, {rounds}."
+    caption = f"Speed: {measured['num_images']:,} images in {batches(measured)}, {rounds}."
     return _table(caption, heads, rows)
+
+
+def batches(measured: dict[str, Any]) -> str:
+    """What ran at once when images/s were measured."""
+    gathered = measured.get("gathered_batches", 1)
+    more = f", leaving early {gathered} of them per call" if gathered > 1 else ""
+    return f"batches of {measured['batch_size']}{more}"
 
 
 def _class_table(per_class: dict[str, Any], num_exits: int) -> str:
