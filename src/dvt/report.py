@@ -17,7 +17,7 @@ import numpy as np
 
 from dvt.errors import ConfigError, DataError
 from dvt.report_figures import DARK, LIGHT, draw_all, example_rows
-from dvt.report_page import early_exit_speed, exit_rows, number, page, percent, share, speed, threshold_list
+from dvt.report_page import batches, early_exit_speed, exit_rows, number, page, percent, share, speed, threshold_list
 
 PAGE = "report.html"
 NUMBERS = "results.json"
@@ -124,7 +124,7 @@ def summary(results: dict[str, Any]) -> str:
         line = f"all exits {speed(measured['all_exits_images_per_second'])}, early exits {early_exit_speed(results)}"
         if chosen:
             line += f", {measured['speed_up']:.2f} times (GMACs: {measured['gmac_ratio']:.2f} times)"
-        lines.append(f"measured images/s (batches of {measured['batch_size']}): {line}")
+        lines.append(f"measured images/s ({batches(measured)}): {line}")
     return "\n".join(lines)
 
 
