@@ -11,8 +11,8 @@ import dvt
 from dvt import early_exit
 from dvt.checkpoint import read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
-from dvt.config_io import config_from_dict
-from dvt.errors import CheckpointError
+from dvt.config_io import config_from_dict, config_to_dict
+from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import evaluate_checkpoint
 
 SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
@@ -119,3 +119,23 @@ def test_another_data_set_is_refused(folder: Path, checkpoint: Path, tmp_path: P
         evaluate_checkpoint(str(checkpoint), 2, config(tmp_path / "more"), str(tmp_path / "report"))
     with pytest.raises(CheckpointError, match="no checkpoint"):
         evaluate_checkpoint(str(tmp_path / "no.ckpt"), 2, config(folder), str(tmp_path / "report"))
+
+
+def test_refusals_of_what_would_be_silently_wrong(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="eval.store needs --mode 2"):
+        evaluate_checkpoint(str(checkpoint), 1, config(folder, store=True), str(tmp_path / "report"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write to the output folder"):
+        evaluate_checkpoint(str(checkpoint), 2, config(folder), str(tmp_path / "file"))
+    loaded = read_checkpoint(checkpoint)
+    trained = config(folder)
+    trained.data.hold_out_calibration = True
+    trained.data.calibration_images = 6
+    metadata = loaded.metadata | {"config": config_to_dict(trained), "preprocessing": {"mean": [0.1] * 3}}
+    save_checkpoint(checkpoint, loaded.weights, metadata)
+    with pytest.raises(CheckpointError, match="normalised with mean"):
+        evaluate_checkpoint(str(checkpoint), 2, trained, str(tmp_path / "report"))
+    save_checkpoint(checkpoint, loaded.weights, metadata | {"preprocessing": None})
+    trained.data.calibration_images = 9
+    with pytest.raises(ConfigError, match="data.calibration_images is 9"):
+        evaluate_checkpoint(str(checkpoint), 2, trained, str(tmp_path / "report"))

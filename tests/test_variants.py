@@ -129,7 +129,7 @@ REFUSED = [
         {"image_size": 225},
         r"10x10 grid cannot be cut from image_size 225.*image_size such as 230 or another grid",
     ),
-    (PATCH, {"image_size": 6}, r"7x7 grid cannot be cut from image_size 6"),
+    (PATCH, {"image_size": 6}, r"7x7 grid needs an image_size of at least 7"),
     # The resize.
     (PATCH, {"resize_sides": (14,)}, r"model\.resize_sides \[14\] has 1 entries; 3 exits need 2, one per hand-over"),
     (PATCH, {"resize_sides": (14, 9)}, r"model\.resize_sides holds 9, less than the 10 it upsamples from"),

@@ -8,20 +8,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dvt import convert, cost, early_exit
+    from dvt import checkpoint, convert, cost, early_exit
     from dvt.inference import AdaptiveClassifier
     from dvt.models.cascade import build_model
     from dvt.variants import list_models
 
 __version__ = "0.1.0"
 
-__all__ = ["AdaptiveClassifier", "__version__", "build_model", "convert", "cost", "early_exit", "list_models"]
+__all__ = [
+    "AdaptiveClassifier",
+    "__version__",
+    "build_model",
+    "checkpoint",
+    "convert",
+    "cost",
+    "early_exit",
+    "list_models",
+]
 
 # Module that defines each lazy name; a submodule of the name itself where none is given.
 _DEFINED_IN: dict[str, str | None] = {
     "AdaptiveClassifier": "dvt.inference",
     "build_model": "dvt.models.cascade",
     "list_models": "dvt.variants",
+    "checkpoint": None,
     "convert": None,
     "cost": None,
     "early_exit": None,

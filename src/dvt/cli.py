@@ -5,17 +5,20 @@ exit code 2, Ctrl-C ends with 130; any other exception is a bug and keeps its tr
 the functions that the commands call, so help, refusals and `dvt info` come at once.
 """
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Any, Literal, NoReturn
 
 import dvt
 from dvt import cli_support as support
 from dvt.config import DeviceTarget, ModelSection, RunConfig
-from dvt.config_io import ConfigParser, build_config, config_from_dict, key_hints
+from dvt.config_io import ConfigParser, build_config, config_from_dict, flattened, key_hints
 from dvt.errors import ConfigError, DVTError
 from dvt.variants import ModelConfig, list_models, model_config
 
@@ -75,7 +78,7 @@ class ExportOptions:
 def parse_train(argv: Sequence[str], prog: str = "dvt train") -> RunConfig:
     """The configuration that the arguments of `dvt train` ask for."""
     parser = support.run_config_parser(prog, "Train a DVT and save its checkpoints.", TRAIN_KEYS)
-    config = build_config(support.parse(parser, support.normalise(argv), TRAIN_KEYS))
+    config = build_config(support.parse(parser, support.resumed(support.normalise(argv)), TRAIN_KEYS))
     support.print_if_asked(argv, config)
     return config
 
@@ -91,8 +94,11 @@ def parse_eval(
         saved: Configuration of the run that made the checkpoint. The YAML files and options go over it. Its device is
             not kept, because evaluation may run elsewhere; results go beside the checkpoint unless `output` is given.
     """
-    values = _parse_eval(support.normalise(argv), prog, saved)
+    argv = support.normalise(argv)
+    values = _parse_eval(argv, prog, saved)
     config = build_config(values)
+    if not support.peek(argv, "output")["output"]:  # the `output` of a YAML file is that of the training run
+        config.output = str(Path(values["checkpoint"]).parent)
     support.print_if_asked(argv, config)
     return _options(EvalOptions, values), config
 
@@ -161,7 +167,7 @@ def convert(argv: list[str], prog: str) -> int | None:
     """`dvt convert`, which has options of its own."""
     from dvt.convert import main as run
 
-    return run(argv)
+    return run(argv, prog)
 
 
 def info(argv: list[str], prog: str) -> None:
@@ -197,6 +203,9 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         argv: Command and its arguments; None takes those of the process.
         prog: Name of an entry script that stands for one command, for messages; None for `dvt COMMAND`.
     """
+    # While MindSpore runs a graph it turns Ctrl-C into a SIGTERM of this process; training has a handler of its own.
+    with contextlib.suppress(ValueError):  # not the main thread
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _dispatch(list(sys.argv[1:] if argv is None else argv), prog)
     except DVTError as error:
@@ -215,6 +224,10 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         return 141
     except SystemExit as done:  # --help, --version and --print_config
         return done.code if isinstance(done.code, int) else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def _dispatch(argv: list[str], prog: str | None) -> int:
@@ -252,7 +265,7 @@ def _parse_eval(argv: list[str], prog: str, saved: dict[str, Any] | None = None)
         "Data and evaluation keys start from those of the training run, if the checkpoint holds them."
     )
     parser = support.run_config_parser(prog, description, EVAL_KEYS, EvalOptions)
-    defaults = _flat(saved or {})
+    defaults = flattened(saved or {})
     defaults.pop("device_target", None)
     checkpoint = support.peek(argv, "checkpoint")["checkpoint"]
     if checkpoint:
@@ -264,13 +277,6 @@ def _parse_eval(argv: list[str], prog: str, saved: dict[str, Any] | None = None)
 
 def _options(cls: type, values: dict[str, Any]) -> Any:
     return cls(**{key: values[key] for key in key_hints(cls)})
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def _set_up_logging(argv: Sequence[str]) -> None:

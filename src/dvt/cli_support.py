@@ -5,6 +5,7 @@ import logging
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -62,6 +63,16 @@ def peek(argv: Sequence[str], *names: str) -> dict[str, list[str]]:
         return vars(parser.parse_known_args(list(argv))[0])
     except argparse.ArgumentError:  # an option without its value: the parser proper will say so
         return {name: [] for name in names}
+
+
+def resumed(argv: list[str]) -> list[str]:
+    """Normalised `argv`, with the configuration saved in the run folder first if a run is to be resumed."""
+    asked = peek(argv, "resume", "output", "config")
+    if asked["resume"][-1:] == ["true"] and asked["output"] and not asked["config"]:
+        saved = Path(asked["output"][-1]) / "config.yaml"
+        if saved.exists():
+            return [f"--config={saved}", *argv]
+    return argv
 
 
 def run_config_parser(prog: str, description: str, shown: Iterable[str], options: type | None = None) -> ConfigParser:

@@ -132,7 +132,8 @@ class TrainSection:
         weight_decay: Decoupled weight decay of matrices; biases and 1-D parameters are not decayed.
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
-        ema_decay: Decay per step of the moving average of the weights; 0 switches it off.
+        ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
+            0.99996 needs some 100,000 steps to forget the initial weights.
         checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
     """
 
@@ -147,7 +148,7 @@ class TrainSection:
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
     exit_weights: list[float] | None = None
-    ema_decay: float = 0.99996
+    ema_decay: float = 0.0
     checkpoint_every_epochs: int = 1
 
     def __post_init__(self) -> None:
@@ -168,7 +169,9 @@ class TrainSection:
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
         if self.warmup_epochs > self.epochs:
-            raise ConfigError(f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}")
+            raise ConfigError(
+                f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}; give both"
+            )
 
 
 @dataclass

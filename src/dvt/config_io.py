@@ -169,6 +169,14 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Inverse of `nested`: {"train": {"epochs": 3}} -> {"train.epochs": 3}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+    return flat
+
+
 def describe_type(hint: Any) -> str:
     """A type in words: "a whole number or null", "one of step, epoch"."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)

@@ -53,7 +53,11 @@ def reference_shapes(config: ModelConfig) -> Shapes:
 
 def parameter_shapes(config: ModelConfig) -> Shapes:
     """Name and shape of every parameter of the model of `config`, without building it."""
-    return {row.ours: row.our_shape for row in table(config)}
+    return {
+        f"exits.{index}.{row.ours}": row.our_shape
+        for index in range(config.num_exits)
+        for row in _exit_rows(config, index)
+    }
 
 
 def from_reference(

@@ -28,7 +28,7 @@ LAYER_NORM_COST = 5
 def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
     """GMACs spent on one image that leaves at each exit, everything before included: K rising floats.
 
-    `model` is a model name, a `ModelConfig`, or a built model; overrides go with a name. Raises ConfigError.
+    `model` is a model name, a `ModelConfig`, or a built model; overrides are laid over it. Raises ConfigError.
     """
     config = _config_of(model, overrides)
     total, cumulative = 0, []
@@ -66,7 +66,10 @@ def parameter_count(model: Any, **overrides: Any) -> int:
 def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:
     if isinstance(model, str):
         return model_config(model, **overrides)
-    return model if isinstance(model, ModelConfig) else model.config
+    config = model if isinstance(model, ModelConfig) else model.config
+    if "grid_sizes" in overrides:  # what was derived from the former grids is derived anew
+        overrides = {"resize_sides": None, "soft_splits": None, **overrides}
+    return ModelConfig.from_dict(config.to_dict() | overrides) if overrides else config
 
 
 def _norm(elements: int) -> int:

@@ -6,6 +6,7 @@ machine with `AdaptiveClassifier` really leaving early. Axis letters: K exits, n
 
 import datetime
 import logging
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from dvt.checkpoint import Checkpoint, load_model, save_checkpoint
 from dvt.config import EvalSection, RunConfig
 from dvt.cost import cumulative_gmacs
 from dvt.data import Splits, load_splits
-from dvt.errors import CheckpointError
+from dvt.errors import CheckpointError, ConfigError
 from dvt.inference import AdaptiveClassifier
 from dvt.report import Example, summary, write_report
 
@@ -87,6 +88,8 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     results. With `eval.store`, mode 2 also writes thresholds and results into the checkpoint. Raises CheckpointError,
     ConfigError, DataError or DeviceError before any long work starts.
     """
+    if config.eval.store and mode != 2:
+        raise ConfigError(f"eval.store needs --mode 2, which finds what is to be stored; mode {mode} only reads it")
     used = device.set_up(config.device_target)
     model, loaded = load_model(checkpoint)
     if mode == 0:
@@ -98,6 +101,9 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
         thresholds = np.asarray(_stored_results(loaded, checkpoint)["dynamic_threshold"], np.float32)
     splits = load_splits(config.data, loaded.model.image_size, config.seed)
     _check_fit(loaded, splits, checkpoint)
+    if mode == 2:
+        _check_calibration(loaded, config, checkpoint)
+    folder = _prepared(output)
     log.info("device: %s", used.description)
     for line in splits.describe().splitlines():
         log.info("%s", line)
@@ -144,8 +150,6 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
         results["groups"] = _by_attribute(val, exit_index, splits)
     results["throughput"] = _throughput(model, splits, val, sweep, results["recommended"], gmacs, config.eval)
 
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         folder / PREDICTIONS_FILE,
         probabilities=val.probabilities,
@@ -171,6 +175,13 @@ def _check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
         raise CheckpointError(
             f"{checkpoint} takes images of {loaded.model.in_channels} channels, the data set has {splits.in_channels}"
         )
+    trained_on = loaded.metadata.get("preprocessing") or {}
+    for key in ("mean", "std"):
+        if key in trained_on and list(trained_on[key]) != list(splits.preprocessing[key]):
+            raise CheckpointError(
+                f"{checkpoint} was trained on images normalised with {key} {trained_on[key]}, but this data set has "
+                f"{list(splits.preprocessing[key])}; evaluate on the data set it was trained for, or give data.{key}"
+            )
     names = loaded.metadata.get("class_names")
     if names and list(names) != list(splits.class_names):
         differ = next(i for i, (a, b) in enumerate(zip(names, splits.class_names, strict=True)) if a != b)
@@ -178,6 +189,34 @@ def _check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
             f"class {differ} is {names[differ]!r} in {checkpoint} and {splits.class_names[differ]!r} in the data set; "
             "evaluate on the data set the model was trained for"
         )
+
+
+def _check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) -> None:
+    """A held-out calibration slice is the same as in training, or it holds images that were trained on."""
+    trained = loaded.metadata.get("config")
+    if not trained or not config.data.hold_out_calibration:
+        return
+    asked = {"seed": config.seed, **vars(config.data)}
+    before = {"seed": trained["seed"], **trained["data"]}
+    for key in ("seed", "dataset", "hold_out_calibration", "calibration_images"):
+        if asked[key] != before[key]:
+            name = key if key == "seed" else f"data.{key}"
+            raise ConfigError(
+                f"{name} is {asked[key]}, but {checkpoint} was trained with {before[key]}: the calibration images "
+                "would not be those that were kept out of training; leave the key as it was"
+            )
+
+
+def _prepared(output: str) -> Path:
+    """The folder of the results, made and writable before any long work."""
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
+    return folder
 
 
 def _stored_results(loaded: Checkpoint, checkpoint: str) -> dict[str, Any]:
@@ -305,24 +344,30 @@ def _throughput(
 
 
 def _by_class(val: Outputs, exit_index: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    correct = _correct(val, exit_index)
     groups = {name: val.labels == label for label, name in enumerate(class_names)}
-    return {name: _group(val, exit_index, members) for name, members in groups.items() if members.any()}
+    return {name: _group(val, exit_index, correct, members) for name, members in groups.items() if members.any()}
 
 
 def _by_attribute(val: Outputs, exit_index: np.ndarray, splits: Splits) -> dict[str, Any]:
+    correct = _correct(val, exit_index)
     return {
-        key: {str(value): _group(val, exit_index, values == value) for value in np.unique(values)}
+        key: {str(value): _group(val, exit_index, correct, values == value) for value in np.unique(values)}
         for key, values in splits.attributes("val").items()
     }
 
 
-def _group(val: Outputs, exit_index: np.ndarray, members: np.ndarray) -> dict[str, Any]:
+def _correct(val: Outputs, exit_index: np.ndarray) -> np.ndarray:
+    """(n,) whether each image is classified rightly at the exit it takes."""
+    return val.probabilities[exit_index, np.arange(len(exit_index))].argmax(axis=1) == val.labels
+
+
+def _group(val: Outputs, exit_index: np.ndarray, correct: np.ndarray, members: np.ndarray) -> dict[str, Any]:
     """Accuracy in percent and share of each exit, over the images of one group."""
     exits = exit_index[members]
-    predicted = val.probabilities.argmax(axis=2)[:, members][exits, np.arange(len(exits))]
     return {
         "count": int(members.sum()),
-        "accuracy": float(100.0 * (predicted == val.labels[members]).mean()),
+        "accuracy": float(100.0 * correct[members].mean()),
         "exit_fractions": (np.bincount(exits, minlength=len(val.probabilities)) / len(exits)).tolist(),
     }
 

@@ -97,6 +97,10 @@ class AdaptiveClassifier:
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = images.asnumpy() if isinstance(images, Tensor) else np.asarray(images)
         expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
+        if not np.issubdtype(images.dtype, np.floating):
+            raise DataError(
+                f"images are {images.dtype}; this model needs normalised floats, that is (pixel / 255 - mean) / std"
+            )
         if images.ndim != 4 or images.shape[1:] != expected:
             raise DataError(f"images have shape {images.shape}; this model needs (B, {', '.join(map(str, expected))})")
         images = np.ascontiguousarray(images, np.float32)

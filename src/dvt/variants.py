@@ -6,6 +6,7 @@ N = G*G + 1 tokens (class token first), K exits.
 
 import difflib
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 from dvt.errors import ConfigError
@@ -77,6 +78,7 @@ class ModelConfig:
             raise ConfigError(f"model.tokenizer is {self.tokenizer!r}; it must be 'patch' or 't2t'")
         for key in ("embed_dim", "depth", "num_heads", "mlp_hidden", "num_classes", "image_size", "in_channels"):
             _require_positive_int(key, getattr(self, key))
+            _set(self, key, int(getattr(self, key)))
         _set(self, "grid_sizes", _int_tuple("grid_sizes", self.grid_sizes))
         if self.embed_dim % self.num_heads:
             raise ConfigError(
@@ -85,6 +87,11 @@ class ModelConfig:
             )
         if self.tokenizer == "t2t" and self.embed_dim % 2:
             raise ConfigError(f"model.embed_dim {self.embed_dim} must be even for the sinusoid positions of T2T")
+        for key in ("qkv_bias", "feature_reuse", "relation_reuse"):
+            if not isinstance(getattr(self, key), bool):
+                raise ConfigError(f"model.{key} is {getattr(self, key)!r}; it must be true or false")
+        for key in ("norm_eps", "drop_path_rate", "init_std"):
+            _require_number(key, getattr(self, key))
         if not 0.0 <= self.drop_path_rate < 1.0:
             raise ConfigError(f"model.drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1")
         if not self.init_std > 0:
@@ -219,7 +226,9 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
     """(patch side, padding) of the DeiT patch embedding: ceil(S/G) and (patch*G - S)/2, which must be whole."""
     patch = -(-image_size // grid)
     excess = patch * grid - image_size
-    if excess % 2 or grid > image_size:
+    if grid > image_size:
+        raise ConfigError(f"a {grid}x{grid} grid needs an image_size of at least {grid} pixels; it is {image_size}")
+    if excess % 2:
         raise ConfigError(
             f"a {grid}x{grid} grid cannot be cut from image_size {image_size}: patches of {patch} pixels cover "
             f"{patch * grid}, and the {excess} extra pixels do not split evenly over both sides. Choose an image_size "
@@ -241,7 +250,7 @@ def _refuse_unknown_keys(values: dict[str, Any]) -> None:
 
 
 def _require_positive_int(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ConfigError(f"model.{key} is {value!r}; it must be a whole number of at least 1")
 
 
@@ -250,9 +259,14 @@ def _int_tuple(key: str, values: Any) -> tuple[int, ...]:
         result = tuple(values)
     except TypeError:
         raise ConfigError(f"model.{key} is {values!r}; it must be a list of whole numbers") from None
-    if any(isinstance(v, bool) or not isinstance(v, int) or v < 0 for v in result):
+    if any(isinstance(v, bool) or not isinstance(v, Integral) or v < 0 for v in result):
         raise ConfigError(f"model.{key} is {values!r}; it must be a list of whole numbers")
-    return result
+    return tuple(int(v) for v in result)
+
+
+def _require_number(key: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ConfigError(f"model.{key} is {value!r}; it must be a number")
 
 
 def _set(config: ModelConfig, key: str, value: Any) -> None:

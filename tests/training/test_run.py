@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,6 +108,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -
         train(config(folder, tmp_path / "run", train__learning_rate=1e30))
 
 
+def test_resume_refuses_another_recipe(folder: Path, tmp_path: Path) -> None:
+    train(config(folder, tmp_path / "run", train__epochs=1))
+    for key, value in (("train__batch_size", 4), ("train__epochs", 5), ("seed", 3), ("model__mlp_hidden", 24)):
+        with pytest.raises(DVTError, match=key.replace("__", ".") + "|another model"):
+            train(config(folder, tmp_path / "run", **{"train__epochs": 1, "resume": True, key: value}))
+    (tmp_path / "run" / "state.ckpt").unlink()
+    with pytest.raises(ConfigError, match="already holds a run"):  # its weights are still there
+        train(config(folder, tmp_path / "run", train__epochs=1))
+
+
+def test_a_broken_image_in_mid_run_loses_nothing(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "pictures"
+    shutil.copytree(folder, broken)
+    (broken / "train" / "red" / "5.png").write_bytes((folder / "train" / "red" / "5.png").read_bytes()[:200])
+    asked = config(broken, tmp_path / "run", train__batch_size=2)
+    with pytest.raises(DataError, match=r"5\.png"):
+        train(asked)
+    steps = read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"]
+    shutil.copy(folder / "train" / "red" / "5.png", broken / "train" / "red" / "5.png")
+    train(config(broken, tmp_path / "run", train__batch_size=2, resume=True))
+    assert steps < read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"] == 48
+
+
 @pytest.mark.slow
 def test_interrupted_and_resumed_equals_unbroken(folder: Path, tmp_path: Path) -> None:
     def command(output: str, *more: str) -> list[str]:
@@ -124,6 +148,7 @@ def test_interrupted_and_resumed_equals_unbroken(folder: Path, tmp_path: Path) -
     deadline = time.monotonic() + 200
     while not metrics.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+    time.sleep(0.037)  # in the middle of a later step, where MindSpore takes the signal
     os.kill(broken.pid, signal.SIGINT)
     _, said = broken.communicate(timeout=60)
     assert broken.returncode == 130, said

@@ -219,7 +219,7 @@ def load_splits(data: DataSection, image_size: int, seed: int) -> Splits:
     """
     source = SOURCES[data.dataset](data, image_size)
     notes = list(source.notes)
-    _check_labels(source)
+    _check_labels(source, np.arange(len(source.train.labels)))
     train = np.arange(len(source.train.labels))
     if data.hold_out_calibration:
         if data.calibration_images >= len(train):
@@ -233,6 +233,7 @@ def load_splits(data: DataSection, image_size: int, seed: int) -> Splits:
         notes.append(f"calibration: {len(held_out):,} training images, kept out of training")
     if data.train_images is not None:
         train = train[even_subset(source.train.labels[train], data.train_images, stream_key(seed, _SUBSET))]
+    _check_labels(source, train, "; lower data.calibration_images or raise data.train_images")
     if not data.hold_out_calibration:
         drawn = even_subset(source.train.labels[train], data.calibration_images, stream_key(seed, _CALIBRATION))
         calibration = View(source.train, train[drawn], stream_key(seed, _CALIBRATION_AUGMENTATION))
@@ -245,9 +246,9 @@ def load_splits(data: DataSection, image_size: int, seed: int) -> Splits:
     return Splits(source, views, seed, notes)
 
 
-def _check_labels(source: Source) -> None:
+def _check_labels(source: Source, train: NDArray[np.int64], remedy: str = "") -> None:
     """Every class must have training images, or the model has an output that it never learns."""
-    counts = np.bincount(source.train.labels, minlength=len(source.class_names))
+    counts = np.bincount(source.train.labels[train], minlength=len(source.class_names))
     empty = [source.class_names[i] for i in np.flatnonzero(counts == 0)]
     if empty:
-        raise DataError(f"no training images of {len(empty)} class(es): {', '.join(empty[:5])}")
+        raise DataError(f"no training images of {len(empty)} class(es): {', '.join(empty[:5])}{remedy}")

@@ -9,7 +9,7 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 class AdamW(nn.Cell):
     """Updates `parameters` in place from their gradients and a learning rate, inside the compiled step.
 
-    Matrices and larger are decayed; 1-D parameters are not (spec: recipes), nor are those named in `no_decay`.
+    Matrices and larger are decayed; 1-D parameters are not (spec: recipes).
     `nn.AdamWeightDecay` is not AdamW (no bias correction). One fused Adam kernel per parameter keeps the CPU step free
     of thousands of tiny operations; PyTorch's epsilon, which is added after the bias correction, is handed to the
     kernel as epsilon * sqrt(1 - beta2^t).

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -21,10 +22,11 @@ from tqdm import tqdm
 from dvt import device
 from dvt.checkpoint import load_weights, read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
-from dvt.config_io import config_to_dict, config_to_yaml, save_config
+from dvt.config_io import config_to_dict, config_to_yaml, flattened, save_config
 from dvt.data import Splits, load_splits
-from dvt.errors import CheckpointError, ConfigError, DVTError
+from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
+from dvt.training.interrupt import StopBetweenSteps
 from dvt.training.schedule import learning_rates
 from dvt.training.step import TrainStep
 
@@ -33,6 +35,7 @@ STATE_FILE = "state.ckpt"
 CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.csv"
 LOG_FILE = "train.log"
+MAY_CHANGE = ("data.path", "data.workers", "train.checkpoint_every_epochs")  # between a run and its resumption
 
 log = logging.getLogger(__name__)
 
@@ -90,12 +93,11 @@ class _Run:
             train.batch_size,
         )
         save_config(replace(self.config, resume=False), self.output / CONFIG_FILE)
-        with (
-            tqdm(total=total, initial=self.done, unit="step", desc="train", smoothing=0.05) as bar,
-        ):
+        bar = tqdm(total=total, initial=self.done, unit="step", desc="train", smoothing=0.05)
+        with bar, StopBetweenSteps() as stop:
             try:
                 for epoch in range(self.done // self.steps_per_epoch, self.epochs):
-                    self._epoch(epoch, bar)
+                    self._epoch(epoch, bar, stop)
                     last = epoch == self.epochs - 1
                     if last or (epoch + 1) % train.checkpoint_every_epochs == 0:
                         self._save()
@@ -108,13 +110,19 @@ class _Run:
                     self.output / WEIGHTS_FILE,
                 )
                 raise
+            except DataError as error:  # a bad image: what was learnt until then is not lost
+                if self.done:
+                    self._save()
+                    raise DataError(f"{error}\n{self._last_good()}; once it is mended, --resume goes on") from error
+                raise
         log.info("done: %s", self.output / WEIGHTS_FILE)
 
-    def _epoch(self, epoch: int, bar: tqdm) -> None:
+    def _epoch(self, epoch: int, bar: tqdm, stop: StopBetweenSteps) -> None:
         batches = self.splits.pipeline("train", self.config.train.batch_size, training=True, epoch=epoch)
         skipped = self.done - epoch * self.steps_per_epoch  # batches of this epoch that a resumed run has behind it
         started, sums, count = time.perf_counter(), 0.0, 0
         for images, labels in batches.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            stop.check()
             if skipped > 0:
                 skipped -= 1
                 continue
@@ -177,6 +185,7 @@ class _Run:
         missing = [name for name in state if name not in checkpoint.weights]
         if missing:
             raise CheckpointError(f"{path} lacks {missing[0]}; resume with the configuration the run began with")
+        _check_same(self.config, checkpoint.metadata.get("config", {}), path)
         load_weights(self.model, {k: v for k, v in checkpoint.weights.items() if k not in state}, source=str(path))
         for name, parameter in state.items():
             parameter.set_data(Tensor(checkpoint.weights[name].astype(parameter.asnumpy().dtype)))
@@ -195,7 +204,7 @@ def _prepare_output(config: RunConfig) -> Path:
     output = Path(config.output)
     if config.resume and not (output / STATE_FILE).exists():
         raise CheckpointError(f"cannot resume: there is no {output / STATE_FILE}; leave --resume out to start afresh")
-    if not config.resume and (output / STATE_FILE).exists():
+    if not config.resume and any((output / name).exists() for name in (STATE_FILE, WEIGHTS_FILE)):
         raise ConfigError(f"{output} already holds a run; continue it with --resume, or choose another --output")
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -203,6 +212,19 @@ def _prepare_output(config: RunConfig) -> Path:
     except OSError as error:
         raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
     return output
+
+
+def _check_same(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
+    """Refuses to resume with another recipe: epochs and learning rates would silently be others."""
+    asked = flattened(config_to_dict(config))
+    before = flattened(saved)
+    for key, value in asked.items():
+        recipe = key == "seed" or key.split(".")[0] in ("model", "data", "train")
+        if recipe and key not in MAY_CHANGE and before.get(key) != value:
+            raise ConfigError(
+                f"{key} is {value!r}, but the run in {path} was begun with {before.get(key)!r}; resume with the "
+                f"configuration in {CONFIG_FILE} beside it, or start a new run"
+            )
 
 
 @contextlib.contextmanager
