@@ -1,5 +1,7 @@
 """Which images belong to train, calibration and val."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from data_files import write_idx
@@ -101,3 +103,10 @@ def test_every_class_needs_training_images(fashion_folder):
     write_idx(fashion_folder / "train-labels-idx1-ubyte", np.arange(200) % 9)
     with pytest.raises(DataError, match="no training images of 1 class.*Ankle boot"):
         load(fashion_folder)
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """A name beyond what the file system takes is refused by the system itself, for root too."""
+    path = tmp_path / ("x" * 300)
+    with pytest.raises(DataError, match="xxx"):
+        load_splits(DataSection(dataset="image_folder", path=str(path)), 32, 0)

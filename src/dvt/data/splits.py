@@ -217,7 +217,10 @@ def load_splits(data: DataSection, image_size: int, seed: int) -> Splits:
         DataError: The data set is missing or faulty; the message names the file, folder or class.
         ConfigError: The configuration does not fit it; the message names the key.
     """
-    source = SOURCES[data.dataset](data, image_size)
+    try:
+        source = SOURCES[data.dataset](data, image_size)
+    except OSError as error:  # no permission, a broken disk: the files are there but cannot be read
+        raise DataError(f"cannot read {error.filename or data.path}: {error.strerror or error}") from error
     notes = list(source.notes)
     _check_labels(source, np.arange(len(source.train.labels)))
     train = np.arange(len(source.train.labels))
