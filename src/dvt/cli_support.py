@@ -19,10 +19,20 @@ HIDDEN = argparse.SUPPRESS
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # Short or customary names of options; the epilog of --help lists them.
-ALIASES = {"data_path": "data.path"}
+ALIASES = {
+    "data_path": "data.path",
+    "data_url": "data.path",
+    "train_url": "output",
+}  # the latter two as in ModelArts jobs
 
 # What someone most likely means by an option that is really a section.
-MAIN_KEYS = {"model": "model.name", "data": "data.path", "train": "train.epochs", "eval": "eval.batch_size"}
+MAIN_KEYS = {
+    "model": "model.name",
+    "data": "data.path",
+    "train": "train.epochs",
+    "eval": "eval.batch_size",
+    "augment": "augment.policy",
+}
 
 _DEVICES = {name.lower(): name for name in ("auto", "CPU", "GPU", "Ascend")}
 

@@ -14,6 +14,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 DatasetName = Literal["image_folder", "cifar10", "cifar100", "fashion_mnist", "fashion_mnist_scale"]
 DeviceTarget = Literal["auto", "CPU", "GPU", "Ascend"]
+AmpLevel = Literal["O0", "O1", "O2"]
 
 
 @dataclass
@@ -33,6 +34,7 @@ class ModelSection:
         feature_reuse: Hand the features of an exit on to the next.
         relation_reuse: Hand the attention relations of an exit on to the next.
         drop_path_rate: Stochastic depth of the last block; earlier blocks rise linearly to it.
+        dropout_rate: Dropout after positions, attention and both layers of the MLP; 0 in all released models.
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
         init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
@@ -50,6 +52,7 @@ class ModelSection:
     feature_reuse: bool | None = None
     relation_reuse: bool | None = None
     drop_path_rate: float | None = None
+    dropout_rate: float | None = None
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
     init_std: float | None = None
@@ -78,7 +81,8 @@ class DataSection:
     """Which images, and how they become model inputs.
 
     Args:
-        dataset: Kind of data set. image_folder wants train/CLASS/* and val/CLASS/* below data.path.
+        dataset: Kind of data set. image_folder wants train/CLASS/* and val/CLASS/* below data.path, or the MindRecord
+            files that scripts/make_mindrecord.py makes of them.
         path: Folder that holds the data set; null looks in the usual places (Fashion-MNIST only).
         train_images: Use at most this many training images, drawn evenly per class; null for all.
         val_images: Use at most this many validation images, drawn evenly per class; null for all.
@@ -91,7 +95,10 @@ class DataSection:
             the canvas.
         mean: Mean per channel, of pixels in 0..1; null takes the data set's own.
         std: Standard deviation per channel, of pixels in 0..1; null takes the data set's own.
-        workers: Loader threads; null takes the number of processor cores, at most 8.
+        workers: Loader processes or threads; null takes the number of processor cores, at most 8, shared by the ranks
+            of this machine.
+        worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
+            threads, which start at once; auto takes processes where an epoch is long enough to repay their start.
     """
 
     dataset: DatasetName = "image_folder"
@@ -106,6 +113,7 @@ class DataSection:
     mean: list[float] | None = None
     std: list[float] | None = None
     workers: int | None = None
+    worker_type: Literal["auto", "process", "thread"] = "auto"
 
     def __post_init__(self) -> None:
         for key in ("train_images", "val_images", "calibration_images", "resize_size", "canvas_size", "workers"):
@@ -117,55 +125,134 @@ class DataSection:
 
 
 @dataclass
+class AugmentSection:
+    """How training images are varied, on top of crop and flip.
+
+    Args:
+        policy: Operations on the cropped image: RandAugment as published, AutoAugment's ImageNet policy, or none.
+        interpolation: Of the random resized crop; random draws bilinear or bicubic for each image.
+        erasing: Share of the images in which one block is replaced by noise, after normalisation.
+        mixup: Alpha of mixup; 0 switches it off. With cutmix on as well, each batch draws one of the two.
+        cutmix: Alpha of cutmix; 0 switches it off.
+    """
+
+    policy: Literal["none", "rand-m9-mstd0.5-inc1", "autoaugment"] = "none"
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.erasing <= 1:
+            raise ConfigError(f"augment.erasing is {self.erasing}; it must be a share between 0 and 1")
+        for key in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"augment.{key} is {getattr(self, key)}; it must be 0 (off) or a positive number")
+
+
+@dataclass
 class TrainSection:
-    """How to train: AdamW, cosine schedule, sum of the exits' cross-entropies.
+    """How to train: optimizer, cosine schedule, sum of the exits' cross-entropies.
 
     Args:
         epochs: Passes over the training images, warm-up included and cool-down not.
-        batch_size: Images per step and device.
-        learning_rate: Peak learning rate.
+        batch_size: Images per device and pass through the model.
+        accumulation_steps: Batches whose gradients are averaged into one step of the optimizer.
+        optimizer: adamw, or sgd with momentum.
+        momentum: Momentum of sgd.
+        learning_rate: Peak learning rate. With backbone_lr_scale, that of the heads.
+        base_batch_size: Images per optimizer step that learning_rate is meant for; with another number of devices,
+            batch size or accumulation it is scaled in proportion. null: taken as it is.
+        backbone_lr_scale: Learning rate of everything but the heads, as a share of theirs.
         min_learning_rate: Learning rate at the end of the cosine.
         warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
         warmup_learning_rate: Learning rate of the first step of the warm-up.
         cooldown_epochs: Further epochs at min_learning_rate.
         schedule_unit: Change the learning rate every step or every epoch (as published).
-        weight_decay: Decoupled weight decay of matrices; biases and 1-D parameters are not decayed.
+        weight_decay: Weight decay of matrices, decoupled with adamw; biases and 1-D parameters are not decayed.
+        clip_norm: Largest global norm of the gradients, above which they are scaled down; null: not clipped.
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
         ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
             0.99996 needs some 100,000 steps to forget the initial weights.
+        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for all that flows between
+            them. Softmax, LayerNorm, the performers, the loss and the weights stay float32.
+        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow, doubled after loss_scale_window
+            steps without.
+        loss_scale_window: See loss_scale.
+        max_failed_steps: Stop after so many steps in a row whose loss is not finite.
+        recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
+        init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
+            or a plain T2T-ViT. What does not fit (a head of other classes, say) starts afresh and is listed.
         checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
+        eval_every_epochs: Evaluate all exits on the validation images after every so many epochs; 0: never.
+        eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
+        keep_best: How many checkpoints to keep besides the newest, best last-exit accuracy first.
+        dataset_sink_mode: Send batches to the device ahead of time (Ascend and GPU; without effect on the CPU).
     """
 
     epochs: int = 300
     batch_size: int = 128
+    accumulation_steps: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
     learning_rate: float = 5e-4
+    base_batch_size: int | None = None
+    backbone_lr_scale: float = 1.0
     min_learning_rate: float = 1e-5
     warmup_epochs: float = 20
     warmup_learning_rate: float = 1e-6
     cooldown_epochs: int = 0
     schedule_unit: Literal["step", "epoch"] = "epoch"
     weight_decay: float = 0.05
+    clip_norm: float | None = None
     label_smoothing: float = 0.1
     exit_weights: list[float] | None = None
     ema_decay: float = 0.0
+    amp_level: AmpLevel = "O0"
+    loss_scale: float = 65536.0
+    loss_scale_window: int = 2000
+    max_failed_steps: int = 10
+    recompute: bool = False
+    init_checkpoint: str | None = None
     checkpoint_every_epochs: int = 1
+    eval_every_epochs: int = 1
+    eval_resize_size: int | None = None
+    keep_best: int = 3
+    dataset_sink_mode: bool = False
 
     def __post_init__(self) -> None:
-        for key in ("epochs", "batch_size", "checkpoint_every_epochs"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 1")
+        for key in (
+            "epochs",
+            "batch_size",
+            "accumulation_steps",
+            "base_batch_size",
+            "loss_scale_window",
+            "max_failed_steps",
+            "checkpoint_every_epochs",
+            "eval_resize_size",
+        ):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{key} is {value}; it must be at least 1")
         for key in (
             "learning_rate",
             "min_learning_rate",
             "warmup_learning_rate",
             "warmup_epochs",
             "weight_decay",
+            "backbone_lr_scale",
             "cooldown_epochs",
+            "eval_every_epochs",
+            "keep_best",
         ):
-            if not getattr(self, key) >= 0:
+            if not 0 <= getattr(self, key) < float("inf"):
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must not be negative")
-        for key in ("label_smoothing", "ema_decay"):
+        for key in ("clip_norm", "loss_scale"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"train.{key} is {value}; it must be above 0")
+        for key in ("label_smoothing", "ema_decay", "momentum"):
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
         if self.warmup_epochs > self.epochs:
@@ -206,19 +293,27 @@ class RunConfig:
     Args:
         model: Which DVT to build.
         data: Which images, and how they become model inputs.
+        augment: How training images are varied.
         train: How to train.
         eval: How to evaluate.
         device_target: Device to run on; auto takes the best one that is there.
         seed: Seed of weights, data order, augmentation and stochastic depth.
         output: Folder for checkpoints, the log, the resolved configuration and the report.
         resume: Go on with the run in the output folder from its last saved step.
+        deterministic: Take only operators whose results do not vary from run to run (Ascend and GPU; slower).
+        jit_level: How far graphs are compiled; auto is MindSpore's own choice for the device.
+        profile: Record a few steps of the first epoch with MindSpore's profiler, into the folder "profile" of the run.
     """
 
     model: ModelSection = field(default_factory=ModelSection)
     data: DataSection = field(default_factory=DataSection)
+    augment: AugmentSection = field(default_factory=AugmentSection)
     train: TrainSection = field(default_factory=TrainSection)
     eval: EvalSection = field(default_factory=EvalSection)
     device_target: DeviceTarget = "auto"
     seed: int = 0
     output: str = "runs/dvt"
     resume: bool = False
+    deterministic: bool = False
+    jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
+    profile: bool = False

@@ -69,6 +69,7 @@ class ModelConfig:
     feature_reuse: bool = True
     relation_reuse: bool = True
     drop_path_rate: float = 0.1
+    dropout_rate: float = 0.0
     soft_splits: tuple[tuple[int, int, int], ...] | None = None
     resize_sides: tuple[int, ...] | None = None
     init_std: float = 0.02
@@ -90,10 +91,11 @@ class ModelConfig:
         for key in ("qkv_bias", "feature_reuse", "relation_reuse"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"model.{key} is {getattr(self, key)!r}; it must be true or false")
-        for key in ("norm_eps", "drop_path_rate", "init_std"):
+        for key in ("norm_eps", "drop_path_rate", "dropout_rate", "init_std"):
             _require_number(key, getattr(self, key))
-        if not 0.0 <= self.drop_path_rate < 1.0:
-            raise ConfigError(f"model.drop_path_rate is {self.drop_path_rate}; it must be at least 0 and below 1")
+        for key in ("drop_path_rate", "dropout_rate"):
+            if not 0.0 <= getattr(self, key) < 1.0:
+                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
         if not self.init_std > 0:
             raise ConfigError(f"model.init_std is {self.init_std}; it must be above 0")
         if not self.norm_eps > 0:
