@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config import IMAGENET_MEAN, IMAGENET_STD, DataSection
-from dvt.data.augment import CROP_DRAWS, random_resized_crop_flip
+from dvt.data.augment import CROP_FLIP_DRAWS, random_resized_crop_flip
 from dvt.data.draws import uniforms
 from dvt.data.images import Source, Workers, empty_batch
 from dvt.data.preprocess import Preprocessing, default_resize_size, read_image
@@ -59,12 +59,13 @@ class FolderImages:
 
     def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
         """See `ImageSet` and `evaluation`."""
-        draws = uniforms(key, indices, CROP_DRAWS + 1).tolist()
-        side, resample = self._preprocessing.image_size, self._preprocessing.resample
+        draws = uniforms(key, indices, CROP_FLIP_DRAWS).tolist()
+        side, interpolation = self._preprocessing.image_size, self._preprocessing.interpolation
 
         def make(start: int, stop: int) -> NDArray[np.float32]:
             image = read_image(self.files[indices[start]])
-            return self._preprocessing.normalise(random_resized_crop_flip(image, side, resample, draws[start]))
+            image = random_resized_crop_flip(image, side, interpolation, draws[start])
+            return self._preprocessing.normalise(np.asarray(image))
 
         return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, chunk=1)
 
