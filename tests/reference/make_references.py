@@ -1,10 +1,13 @@
-"""Makes models.npz, the numbers that tests/models/test_parity.py compares with, from the full set of reference numbers.
+"""Makes models.npz and randaugment.npz from the full set of reference numbers.
 
     python tests/reference/make_references.py REFERENCE_FOLDER
 
 The folder holds one `<model><suffix>.npz` per model and set of reuses, computed in float64 with the published PyTorch
-model from the recipe in tests/models/recipe.py. Kept are logits, losses, norm and sum of each gradient in the order of
-the released names, and every STRIDE-th number of what the exits hand on.
+model from the recipe in tests/models/recipe.py. For tests/models/test_parity.py, kept are logits, losses, norm and sum
+of each gradient in the order of the released names, and every STRIDE-th number of what the exits hand on.
+
+It also holds randaugment.npz: one `image`, and what became of it for each `Operation/magnitude/sign/interpolation`. Of
+equal results, tests/data/test_policies.py gets one only (signs and interpolation mean nothing to most operations).
 """
 
 import sys
@@ -45,6 +48,15 @@ def kept(case: str, full: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"{case}/{key}": value for key, value in result.items()}
 
 
+def without_repetitions(full: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """`image`, the different `results` (r, H, W, 3), the `names` of all operations and the `rows` of their results."""
+    names = [name for name in full if name != "image"]
+    rows: dict[bytes, int] = {}
+    row_of_name = [rows.setdefault(full[name].tobytes(), len(rows)) for name in names]
+    results = np.stack([np.frombuffer(result, np.uint8).reshape(full["image"].shape) for result in rows])
+    return {"image": full["image"], "results": results, "names": np.array(names), "rows": np.array(row_of_name)}
+
+
 def main(folder: Path) -> None:
     arrays: dict[str, np.ndarray] = {}
     for model in ("dvt_t2t_vit_12", "dvt_t2t_vit_14", "dvt_deit_small"):
@@ -53,7 +65,13 @@ def main(folder: Path) -> None:
             if path.exists():
                 with np.load(path) as full:
                     arrays |= kept(f"{model}{suffix}", dict(full))
-    target = Path(__file__).with_name("models.npz")
+    save("models.npz", arrays)
+    with np.load(folder / "randaugment.npz") as full:
+        save("randaugment.npz", without_repetitions(dict(full)))
+
+
+def save(name: str, arrays: dict[str, np.ndarray]) -> None:
+    target = Path(__file__).with_name(name)
     np.savez_compressed(target, **arrays)
     print(f"{target}: {len(arrays)} arrays, {target.stat().st_size / 1000:.0f} kB")
 
