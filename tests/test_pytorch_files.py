@@ -275,7 +275,7 @@ def test_the_script_runs_from_anywhere(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: there is no file missing.pth.tar; give the .pth.tar file to convert\n"
+    assert done.stderr == "error: there is no file missing.pth.tar; give the path of a PyTorch file, .pth.tar or .pth\n"
 
 
 @pytest.mark.slow

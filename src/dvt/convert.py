@@ -1,6 +1,6 @@
 """Names and shapes of the tensors of the released PyTorch checkpoints, and of ours.
 
-Plain Python and NumPy: one table, `_exit_rows`, read both ways. MindSpore is imported only to fill a model, and
+Plain Python and NumPy: one table, `exit_rows`, read both ways. MindSpore is imported only to fill a model, and
 PyTorch not at all; the `.pth.tar` files around the tensors are the business of `dvt.pytorch_files`.
 """
 
@@ -56,7 +56,7 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
     return {
         f"exits.{index}.{row.ours}": row.our_shape
         for index in range(config.num_exits)
-        for row in _exit_rows(config, index)
+        for row in exit_rows(config, index)
     }
 
 
@@ -110,11 +110,12 @@ def table(config: ModelConfig) -> list[Row]:
     return [
         Row(f"exits.{index}.{row.ours}", f"{prefix}.{row.theirs}", row.shape)
         for index, prefix in enumerate(EXIT_PREFIXES[-config.num_exits :])
-        for row in _exit_rows(config, index)
+        for row in exit_rows(config, index)
     ]
 
 
-def _exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
+def exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
+    """The rows of one exit, their names without the prefix of the exit; a plain backbone's names are the same."""
     dim, channels = config.embed_dim, config.depth * config.num_heads
     feature_reuse, relation_reuse = (on and exit_index > 0 for on in (config.feature_reuse, config.relation_reuse))
     mlp_in = dim + FEATURE_CHANNELS if feature_reuse else dim

@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,33 @@ def convert_to_pytorch(
     return [*_report(checkpoint.model, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
 
 
+@dataclass(frozen=True)
+class TorchWeights:
+    """One set of weights of a PyTorch file, as NumPy arrays of at least single precision.
+
+    `key` is its place in the file, "" for the whole of it. Names come without `module.`. `model` is set only in files
+    that `convert_to_pytorch` wrote for a model that names and shapes do not tell.
+    """
+
+    key: str
+    tensors: dict[str, np.ndarray]
+    model: ModelConfig | None
+
+
+def read_weights(path: str | os.PathLike) -> TorchWeights:
+    """Reads the weights of any PyTorch file: those under `model_state_dict`, else a moving average, else what there is.
+
+    Nothing in the file is executed. Raises CheckpointError for a file that is missing, damaged or without weights, and
+    where PyTorch is not installed.
+    """
+    path = Path(path)
+    content = _read_torch_file(path)
+    sets = _weight_sets(content)
+    key = _choose(path, sets, None)
+    tensors = {name: _to_numpy(value) for name, value in strip_module(sets[key]).items()}
+    return TorchWeights(key, tensors, _stored_config(path, content, None))
+
+
 def _report(config: ModelConfig, weights: Mapping[str, np.ndarray], key: str, results: Mapping[str, Any]) -> list[str]:
     millions = sum(value.size for value in weights.values()) / 1e6
     grids = ", ".join(f"{grid}x{grid}" for grid in config.grid_sizes)
@@ -136,7 +164,7 @@ def _torch() -> Any:
 
 def _read_torch_file(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; give the .pth.tar file to convert")
+        raise CheckpointError(f"there is no file {path}; give the path of a PyTorch file, .pth.tar or .pth")
     torch = _torch()
     rebuild_array, rebuild_scalar = np.ones(1).__reduce__()[0], np.float64(1).__reduce__()[0]
     allowed = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
