@@ -4,12 +4,13 @@ Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exi
 the exit before. "Relations" are attention logits: after the scale and after what the layer received, before softmax.
 """
 
-import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore import dtype as mstype
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from dvt.grids import sinusoid_positions
-from dvt.models.layers import DropPath, LayerNorm, Mlp, dense
+from dvt.models.layers import LayerNorm, Mlp, dense
+from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
@@ -35,7 +36,8 @@ class Attention(nn.Cell):
         relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
         if received is not None:
             relations = relations + received
-        x = ops.matmul(ops.softmax(relations, axis=-1), v)  # (B, H, N, D)
+        weights = ops.softmax(relations.astype(mstype.float32), axis=-1).astype(v.dtype)
+        x = ops.matmul(weights, v)  # (B, H, N, D)
         x = x.transpose(0, 2, 1, 3).reshape(-1, tokens, dim)
         return self.proj(x), relations
 
@@ -43,7 +45,7 @@ class Attention(nn.Cell):
 class Block(nn.Cell):
     """Pre-norm attention and MLP; with feature reuse, 48 channels of context join the tokens in front of norm2."""
 
-    def __init__(self, config: ModelConfig, exit_index: int, drop_path_rate: float) -> None:
+    def __init__(self, config: ModelConfig, exit_index: int, layer: int) -> None:
         super().__init__()
         reuse = config.feature_reuse and exit_index > 0
         mlp_in = config.embed_dim + (FEATURE_CHANNELS if reuse else 0)
@@ -51,25 +53,37 @@ class Block(nn.Cell):
         self.attn = Attention(config)
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
         self.norm2 = LayerNorm(mlp_in, config.norm_eps)
-        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim, config.init_std)
-        # Two of them: in graph mode one Dropout used twice draws the same mask both times.
-        self.drop_path1 = DropPath(drop_path_rate)
-        self.drop_path2 = DropPath(drop_path_rate)
+        dropouts = [Dropout(config.dropout_rate, site_number(exit_index, layer, i)) for i in range(3)]
+        self.dropout = dropouts[0]
+        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim, config.init_std, (dropouts[1], dropouts[2]))
 
-    def construct(self, x: Tensor, features: Tensor | None, received: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x (B, N, C), features (B, N', C), received (B, H, N, N) -> (B, N, C), relations (B, H, N, N)."""
+    def construct(
+        self,
+        x: Tensor,
+        features: Tensor | None,
+        received: Tensor | None,
+        noise_key: Tensor | None,
+        branch_scales: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, N, C), features (B, N', C), received (B, H, N, N) -> (B, N, C), relations (B, H, N, N).
+
+        In training, branch_scales (2, B, 1, 1) drop the attention or the MLP of some images.
+        """
         attended, relations = self.attn(self.norm1(x), received)
-        x = x + self.drop_path1(attended)
+        attended = self.dropout(attended, noise_key)
+        x = x + (attended if branch_scales is None else attended * branch_scales[0].astype(attended.dtype))
         y = x
         if self.feature_reuse is not None:
-            y = ops.concat((x, self.feature_reuse(features)), axis=-1)  # (B, N, C + 48)
-        return x + self.drop_path2(self.mlp(self.norm2(y))), relations
+            y = ops.concat((x, self.feature_reuse(features).astype(x.dtype)), axis=-1)  # (B, N, C + 48)
+        y = self.mlp(self.norm2(y), noise_key)
+        return x + (y if branch_scales is None else y * branch_scales[1].astype(y.dtype)), relations
 
 
 class Backbone(nn.Cell):
     """One exit of the cascade.
 
-    Call with images (B, I, S, S) and, from the second exit on, with what the exit before handed on. Returns
+    Call with images (B, I, S, S) and, from the second exit on, with what the exit before handed on; in training also
+    with the key of this step's dropout and stochastic depth (`dvt.models.noise`). Returns
     (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); features and relations are None where nobody
     uses them: at the last exit and where that reuse is switched off. Source: paper, section 3; spec: the cascade.
     """
@@ -92,23 +106,31 @@ class Backbone(nn.Cell):
         else:
             self.pos_embed = Parameter(initializer(normal, (1, num_tokens, dim)), name="pos_embed")
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
-        rates = np.linspace(0.0, config.drop_path_rate, config.depth)
-        self.blocks = nn.CellList([Block(config, exit_index, float(rate)) for rate in rates])
+        self.dropout = Dropout(config.dropout_rate, site_number(exit_index, config.depth))
+        self.stochastic_depth = StochasticDepth(config.drop_path_rate, config.depth, site_number(exit_index))
+        self.blocks = nn.CellList([Block(config, exit_index, layer) for layer in range(config.depth)])
         self.norm = LayerNorm(dim, config.norm_eps)
         self.head = dense(dim, config.num_classes, config.init_std)
+        self.stream_type = mstype.float32  # of what flows from block to block; see `dvt.models.precision`
 
     def construct(
-        self, images: Tensor, features: Tensor | None = None, relations: Tensor | None = None
+        self,
+        images: Tensor,
+        features: Tensor | None = None,
+        relations: Tensor | None = None,
+        noise_key: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        x = self.tokens(images)  # (B, G*G, C)
-        cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], 1, x.shape[2]))
+        x = self.tokens(images, noise_key)  # (B, G*G, C)
+        cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], 1, x.shape[2])).astype(x.dtype)
         x = ops.concat((cls_token, x), axis=1) + self.pos_embed  # (B, N, C)
+        x = self.dropout(x, noise_key).astype(self.stream_type)
 
         mixed = self.relation_reuse(relations) if self.relation_reuse is not None else None
+        scales = self.stochastic_depth(x.shape[0], noise_key)
         handed_on = ()
         for layer, block in enumerate(self.blocks):
             received = self.relation_reuse.for_layer(mixed, layer) if self.relation_reuse is not None else None
-            x, relation = block(x, features, received)
+            x, relation = block(x, features, received, noise_key, None if scales is None else scales[layer])
             if self.hands_on_relations:
                 handed_on = handed_on + (relation,)
 

@@ -5,6 +5,7 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from dvt.models.backbone import Backbone
+from dvt.models.noise import DrawnKey
 from dvt.variants import ModelConfig, model_config
 
 
@@ -19,12 +20,15 @@ class DVT(nn.Cell):
         super().__init__()
         self.config = config
         self.exits = nn.CellList([Backbone(config, index) for index in range(config.num_exits)])
+        self.drawn_key = DrawnKey()
 
-    def construct(self, images: Tensor) -> tuple[Tensor, ...]:
+    def construct(self, images: Tensor, noise_key: Tensor | None = None) -> tuple[Tensor, ...]:
+        if noise_key is None and self.training:
+            noise_key = self.drawn_key()
         features, relations = None, None
         all_logits = ()
         for exit_ in self.exits:
-            logits, features, relations = exit_(images, features, relations)
+            logits, features, relations = exit_(images, features, relations, noise_key)
             all_logits = all_logits + (logits,)
         return all_logits
 

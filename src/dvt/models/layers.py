@@ -1,4 +1,4 @@
-"""The parts every stage is made of: dense layers with the paper's initialisation, MLP and stochastic depth."""
+"""The parts every stage is made of: dense layers with the paper's initialisation, GELU, LayerNorm and MLP."""
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -27,7 +27,7 @@ class Gelu(nn.Cell):
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over the last axis; float32 on the CPU by the compiled kernel where there is one."""
+    """LayerNorm over the last axis, in float32 whatever comes in; on the CPU by the compiled kernel if there is one."""
 
     def __init__(self, dim: int, epsilon: float) -> None:
         super().__init__((dim,), epsilon=epsilon)
@@ -35,22 +35,25 @@ class LayerNorm(nn.LayerNorm):
         self.epsilon_tensor = Tensor([epsilon], mstype.float32)
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.kernel is not None and x.dtype == mstype.float32:
+        x = x.astype(mstype.float32)
+        if self.kernel is not None:
             return self.kernel(x, self.gamma, self.beta, self.epsilon_tensor)
         return super().construct(x)
 
 
 class Mlp(nn.Cell):
-    """Dense, GELU, Dense over the last axis."""
+    """Dense, GELU, Dense over the last axis, with dropout after both layers in training."""
 
-    def __init__(self, dim: int, hidden: int, out: int, init_std: float) -> None:
+    def __init__(self, dim: int, hidden: int, out: int, init_std: float, dropouts: tuple[nn.Cell, nn.Cell]) -> None:
         super().__init__()
         self.fc1 = dense(dim, hidden, init_std)
         self.act = Gelu()
         self.fc2 = dense(hidden, out, init_std)
+        self.dropout1, self.dropout2 = dropouts
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+    def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
+        x = self.dropout1(self.act(self.fc1(x)), noise_key)
+        return self.dropout2(self.fc2(x), noise_key)
 
 
 class ChannelDense(nn.Cell):
@@ -64,21 +67,8 @@ class ChannelDense(nn.Cell):
         bound = in_channels**-0.5
         self.weight = Parameter(initializer(Uniform(bound), (out_channels, in_channels)), name="weight")
         self.bias = Parameter(initializer(Uniform(bound), (out_channels,)), name="bias")
+        self.compute_type = mstype.float32  # see `dvt.models.precision`
 
     def construct(self, x: Tensor) -> Tensor:
-        return ops.matmul(self.weight, x) + self.bias.reshape(-1, 1)
-
-
-class DropPath(nn.Cell):
-    """Stochastic depth: in training, drops the whole branch of an image with probability `rate`, else scales it up."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-        self.dropout = nn.Dropout(p=rate)
-
-    def construct(self, branch: Tensor) -> Tensor:
-        if self.training and self.rate > 0:
-            keep = self.dropout(ops.ones((branch.shape[0], 1, 1), branch.dtype))
-            return branch * keep
-        return branch
+        weight, bias = self.weight.astype(self.compute_type), self.bias.astype(self.compute_type)
+        return ops.matmul(weight, x.astype(self.compute_type)) + bias.reshape(-1, 1)

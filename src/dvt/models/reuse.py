@@ -25,7 +25,7 @@ class FeatureReuse(nn.Cell):
 
     def construct(self, features: Tensor) -> Tensor:
         context = self.fc2(self.act(self.fc1(self.norm(features))))  # (B, N', 48)
-        return ops.matmul(self.resize, context)
+        return ops.matmul(self.resize.astype(context.dtype), context)
 
 
 class RelationReuse(nn.Cell):
@@ -59,7 +59,8 @@ class RelationReuse(nn.Cell):
     def _times_resize(self, x: Tensor) -> Tensor:
         """x E^T over the last axis, as one 2-D product: a broadcast matrix would be copied for every map."""
         _, heads, rows, tokens = x.shape
-        return ops.matmul(x.reshape(-1, tokens), self.resize).reshape(-1, heads, rows, self.resize.shape[1])
+        resized = ops.matmul(x.reshape(-1, tokens), self.resize.astype(x.dtype))
+        return resized.reshape(-1, heads, rows, self.resize.shape[1])
 
 
 def _resize_matrix(config: ModelConfig, exit_index: int, class_weight: float) -> np.ndarray:

@@ -7,6 +7,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
 from dvt.models.layers import Gelu, LayerNorm, dense
+from dvt.models.noise import Dropout, site_number
 from dvt.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
@@ -37,7 +38,7 @@ class PatchEmbedding(nn.Cell):
         bound = self.pixels**-0.5
         self.proj = nn.Dense(self.pixels, config.embed_dim, weight_init=Uniform(bound), bias_init=Uniform(bound))
 
-    def construct(self, images: Tensor) -> Tensor:
+    def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
         if self.padding is not None:
             images = ops.pad(images, self.padding)
         channels, grid, patch = images.shape[1], self.grid, self.patch
@@ -52,7 +53,7 @@ class TokenPerformer(nn.Cell):
     `random_features` W (m, E) is fixed: an orthogonal m x E matrix times sqrt(m).
     """
 
-    def __init__(self, in_dim: int, init_std: float) -> None:
+    def __init__(self, in_dim: int, init_std: float, sites: tuple[int, int]) -> None:
         super().__init__()
         dim = PERFORMER_DIM
         self.norm1 = LayerNorm(in_dim, NORM_EPS)
@@ -62,19 +63,17 @@ class TokenPerformer(nn.Cell):
         self.fc1 = dense(dim, dim, init_std)
         self.act = Gelu()
         self.fc2 = dense(dim, dim, init_std)
-        # Two of them: in graph mode one Dropout used twice draws the same mask both times.
-        self.dropout1 = nn.Dropout(p=PERFORMER_DROPOUT)
-        self.dropout2 = nn.Dropout(p=PERFORMER_DROPOUT)
+        self.dropout1, self.dropout2 = (Dropout(PERFORMER_DROPOUT, site) for site in sites)
         random_features = initializer(Orthogonal(PERFORMER_FEATURES**0.5), (PERFORMER_FEATURES, dim))
         self.random_features = Parameter(random_features, name="random_features", requires_grad=False)
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
         k, q, v = ops.split(self.kqv(self.norm1(x)), PERFORMER_DIM, axis=-1)  # each (B, T, E)
         k, q = self._kernel(k), self._kernel(q)  # (B, T, m)
         weight = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True) + PERFORMER_EPS  # (B, T, 1)
         y = ops.matmul(q, ops.matmul(k.swapaxes(1, 2), v)) / weight  # (B, T, E)
-        y = v + self.dropout1(self.proj(y))
-        return y + self.dropout2(self.fc2(self.act(self.fc1(self.norm2(y)))))
+        y = v + self.dropout1(self.proj(y), noise_key)
+        return y + self.dropout2(self.fc2(self.act(self.fc1(self.norm2(y)))), noise_key)
 
     def _kernel(self, y: Tensor) -> Tensor:
         """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
@@ -91,13 +90,16 @@ class TokensToToken(nn.Cell):
         self.later = LATER_SOFT_SPLIT
         self.sides = split_sides(config.image_size, self.first)
         later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
-        self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2, config.init_std)
-        self.performer2 = TokenPerformer(later_dim, config.init_std)
+        sites = [
+            (site_number(exit_index, config.depth, i), site_number(exit_index, config.depth, i + 1)) for i in (0, 2)
+        ]
+        self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2, config.init_std, sites[0])
+        self.performer2 = TokenPerformer(later_dim, config.init_std, sites[1])
         self.project = dense(later_dim, config.embed_dim, config.init_std)
 
-    def construct(self, images: Tensor) -> Tensor:
-        x = self.performer1(_soft_split(images, self.first))
-        x = self.performer2(_soft_split(self._as_map(x, self.sides[0]), self.later))
+    def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
+        x = self.performer1(_soft_split(images, self.first), noise_key)
+        x = self.performer2(_soft_split(self._as_map(x, self.sides[0]), self.later), noise_key)
         return self.project(_soft_split(self._as_map(x, self.sides[1]), self.later))
 
     def _as_map(self, x: Tensor, side: int) -> Tensor:
