@@ -73,20 +73,29 @@ def test_boxes_are_squares_around_uniform_centres_cut_off_at_the_edges():
     np.testing.assert_allclose(centres.mean(axis=0), SIDE / 2, atol=4 * SIDE / (12 * len(centres)) ** 0.5)
 
 
-def test_shares_are_drawn_from_the_beta_distributions():
-    stats = pytest.importorskip("scipy.stats")
-    labels = LABELS[:2]
-    mixup = [mixed(Mixing(0.8, 0.0, 0.0, CLASSES), key, labels)[1][0, labels[0]] for key in range(2000)]
-    assert stats.kstest(mixup, stats.beta(0.8, 0.8).cdf).pvalue > 1e-3
-    # Beta(1, 1) is uniform, but boxes are cut off at the edges, so that less is pasted than drawn.
-    cutmix = [mixed(Mixing(0.0, 1.0, 0.0, CLASSES), key, labels)[1][0, labels[0]] for key in range(2000)]
+@pytest.mark.parametrize("alpha", [0.2, 0.8])
+def test_shares_of_mixup_follow_the_beta_distribution(alpha):
+    mixing = Mixing(alpha, 0.0, 0.0, 2)
+    share = np.array(
+        [mixing(np.zeros((2, 1, 1, 1), np.float32), np.array([0, 1]), key)[1][0, 0] for key in range(3000)]
+    )
+    variance = 1 / (4 * (2 * alpha + 1))
+    np.testing.assert_allclose(share.mean(), 0.5, atol=4 * (variance / 3000) ** 0.5)
+    np.testing.assert_allclose(share.var(), variance, atol=0.005)  # some three standard deviations
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+def test_shares_of_cutmix_follow_the_beta_distribution_less_what_is_cut_off(alpha):
+    mixing = Mixing(0.0, alpha, 0.0, 2)
+    images = np.zeros((2, 1, SIDE, SIDE), np.float32)
+    share = [mixing(images, np.array([0, 1]), key)[1][0, 0] for key in range(3000)]
     rng = np.random.default_rng(0)
-    half = np.sqrt(rng.uniform(size=(100_000, 1))) * SIDE // 2
+    half = np.sqrt(rng.beta(alpha, alpha, (100_000, 1))) * SIDE // 2
     centre = rng.integers(SIDE, size=(100_000, 2))
     sides = np.minimum(centre + half, SIDE) - np.maximum(centre - half, 0)
     expected = 1 - sides.prod(axis=1) / SIDE**2
     levels = [0.1, 0.25, 0.5, 0.75, 0.9]
-    np.testing.assert_allclose(np.quantile(cutmix, levels), np.quantile(expected, levels), atol=0.03)
+    np.testing.assert_allclose(np.quantile(share, levels), np.quantile(expected, levels), atol=0.03)
 
 
 def test_each_of_the_two_is_drawn_for_half_of_the_batches():

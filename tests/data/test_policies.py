@@ -137,11 +137,15 @@ def test_extreme_random_numbers_stay_in_range(draw, photo):
         assert policy(photo, [draw] * policy.draws).size == photo.size
 
 
-@pytest.mark.parametrize(("draw", "lowest", "highest"), [(0.0, 12, 16), (0.5, 27, 27), (1 - 2**-53, 30, 30)])
-def test_the_magnitude_grows_with_its_random_number(draw, lowest, highest):
+@pytest.mark.parametrize(
+    ("draw", "magnitude"),
+    # The quantiles of one standard deviation below and above the mean, and of what is clipped.
+    [(0.158655254, 8.5), (0.5, 9), (0.841344746, 9.5), (0.99, 10), (1 - 2**-53, 10)],
+)
+def test_the_magnitude_is_a_quantile_of_the_clipped_normal_distribution(draw, magnitude):
     rotate = (list(OPERATIONS).index("Rotate") + 0.5) / len(OPERATIONS)
     step, _ = build_policy(RAND_AUGMENT, FILL).steps([rotate, 0.0, draw, 0.0, 0.0] * 2)
-    assert step.operation == "Rotate" and lowest <= step.argument <= highest
+    assert step.operation == "Rotate" and step.argument == pytest.approx(3 * magnitude, abs=1e-6)
 
 
 def test_auto_augment_draws_one_sub_policy_with_its_probabilities():
