@@ -1,14 +1,19 @@
-"""Devices: which are there, which one a run takes, and what the machine is. Nothing else in the package knows.
+"""Devices and ranks: which are there, which one a run takes, what the machine is. Nothing else in the package knows.
 
 `set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
+Under `msrun` it also joins the other ranks: data-parallel training with HCCL on Ascend, NCCL on GPU, MCCL on the CPU.
+What the ranks exchange outside of the compiled step are small float32 arrays, the one type that all backends sum.
 """
 
 import os
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
+from mindspore import Parameter, Tensor, communication, nn, ops
 
 from dvt.errors import DeviceError
 
@@ -24,6 +29,8 @@ NEEDS = {
     "CPU": "nothing beyond MindSpore itself",
 }
 
+_LAST_MESSAGE_SECONDS = 1.0
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,6 +42,8 @@ class Device:
         device_count: Devices of this kind on this machine; 1 for the CPU.
         description: One line for logs and reports.
         graph_mode: Whether cells are compiled (graph mode) or run op by op (PyNative, for debugging).
+        rank: Number of this process among those of a job; 0 where there is one.
+        world_size: Processes of the job.
     """
 
     target: str
@@ -42,6 +51,8 @@ class Device:
     device_count: int
     description: str
     graph_mode: bool
+    rank: int = 0
+    world_size: int = 1
 
 
 def available() -> dict[str, int]:
@@ -73,13 +84,21 @@ def resolve(device_target: str) -> str:
     return target
 
 
-def set_up(device_target: str = "auto", graph_mode: bool = True, device_id: int | None = None) -> Device:
-    """Choose the device and the execution mode of this process.
+def set_up(
+    device_target: str = "auto",
+    graph_mode: bool = True,
+    device_id: int | None = None,
+    deterministic: bool = False,
+    jit_level: str = "auto",
+) -> Device:
+    """Choose the device and the execution mode of this process, and join the other ranks if it is one of several.
 
     Args:
         device_target: Ascend, GPU, CPU or auto, in any case.
         graph_mode: Compile cells (fast), or run them op by op (PyNative, for debugging).
         device_id: Which card; None takes the environment's DEVICE_ID, and without it leaves the choice to MindSpore.
+        deterministic: Take only operators whose results do not vary from run to run.
+        jit_level: How far graphs are compiled, O0 to O2; auto leaves it to MindSpore.
 
     Raises:
         DeviceError: the device is unknown, not there, or another one is already in use in this process.
@@ -100,7 +119,66 @@ def set_up(device_target: str = "auto", graph_mode: bool = True, device_id: int 
                 f"{_first_line(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
             ) from error
     ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
-    return Device(target, chosen, count, _describe(target, count, chosen or 0), graph_mode)
+    if deterministic:
+        ms.set_deterministic(True)
+    if jit_level != "auto":
+        ms.set_context(jit_config={"jit_level": jit_level})
+    if is_distributed():
+        _join(target)
+    description = _describe(target, count, chosen or 0)
+    return Device(target, chosen, count, description, graph_mode, rank(), world_size())
+
+
+def is_distributed() -> bool:
+    """Whether this process was started as one of several, by msrun."""
+    return "MS_ROLE" in os.environ
+
+
+def rank() -> int:
+    """Number of this process among those of the job; 0 before `set_up` and where there is one."""
+    return communication.get_rank() if _joined() else 0
+
+
+def world_size() -> int:
+    """Processes of the job; 1 before `set_up` and where there is one."""
+    return communication.get_group_size() if _joined() else 1
+
+
+def local_world_size() -> int:
+    """Processes of the job on this machine."""
+    return communication.get_local_rank_size() if _joined() else 1
+
+
+def gradient_reducer(parameters: list[Parameter]) -> nn.Cell:
+    """A cell that averages gradients over all ranks, for use inside a compiled step; does nothing for one rank."""
+    if world_size() == 1:
+        return nn.Identity()
+    return nn.DistributedGradReducer(parameters, mean=True, degree=world_size())
+
+
+def mean_over_ranks() -> nn.Cell:
+    """A cell that averages a float32 tensor over all ranks, for use inside a compiled step; nothing for one rank."""
+    return nn.Identity() if world_size() == 1 else _Mean(world_size())
+
+
+def sum_over_ranks(values: np.ndarray) -> np.ndarray:
+    """The element-wise sum of an array over all ranks, as float32; whole numbers are exact up to 2**24."""
+    if world_size() == 1:
+        return np.asarray(values, np.float32)
+    return ops.AllReduce()(Tensor(np.asarray(values, np.float32))).asnumpy()
+
+
+def gather_over_ranks(values: np.ndarray) -> np.ndarray:
+    """(ranks, ...) float32: the arrays of all ranks, which must have one shape."""
+    values = np.asarray(values, np.float32)[None]
+    return values if world_size() == 1 else ops.AllGather()(Tensor(values)).asnumpy()
+
+
+def leave() -> None:
+    """Ends the work of this rank together with the others: a rank that exits early kills its peers on the CPU."""
+    if _joined():
+        sum_over_ranks(np.zeros(1))
+        time.sleep(_LAST_MESSAGE_SECONDS)
 
 
 def current_target() -> str:
@@ -127,6 +205,38 @@ def describe_machine() -> dict[str, str | int | float]:
         "python": platform.python_version(),
         "mindspore": ms.__version__,
     }
+
+
+class _Mean(nn.Cell):
+    """Sum over all ranks, divided by their number."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.all_reduce = ops.AllReduce()
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.all_reduce(x) / self.count
+
+
+def _joined() -> bool:
+    return is_distributed() and communication.GlobalComm.INITED
+
+
+def _join(target: str) -> None:
+    """Meets the other ranks. The scheduler process of msrun stays inside `init` until the job has ended."""
+    if _joined():
+        return
+    try:
+        communication.init()
+    except (RuntimeError, ValueError) as error:
+        raise DeviceError(
+            f"this rank cannot join the others: {_first_line(error)} Check that all nodes run the same command, with "
+            f"the same MASTER_ADDR and MASTER_PORT, and that {target} is there on all of them"
+        ) from error
+    ms.set_auto_parallel_context(
+        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=communication.get_group_size()
+    )
 
 
 def _count(target: str) -> int:

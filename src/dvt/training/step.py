@@ -1,47 +1,88 @@
-"""One training step as one compiled graph: losses, gradients, AdamW and the moving average of the weights."""
+"""One training step as one compiled graph: losses, gradients, loss scale, reduction over the ranks, optimizer and the
+moving average of the weights.
+
+The step needs nothing from outside but a batch: learning rate, random masks and the place within an accumulated batch
+follow from counters that it keeps. So batches can be sunk to a device, and a resumed run goes on as if unbroken.
+"""
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
 from mindspore import dtype as mstype
 
+from dvt import device
 from dvt.config import TrainSection
+from dvt.models.noise import IntegerHash
 from dvt.training.loss import ExitLosses
-from dvt.training.optimizer import AdamW
+from dvt.training.optimizer import build_optimizer
+
+MAX_LOSS_SCALE = 2.0**24
 
 
 class TrainStep(nn.Cell):
-    """Call: images (B, I, S, S), targets (B,) or (B, classes) -> losses per exit (K,), before the update.
+    """Call: images (B, I, S, S), targets (B,) or (B, classes) -> losses per exit (K,), averaged over the ranks.
 
-    The learning rate is looked up by the step counter, so the step needs nothing from outside but data.
+    With `accumulation_steps` A the weights change with every A-th call. A step whose gradients are not finite changes
+    neither weights nor moments nor averages; it halves the loss scale, if there is one, and counts as skipped.
+
+    Args:
+        model: A DVT in training mode; with mixed precision, after `set_precision`.
+        train: How to train.
+        learning_rates: (steps,) of each step of the optimizer.
+        seed: Of dropout and stochastic depth; ranks draw differently.
     """
 
-    def __init__(self, model: nn.Cell, train: TrainSection, learning_rates: np.ndarray) -> None:
+    def __init__(self, model: nn.Cell, train: TrainSection, learning_rates: np.ndarray, seed: int = 0) -> None:
         super().__init__(auto_prefix=False)
         self.losses = ExitLosses(model, train.label_smoothing)
-        parameters = model.trainable_params()
-        self.parameters = ParameterTuple(parameters)
-        self.optimizer = AdamW(parameters, train.weight_decay)
+        self.parameters = ParameterTuple(model.trainable_params())
+        self.optimizer = build_optimizer(list(self.parameters), train)
         weights = train.exit_weights or [1.0] * model.config.num_exits
         self.exit_weights = Tensor(weights, mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
-        self.global_step = Parameter(Tensor(0, mstype.int32), name="global_step", requires_grad=False)
+        self.reduce_gradients = device.gradient_reducer(list(self.parameters))
+        self.reduce_losses = device.mean_over_ranks()
+        self.clip_norm = train.clip_norm
+
+        self.global_step = _counter("global_step")  # steps of the optimizer, skipped ones included
+        self.batches = _counter("batches")  # calls
+        self.skipped_steps = _counter("skipped_steps")
+        self.noise_seed = Tensor((seed * 7919 + device.rank() * 104729 + 1) & 0x7FFFFFFF, mstype.int32)
+        self.hash = IntegerHash()
+
+        self.accumulation = train.accumulation_steps
+        self.accumulated = self.parameters.clone("accumulated", init="zeros") if self.accumulation > 1 else None
+        self.scaled = train.amp_level != "O0"
+        self.growth_window = train.loss_scale_window
+        scale = train.loss_scale if self.scaled else 1.0
+        self.loss_scale = Parameter(Tensor(scale, mstype.float32), name="loss_scale", requires_grad=False)
+        self.good_steps = _counter("good_steps")  # since the loss scale last changed
+
         self.ema_decay = train.ema_decay
         self.ema = self.parameters.clone("ema", init="same") if train.ema_decay > 0 else None
 
     def construct(self, images: Tensor, targets: Tensor) -> Tensor:
-        (objective, losses), gradients = self.value_and_grad(images, targets)
-        self.optimizer(gradients, ops.gather(self.learning_rates, self.global_step, 0))
-        ops.assign(self.global_step, self.global_step + 1)
-        if self.ema is not None:
+        noise_key = self.hash(self.noise_seed + self.hash(self.batches + 0))
+        (objective, losses), gradients = self.value_and_grad(images, targets, noise_key)
+        ops.assign_add(self.batches, Tensor(1, mstype.int32))
+        losses = self.reduce_losses(ops.depend(losses, objective))
+        # The result depends on the update: MindSpore drops a branch whose value nobody takes.
+        if self.accumulated is None:
+            return ops.depend(losses, self._update(gradients))
+        done = Tensor(0, mstype.int32)
+        for i in range(len(self.parameters)):
+            ops.assign_add(self.accumulated[i], gradients[i])
+        if self.batches % self.accumulation == 0:
+            done = self._update(self.accumulated)
             for i in range(len(self.parameters)):
-                ops.assign(self.ema[i], self.ema[i] + (1.0 - self.ema_decay) * (self.parameters[i] - self.ema[i]))
-        return ops.depend(losses, objective)
+                ops.assign(self.accumulated[i], ops.zeros_like(self.accumulated[i]))
+        return ops.depend(losses, done)
 
     def state(self) -> list[Parameter]:
-        """Everything besides the weights that a resumed run needs: moments, moving average, step counter."""
-        return [*self.optimizer.state(), self.global_step, *(self.ema if self.ema is not None else ())]
+        """Everything besides the weights that a resumed run needs, between two steps of the optimizer."""
+        counters = [self.global_step, self.batches, self.skipped_steps, self.loss_scale, self.good_steps]
+        return [*self.optimizer.state(), *counters, *(self.ema if self.ema is not None else ())]
 
     def ema_weights(self) -> dict[str, np.ndarray]:
         """The averaged weights under the model's own names; empty if the average is switched off."""
@@ -49,6 +90,48 @@ class TrainStep(nn.Cell):
             return {}
         return {p.name: average.asnumpy() for p, average in zip(self.parameters, self.ema, strict=True)}
 
-    def _objective(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        losses = self.losses(images, targets)  # (K,)
-        return (losses * self.exit_weights).sum(), losses
+    def _objective(self, images: Tensor, targets: Tensor, noise_key: Tensor) -> tuple[Tensor, Tensor]:
+        losses = self.losses(images, targets, noise_key)  # (K,)
+        objective = (losses * self.exit_weights).sum()
+        if self.scaled:
+            objective = objective * self.loss_scale
+        return objective, losses
+
+    def _update(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """One step of the optimizer, unless a gradient of any rank is not finite; whether it was taken, 0 or 1."""
+        gradients = self.reduce_gradients(gradients)  # not finite on one rank: then on all
+        learning_rate = ops.gather(self.learning_rates, self.global_step, 0)
+        ops.assign_add(self.global_step, Tensor(1, mstype.int32))
+        taken = Tensor(0, mstype.int32)
+        if amp.all_finite(gradients):
+            self._apply(gradients, learning_rate)
+            taken = Tensor(1, mstype.int32)
+            if self.scaled:
+                ops.assign_add(self.good_steps, taken)
+                if self.good_steps >= self.growth_window:
+                    ops.assign(self.loss_scale, ops.minimum(self.loss_scale * 2.0, MAX_LOSS_SCALE))
+                    ops.assign(self.good_steps, Tensor(0, mstype.int32))
+        else:
+            ops.assign_add(self.skipped_steps, Tensor(1, mstype.int32))
+            if self.scaled:
+                ops.assign(self.loss_scale, ops.maximum(self.loss_scale * 0.5, 1.0))
+                ops.assign(self.good_steps, Tensor(0, mstype.int32))
+        return taken
+
+    def _apply(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> None:
+        if self.scaled or self.accumulation > 1:
+            factor = 1.0 / (self.loss_scale * self.accumulation)
+            scaled = ()
+            for gradient in gradients:
+                scaled = scaled + (gradient * factor,)
+            gradients = scaled
+        if self.clip_norm is not None:
+            gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
+        self.optimizer(gradients, learning_rate)
+        if self.ema is not None:
+            for i in range(len(self.parameters)):
+                ops.assign(self.ema[i], self.ema[i] + (1.0 - self.ema_decay) * (self.parameters[i] - self.ema[i]))
+
+
+def _counter(name: str) -> Parameter:
+    return Parameter(Tensor(0, mstype.int32), name=name, requires_grad=False)
