@@ -139,6 +139,18 @@ def test_processes_make_the_same_batches_as_threads(photos):
 
 
 @pytest.mark.slow
+def test_arrays_from_processes_are_those_of_threads(fashion_folder):
+    augment = AugmentSection(policy="autoaugment", erasing=0.5)
+
+    def shown(kind):
+        data = DataSection(dataset="fashion_mnist", path=str(fashion_folder), worker_type=kind, workers=2)
+        batches = load_splits(data, 32, 0, augment).batches("train", 50, training=True)
+        return np.concatenate([images for images, _ in batches])
+
+    np.testing.assert_array_equal(shown("process"), shown("thread"))
+
+
+@pytest.mark.slow
 def test_long_passes_start_processes_by_themselves(photos, monkeypatch):
     monkeypatch.setattr(workers, "PROCESS_IMAGES", 50)
     splits = load(photos, "auto", 1)
