@@ -24,7 +24,7 @@ from dvt.variants import ModelConfig
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
 SHIPPED = sorted(CONFIG_FOLDER.glob("*.yaml"))
-# Published, for 8 devices: images per device, learning rate, weight decay. DeiT-S, never published, takes the row above.
+# Published, for 8 devices: images per device, learning rate, weight decay. DeiT-S was never published: as T2T-14.
 IMAGENET = {
     "t2t_vit_12": (128, 2e-3, 0.03),
     "t2t_vit_14": (64, 5e-4, 0.05),
