@@ -3,6 +3,9 @@
 import json
 import shutil
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +107,12 @@ def test_the_command(image_folder, tmp_path, capsys):
     with pytest.raises(ConfigError, match="1 and 1000"):
         write_records(image_folder, tmp_path / "other", shards=1001)
     assert not (tmp_path / "other").exists()
+
+
+def test_the_script_explains_itself():
+    script = Path(__file__).resolve().parents[2] / "scripts" / "make_mindrecord.py"
+    run = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0 and "--shards" in run.stdout and "data_path" in run.stdout
 
 
 def test_faults_of_the_folder_are_refused(image_folder, tmp_path):

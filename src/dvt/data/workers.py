@@ -99,7 +99,8 @@ class Workers:
             "process": "processes",
             "thread": "threads",
         }[self._kind]
-        return f"workers per rank: {self.count()} ({kind})"
+        number = self._count or f"at most {self.count()}"
+        return f"workers per rank: {number} ({kind})"
 
     def batches(self, tasks: Iterable[Task], images: int, ranks: int = 1) -> Iterator[NDArray[np.float32]]:
         """The batches of `tasks` in order, each begun before the one before is handed out.
@@ -130,7 +131,7 @@ class Workers:
             while begun:
                 yield begun.popleft().result()
         except BrokenProcessPool as error:
-            del self._executors["process"]
+            self._executors.pop("process", None)
             raise DataError(
                 "a worker process ended unexpectedly; the system may have ended it for lack of memory: lower"
                 " data.workers, or use data.worker_type thread"
