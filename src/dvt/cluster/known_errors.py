@@ -99,8 +99,9 @@ KNOWN_ERRORS = (
     KnownError(
         "worker lost",
         r"timed out node|is timed out\. It may exit|Client connected end of file|Kill this process with SIGTERM|"
-        r"(?i:ring ?all ?reduce[^\n]*failed|all ?reduce[^\n]*failed|connection (?:reset|refused|closed|lost)|"
-        r"broken pipe|heartbeat lost)",
+        r"\bRing \w+ wait \w+ [^\n]*failed|All(?:Reduce|Gather)CPUKernelMod launch failed|"
+        r"Launch kernel failed, name:\S*(?:AllReduce|AllGather|Broadcast|ReduceScatter)|"
+        r"(?i:connection (?:reset|refused|closed|lost)|broken pipe|heartbeat lost)",
         "Another worker, or the connection to it, went away. Look for the error of that worker, on the other machines "
         "too.",
         follows=True,
