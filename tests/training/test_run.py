@@ -51,7 +51,7 @@ def config(folder: Path, output: Path, **changes: object) -> RunConfig:
     train_section = {"epochs": 3, "batch_size": 8, "warmup_epochs": 0, "learning_rate": 3e-3, "schedule_unit": "step"}
     values: dict = {
         "model": dict(MODEL),
-        "data": {"path": str(folder), "calibration_images": 8},
+        "data": {"path": str(folder), "calibration_images": 8, "workers": 1},
         "train": train_section | {"ema_decay": 0.5},
         "output": str(output),
         "device_target": "CPU",

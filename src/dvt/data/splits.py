@@ -182,38 +182,49 @@ class Splits:
         return np.arange(count * rank // ranks, count * (rank + 1) // ranks)
 
     def batches(
-        self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        training: bool = False,
+        epoch: int = 0,
+        shard: Shard = WHOLE,
+        skip: int = 0,
+        multiple: int = 1,
     ) -> Iterator[Batch]:
-        """The batches of one epoch as NumPy arrays; `pipeline` prepares the same ones ahead of time."""
+        """The batches of one epoch as NumPy arrays; `pipeline` prepares the same ones ahead of time. The first `skip`
+        are left out."""
         view = self._view(split)
-        count = self.num_batches(split, batch_size, training, shard)
+        count = self.num_batches(split, batch_size, training, shard, multiple)
         rank, ranks = shard
         if training:
             # Batch i of all ranks together is batch i of one process with a batch size `ranks` times as large.
             order = permutation(stream_key(self._seed, _ORDER, epoch), len(view.indices))
             together = order[: count * ranks * batch_size].reshape(count, ranks, batch_size)
-            chosen = list(together[:, rank])
+            chosen = list(together[:, rank])[skip:]
             key = stream_key(self._seed, _AUGMENTATION, epoch)
             tasks = (view.training(positions, key) for positions in chosen)
         else:
             positions = self.positions(split, shard)
             chosen = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+            chosen = chosen[skip:]
             tasks = map(view.evaluation, chosen)
         made = self._workers.batches(tasks, images=sum(map(len, chosen)), ranks=ranks)
-        for i, (images, positions) in enumerate(zip(made, chosen, strict=True)):
+        for i, (images, positions) in enumerate(zip(made, chosen, strict=True), start=skip):
             labels = view.images.labels[view.indices[positions]]
             if training and self._mixing.active:
                 yield self._mixing(images, labels, stream_key(self._seed, _MIXING, epoch, i, rank))
             else:
                 yield images, labels
 
-    def num_batches(self, split: str, batch_size: int, training: bool = False, shard: Shard = WHOLE) -> int:
+    def num_batches(
+        self, split: str, batch_size: int, training: bool = False, shard: Shard = WHOLE, multiple: int = 1
+    ) -> int:
         """Batches of a shard per epoch: training drops the remainder, so that all shards have the same number of equal
-        batches; evaluation keeps it as a short batch.
+        batches, a multiple of `multiple`; evaluation keeps it as a short batch.
 
         Raises:
-            ConfigError: A batch size below 1, training with fewer images than one batch of all shards, or evaluation
-                with fewer images than shards.
+            ConfigError: A batch size below 1, training with fewer images than `multiple` batches of all shards, or
+                evaluation with fewer images than shards.
             ValueError: No such split or shard, or training on another one than "train".
         """
         count = len(self._view(split).indices)
@@ -228,15 +239,23 @@ class Splits:
             return -(-len(self.positions(split, shard)) // batch_size)
         if split != "train":
             raise ValueError(f"training on the split {split!r}; only 'train' is for that")
-        if count < batch_size * ranks:
+        if count < batch_size * ranks * multiple:
             each = f" on each of {ranks} devices" if ranks > 1 else ""
+            times = f" and train.accumulation_steps is {multiple}" if multiple > 1 else ""
             raise ConfigError(
-                f"train.batch_size is {batch_size}{each}, but there are {count} training images; lower it"
+                f"train.batch_size is {batch_size}{each}{times}, but there are {count} training images; lower it"
             )
-        return count // (batch_size * ranks)
+        return count // (batch_size * ranks * multiple) * multiple
 
     def pipeline(
-        self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
+        self,
+        split: str,
+        batch_size: int,
+        training: bool = False,
+        epoch: int = 0,
+        shard: Shard = WHOLE,
+        skip: int = 0,
+        multiple: int = 1,
     ) -> "mindspore.dataset.GeneratorDataset":
         """A `mindspore.dataset` of whole batches with the columns `image` (float32 (n, C, S, S), normalised) and
         `label` (int32 (n,)), prepared ahead of time in processes or threads.
@@ -254,15 +273,23 @@ class Splits:
             epoch: Number of the first pass; to resume after e epochs, give e.
             shard: (rank, count) of the processes that share the images. In training, their batches side by side are
                 those of one process with `count` times the batch size; in evaluation see `positions`.
+            skip: Batches to leave out at the start of every pass, at no cost; to finish an epoch of which b batches
+                are done, give b and make one pass.
+            multiple: In training, drop batches at the end of an epoch until their number is a multiple of this.
 
         Raises:
             ConfigError: See `num_batches`.
         """
-        count = self.num_batches(split, batch_size, training, shard)  # wrong use is told before the long import
+        count = self.num_batches(
+            split, batch_size, training, shard, multiple
+        )  # wrong use is told before the long import
 
         from dvt.data.pipelines import BatchDataset
 
-        return BatchDataset(lambda number: self.batches(split, batch_size, training, number, shard), count, epoch)
+        def batches(number: int) -> Iterator[Batch]:
+            return self.batches(split, batch_size, training, number, shard, skip, multiple)
+
+        return BatchDataset(batches, count - skip, epoch)
 
     def _view(self, split: str) -> View:
         if split not in self._views:
