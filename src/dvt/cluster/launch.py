@@ -22,6 +22,7 @@ from dvt.cluster.job import Job
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.config import RunConfig
 from dvt.errors import ConfigError, DeviceError, DVTError
+from dvt.training.folder import RunFolder
 
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
 
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))
         environment = worker_environment(placement, config.device_target, Path(sys.executable))
         preflight.check(placement, config, counts, environment["PATH"])
+        RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
     except DVTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
