@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from dvt.cluster import launch
 from dvt.cluster.placement import Placement
@@ -230,7 +232,7 @@ def test_the_script_of_the_checkout_trains():
 def run_script(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": sys.executable, **variables}
     return subprocess.run(
-        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, timeout=120, env=environment
+        ["bash", str(SCRIPT), *arguments], capture_output=True, text=True, timeout=300, env=environment
     )
 
 
@@ -263,3 +265,32 @@ def test_the_script_refuses_before_anything_starts(tmp_path: Path):
         said = refusal(str(tmp_path), config, "2", *output, DEVICE_TARGET="CPU", MASTER_PORT=port)
     assert f"MASTER_PORT {port} is in use" in said
     assert not (tmp_path / "run" / "logs").exists()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of two classes of made images."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for brightness, name in enumerate(("dark", "light")):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 128, (50, 60, 3)) + 127 * brightness
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    return tmp_path / "images"
+
+
+@pytest.mark.slow
+def test_the_script_trains_on_two_workers_and_refuses_to_do_it_again(tmp_path: Path, images: Path):
+    arguments = [str(images), str(ROOT / "config" / "smoke_cpu.yaml"), "2", "--output", str(tmp_path / "run")]
+    done = run_script(*arguments, DEVICE_TARGET="CPU")
+    assert done.returncode == 0, done.stderr
+    assert "CPU: 2 worker(s) on this machine" in done.stderr
+    assert re.search(r"fingerprint of code, configuration and versions: [0-9a-f]{6}\n", done.stderr)
+    assert "2 ranks" in done.stdout
+    assert (tmp_path / "run" / "last.ckpt").exists()
+    again = run_script(*arguments, DEVICE_TARGET="CPU")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert len(list((tmp_path / "run" / "logs").iterdir())) == 1

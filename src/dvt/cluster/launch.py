@@ -26,7 +26,7 @@ from dvt.training.folder import RunFolder
 
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("dvt.cluster.launch")  # run with -m, __name__ is another, which would not be shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
