@@ -1,6 +1,6 @@
 """Seconds that an all-reduce takes, for a few sizes; a worker of msrun: `all_reduce.py OUT.json BYTES [BYTES ...]`.
 
-Each time is that of the fastest of some rounds, in each of which all sizes are measured. Rank 0 writes {"BYTES": seconds}.
+Each time is that of the fastest of some rounds, in each of which all sizes are measured. Rank 0 writes the file.
 """
 
 import json

@@ -8,6 +8,7 @@ well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -143,6 +144,8 @@ def _default_device_num(target: str, counts: Mapping[str, int]) -> int:
 def _log_start(placement: Placement, config: RunConfig) -> None:
     log.info("%s: %s", config.device_target, placement.describe())
     log.info("%s", ", ".join(f"{name} {number}" for name, number in preflight.versions().items()))
+    if shutil.which("ip") is None:
+        log.warning("`ip` (package iproute2) is not there: msrun then guesses from the routes what this machine is")
     log.info("fingerprint of code, configuration and versions: %06x", preflight.fingerprint(config))
 
 
