@@ -17,7 +17,7 @@ HandedOn = dict[str, np.ndarray]
 """What an exit hands on, "features" and "relations" where they are reused, n rows each."""
 
 RunExit = Callable[[int, np.ndarray, Mapping[str, np.ndarray]], tuple[np.ndarray, HandedOn]]
-"""(exit index, images (n, I, S, S), what the exit before handed on) -> probabilities (n, classes), what is handed on."""
+"""Runs one exit: index, images (n, I, S, S), what came from the exit before -> probabilities (n, classes), HandedOn."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def run_cascade(run_exit: RunExit, images: np.ndarray, thresholds: np.ndarray, n
         exit_confidence = exit_probabilities.max(axis=1)
         if not np.isfinite(exit_confidence).all():
             raise DataError(
-                f"exit {index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or its "
-                "precision is too low for them"
+                f"exit {index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
+                "its precision is too low for them"
             )
         last = index == len(thresholds) - 1
         leaves = np.ones(len(left), bool) if last else exit_confidence >= threshold
@@ -74,12 +74,18 @@ def run_cascade(run_exit: RunExit, images: np.ndarray, thresholds: np.ndarray, n
 
 
 def run_in_batches(
-    run: Callable[[list[np.ndarray]], Sequence[np.ndarray]], inputs: Sequence[np.ndarray], batch_sizes: Sequence[int]
+    run: Callable[[list[np.ndarray]], Sequence[np.ndarray]],
+    inputs: Sequence[np.ndarray],
+    batch_sizes: Sequence[int],
+    pad: bool = True,
 ) -> list[np.ndarray]:
-    """Outputs of `run` for all n rows of `inputs`, given to it in batches of the listed sizes only, padded to them."""
+    """Outputs of `run` for all n rows of `inputs`, given to it in batches of the listed sizes only, padded to them.
+
+    Without `pad` any number of rows may be run at once, up to the largest size.
+    """
     pieces = []
-    for start, stop, size in cut(len(inputs[0]), batch_sizes):
-        outputs = run([_padded(part[start:stop], size) for part in inputs])
+    for start, stop, size in cut(len(inputs[0]), batch_sizes if pad else batch_sizes[-1:]):
+        outputs = run([_padded(part[start:stop], size if pad else 0) for part in inputs])
         pieces.append([output[: stop - start] for output in outputs])
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
