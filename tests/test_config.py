@@ -3,9 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from dvt.config import DataSection, EvalSection, ModelSection, RunConfig, TrainSection
+from dvt.config import AugmentSection, DataSection, EvalSection, ModelSection, RunConfig, TrainSection
 from dvt.config_io import (
     config_from_dict,
     config_to_dict,
@@ -15,10 +17,20 @@ from dvt.config_io import (
     load_config,
     save_config,
 )
-from dvt.errors import ConfigError
+from dvt.errors import CheckpointError, ConfigError
+from dvt.training.schedule import learning_rates
+from dvt.training.transfer import initial_weights
+from dvt.variants import ModelConfig
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "config"
 SHIPPED = sorted(CONFIG_FOLDER.glob("*.yaml"))
+# Published, for 8 devices: images per device, learning rate, weight decay. DeiT-S was never published: as T2T-14.
+IMAGENET = {
+    "t2t_vit_12": (128, 2e-3, 0.03),
+    "t2t_vit_14": (64, 5e-4, 0.05),
+    "deit_small": (64, 5e-4, 0.05),
+}
+PUBLISHED_RATES = np.load(Path(__file__).parent / "reference" / "optimizer.npz")
 
 # A value other than the default for every kind of key.
 CHANGED = RunConfig(
@@ -32,6 +44,7 @@ CHANGED = RunConfig(
         resize_sides=[6],
     ),
     data=DataSection(dataset="cifar10", path="1e3", mean=[0.5, 0.25, 1e-7], std=[1.0, 2.0, 3.0], item_sizes=[14, 28]),
+    augment=AugmentSection(policy="autoaugment", interpolation="random", erasing=0.25, mixup=0.8),
     train=TrainSection(epochs=7, warmup_epochs=1.5, learning_rate=1e-12, schedule_unit="step", exit_weights=[0.1, 2.0]),
     eval=EvalSection(batch_size=1, throughput_images=10),
     device_target="CPU",
@@ -46,19 +59,124 @@ def write(folder: Path, text: str, name: str = "given.yaml") -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_every_shipped_file_loads_and_builds_its_model(path: Path):
-    config = load_config(path)
+def recipe(name: str) -> RunConfig:
+    return load_config(CONFIG_FOLDER / f"{name}.yaml")
+
+
+def resolved(config: RunConfig) -> ModelConfig:
     gray = config.data.dataset.startswith("fashion_mnist")
-    model = config.model.resolve(config.model.num_classes or 10, in_channels=1 if gray else 3)
-    assert model.num_exits == len(config.model.grid_sizes or model.grid_sizes)
-    assert path.stem in path.read_text(encoding="utf-8").partition("\n\n")[0], "the header must hold the command"
+    return config.model.resolve(config.model.num_classes or 10, in_channels=1 if gray else 3)
 
 
-def test_the_quick_start_and_the_three_imagenet_recipes_are_shipped():
-    names = {path.stem for path in SHIPPED}
-    models = ("dvt_t2t_vit_12", "dvt_t2t_vit_14", "dvt_deit_small")
-    assert {"quickstart", *(f"{model}_imagenet" for model in models)} <= names
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_file_loads_and_builds_its_model_and_schedule(path: Path):
+    config = load_config(path)
+    assert resolved(config).num_exits == len(config.model.grid_sizes)
+    rates = learning_rates(config.train, steps_per_epoch=10)
+    assert len(rates) == 10 * (config.train.epochs + config.train.cooldown_epochs)
+    # The cosine is taken over all epochs, so that a long warm-up ends below the peak.
+    assert 0.9 * config.train.learning_rate < rates.max() <= np.float32(config.train.learning_rate)
+    assert config.output == f"runs/{path.stem}"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_file_states_commands_hardware_and_time(path: Path):
+    header = path.read_text(encoding="utf-8").partition("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    assert f"python train.py --config config/{path.stem}.yaml" in header
+    assert f"--checkpoint runs/{path.stem}/last.ckpt" in header
+    if path.stem != "quickstart":
+        assert "bash scripts/run_distribute_train.sh " in header and f" config/{path.stem}.yaml " in header
+    for word in ("Hardware: ", "Time: ", "Published"):
+        assert word in header
+
+
+def test_the_promised_recipes_are_shipped():
+    dvt = [f"dvt_{name}_imagenet" for name in IMAGENET]
+    plain = [f"{name}_imagenet" for name in IMAGENET]
+    others = ["dvt_deit_small_two_exits_imagenet", "cifar10_transfer", "cifar100_transfer", "finetune_folder"]
+    assert {path.stem for path in SHIPPED} == {*dvt, *plain, *others, "smoke_cpu", "quickstart"}
+
+
+@pytest.mark.parametrize("backbone", IMAGENET)
+def test_imagenet_recipes_are_the_published_ones(backbone: str):
+    config = recipe(f"dvt_{backbone}_imagenet")
+    batch_size, rate, decay = IMAGENET[backbone]
+    train = config.train
+    assert config.model.name == f"dvt_{backbone}" and config.model.grid_sizes == [7, 10, 14]
+    assert (train.batch_size, train.learning_rate, train.weight_decay) == (batch_size, rate, decay)
+    assert train.base_batch_size == 8 * batch_size and train.accumulation_steps == 1
+    assert (train.optimizer, train.clip_norm, train.exit_weights) == ("adamw", None, None)
+    assert (train.epochs, train.cooldown_epochs, train.warmup_epochs) == (300, 10, 20)
+    published = PUBLISHED_RATES[f"lr/dvt_{'t2t_vit_14' if backbone == 'deit_small' else backbone}"]
+    np.testing.assert_allclose(learning_rates(train, 2)[::2], published, rtol=1e-6)
+    assert (train.label_smoothing, train.ema_decay) == (0.1, 0.99996)
+    assert config.augment == AugmentSection("rand-m9-mstd0.5-inc1", "random", erasing=0.25, mixup=0.8, cutmix=1.0)
+    assert resolved(config).drop_path_rate == 0.1 and resolved(config).dropout_rate == 0.0
+    # Evaluation: 248 while training, 256 alone; thresholds from 50,000 augmented training images.
+    assert (train.eval_every_epochs, train.eval_resize_size, config.data.resize_size) == (1, 248, None)
+    assert (config.data.calibration_images, config.data.hold_out_calibration) == (50000, False)
+
+
+@pytest.mark.parametrize("backbone", IMAGENET)
+def test_plain_backbones_differ_from_the_dvt_in_the_cascade_alone(backbone: str):
+    dvt, plain = recipe(f"dvt_{backbone}_imagenet"), recipe(f"{backbone}_imagenet")
+    assert plain.model.grid_sizes == [14]
+    model = replace(dvt.model, grid_sizes=[14], feature_reuse=None, relation_reuse=None)
+    assert plain == replace(dvt, model=model, output=plain.output)
+
+
+def test_the_two_exit_recipe_is_the_published_setting():
+    config = recipe("dvt_deit_small_two_exits_imagenet")
+    model, train = resolved(config), config.train
+    assert (model.name, model.grid_sizes, model.dropout_rate) == ("dvt_deit_small", (7, 14), 0.1)
+    assert (train.batch_size, train.learning_rate, train.base_batch_size) == (64, 0.00044375, 256)
+    assert (train.warmup_epochs, train.weight_decay) == (40, 0.05)
+    assert config.augment == AugmentSection("autoaugment", mixup=0.2)
+    assert "78.7 %" in (CONFIG_FOLDER / "dvt_deit_small_two_exits_imagenet.yaml").read_text()
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_the_cifar_recipes_are_the_published_one(dataset: str):
+    config = recipe(f"{dataset}_transfer")
+    train = config.train
+    assert config.data.dataset == dataset and resolved(config).image_size == 224
+    assert (config.data.mean, config.data.std) == ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
+    assert (train.optimizer, train.momentum, train.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert (train.epochs, train.batch_size, train.learning_rate, train.backbone_lr_scale) == (60, 64, 0.05, 0.01)
+    assert (train.min_learning_rate, train.warmup_epochs, train.label_smoothing) == (2e-4, 0, 0.0)
+    assert config.augment == AugmentSection()
+
+
+def test_nothing_is_selected_on_test_images():
+    for name in ("quickstart", "cifar10_transfer", "cifar100_transfer"):
+        train = recipe(name).train
+        assert train.eval_every_epochs == 0 or train.keep_best == 0
+
+
+def photographs(folder: Path, per_class: int) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("first", "second"):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(per_class):
+                Image.fromarray(rng.integers(0, 256, (40, 52, 3), np.uint8)).save(folder / split / name / f"{i}.jpg")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_smoke_recipe_trains_on_four_images_per_class(tmp_path: Path):
+    from dvt.training.run import train
+
+    config = load_config(CONFIG_FOLDER / "smoke_cpu.yaml")
+    config.data.path, config.output = str(photographs(tmp_path / "images", 4)), str(tmp_path / "run")
+    assert train(config).exists()
+
+
+def test_fine_tuning_without_weights_is_refused():
+    config = recipe("finetune_folder")
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint WEIGHTS\.ckpt"):
+        initial_weights(resolved(config), config.train.init_checkpoint)
 
 
 @pytest.mark.parametrize("config", [RunConfig(), CHANGED], ids=["defaults", "changed"])

@@ -167,6 +167,15 @@ def test_reuse_switched_off_leaves_widened_layers_fresh(tmp_path: Path):
     assert "not taken, no place in this model: blocks.*.feature_reuse.norm.gamma (4)" in text
 
 
+def test_the_state_of_a_run_gives_its_weights_alone(tmp_path: Path):
+    weights = arrays(parameter_shapes(deit()))
+    moments = {f"ema.{name}": value + 1 for name, value in weights.items()}
+    save_checkpoint(tmp_path / "state.ckpt", weights | moments, {"model": deit()})
+    initial = initial_weights(deit(), tmp_path / "state.ckpt")
+    np.testing.assert_array_equal(initial.weights["exits.0.norm.gamma"], weights["exits.0.norm.gamma"])
+    assert any("no place in this model: ema.exits.*.cls_token (3)" in line for line in initial.report)
+
+
 def test_what_is_taken_fills_the_model_and_the_rest_stays(tmp_path: Path):
     path, weights = saved(tmp_path, deit())
     model = build_from_config(deit(num_classes=3))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config import DataSection
-from dvt.data.images import ArrayImages, Source, Workers
+from dvt.data.images import ArrayImages, Source
 from dvt.data.preprocess import Preprocessing
 from dvt.errors import DataError
 
@@ -75,13 +75,12 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
     )
     folder = _folder(data.path, layout)
     class_names = _class_names(folder / layout.names, layout.num_classes)
-    workers = Workers(data.workers)
     train_parts = [read_records(folder / name, layout) for name in layout.train]
     train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*train_parts, strict=True))
     val_images, val_labels = read_records(folder / layout.val, layout)
     return Source(
-        ArrayImages(train_images, train_labels, preprocessing, workers),
-        ArrayImages(val_images, val_labels, preprocessing, workers),
+        ArrayImages(train_images, train_labels),
+        ArrayImages(val_images, val_labels),
         class_names,
         preprocessing,
         [f"binary files of {folder}"],

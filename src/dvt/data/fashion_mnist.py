@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dvt.config import DataSection
 from dvt.data.fetch import fetch_fashion_mnist
-from dvt.data.images import ArrayImages, Source, Workers
+from dvt.data.images import ArrayImages, Source
 from dvt.data.preprocess import Preprocessing
 from dvt.errors import DataError
 
@@ -61,8 +61,7 @@ def open_fashion_mnist(data: DataSection, image_size: int) -> Source:
         interpolation="bilinear",
     )
     folder = find_files(data.path)
-    workers = Workers(data.workers)
-    parts = {part: ArrayImages(*read_part(folder, part), preprocessing, workers) for part in FILES}
+    parts = {part: ArrayImages(*read_part(folder, part)) for part in FILES}
     return Source(parts["train"], parts["val"], CLASS_NAMES, preprocessing, [f"Fashion-MNIST files of {folder}"])
 
 

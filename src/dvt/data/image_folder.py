@@ -5,73 +5,23 @@ their extension, and turned into RGB. Everything else in a class folder is an er
 managers leave behind: names with a leading dot (.DS_Store), Thumbs.db and desktop.ini are ignored. Files beside the
 class folders are ignored too unless they are images.
 
-Training is a random resized crop (8 to 100 % of the area, ratio 3/4 to 4/3, bicubic) and a flip in half of the cases,
-with PIL in threads. MindSpore's own operations are as quick in evaluation, but crop odd margins elsewhere; in training
-they are somewhat quicker, since they decode no more than the crop, but what they draw depends on the number of threads
-and cannot be resumed in the middle of a run.
+If the folder holds MindRecord files that were made of such a one instead, they are read; see `dvt.data.records`.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dvt.config import IMAGENET_MEAN, IMAGENET_STD, DataSection
-from dvt.data.augment import CROP_FLIP_DRAWS, random_resized_crop_flip
-from dvt.data.draws import uniforms
-from dvt.data.images import Source, Workers, empty_batch
-from dvt.data.preprocess import Preprocessing, default_resize_size, read_image
+from dvt.data.images import PhotoImages, Source
+from dvt.data.preprocess import Preprocessing, default_resize_size
+from dvt.data.records import RecordSet, holds_records
 from dvt.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 IGNORED = ("thumbs.db", "desktop.ini")
+PARTS = ("train", "val")
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ below data.path"
-
-
-class FolderImages:
-    """Image files of one part of the data set, decoded when asked for.
-
-    Args:
-        files: Path of each image.
-        labels: Class of each image.
-        preprocessing: Evaluation preprocessing.
-        workers: Threads.
-    """
-
-    def __init__(self, files: list[str], labels: list[int], preprocessing: Preprocessing, workers: Workers) -> None:
-        self.files = files
-        self.labels = np.asarray(labels, np.int32)
-        self._preprocessing = preprocessing
-        self._workers = workers
-
-    def evaluation(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
-        """See `ImageSet`.
-
-        Raises:
-            DataError: A file that is no image or is cut short; the message names it.
-        """
-
-        def make(start: int, stop: int) -> NDArray[np.float32]:
-            return self._preprocessing(self.files[indices[start]])
-
-        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, chunk=1)
-
-    def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
-        """See `ImageSet` and `evaluation`."""
-        draws = uniforms(key, indices, CROP_FLIP_DRAWS).tolist()
-        side, interpolation = self._preprocessing.image_size, self._preprocessing.interpolation
-
-        def make(start: int, stop: int) -> NDArray[np.float32]:
-            image = read_image(self.files[indices[start]])
-            image = random_resized_crop_flip(image, side, interpolation, draws[start])
-            return self._preprocessing.normalise(np.asarray(image))
-
-        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, chunk=1)
-
-    def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
-        """Nothing is known besides the class."""
-        return {}
 
 
 def open_image_folder(data: DataSection, image_size: int) -> Source:
@@ -79,7 +29,8 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
 
     Raises:
         DataError: A missing folder, fewer than two classes, a class without images, a file that is no image, or other
-            classes in val than in train; the message names the folder, class or file.
+            classes in val than in train; the message names the folder, class or file. Or a missing or damaged record
+            file.
     """
     root = _root(data.path)
     preprocessing = Preprocessing(
@@ -91,19 +42,19 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
         std=tuple(data.std or IMAGENET_STD),
         interpolation="bicubic",
     )
-    class_names = list_classes(root / "train")
-    _check_same_classes(class_names, list_classes(root / "val"), root)
-    workers = Workers(data.workers)
-    parts = {
-        part: FolderImages(*list_images(root / part, class_names), preprocessing, workers) for part in ("train", "val")
-    }
-    return Source(
-        parts["train"],
-        parts["val"],
-        tuple(class_names),
-        preprocessing,
-        [f"images of {root}, read by {workers.count} thread(s)"],
-    )
+    if holds_records(root):
+        records = {part: RecordSet.open(root, part) for part in PARTS}
+        class_names = records["train"].class_names
+        check_same_classes(class_names, records["val"].class_names, root)
+        parts = {part: PhotoImages(found, found.labels) for part, found in records.items()}
+        note = f"images of the record files in {root}"
+    else:
+        check_layout(root, PARTS)
+        class_names = list_classes(root / "train")
+        check_same_classes(class_names, list_classes(root / "val"), root)
+        parts = {part: PhotoImages(*list_images(root / part, class_names)) for part in PARTS}
+        note = f"images of {root}"
+    return Source(parts["train"], parts["val"], tuple(class_names), preprocessing, [note])
 
 
 def _root(path: str | None) -> Path:
@@ -112,11 +63,15 @@ def _root(path: str | None) -> Path:
     root = Path(path).expanduser()
     if not root.is_dir():
         raise DataError(f"data.path {path} is not a folder; {LAYOUT}")
-    for part in ("train", "val"):
+    return root
+
+
+def check_layout(root: Path, parts: Sequence[str]) -> None:
+    """Raises DataError unless `root` has a folder for each of the parts."""
+    for part in parts:
         if not (root / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
             raise DataError(f"{root} has no folder {part}/ (it holds: {found}); {LAYOUT}")
-    return root
 
 
 def list_classes(folder: Path) -> list[str]:
@@ -137,7 +92,8 @@ def list_classes(folder: Path) -> list[str]:
     return names
 
 
-def _check_same_classes(train: list[str], val: list[str], root: Path) -> None:
+def check_same_classes(train: list[str], val: list[str], root: Path) -> None:
+    """Raises DataError unless both parts have the same classes, and more than one."""
     only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if only_train or only_val:
         parts = []

@@ -1,37 +1,41 @@
-"""What every source of images offers to `dvt.data.splits`, and the two general ones: in memory, and drawn in threads.
+"""What every source of images offers to `dvt.data.splits`, and the two general ones: in memory, and photographs.
+
+An image set says how its images are made (`dvt.data.workers.Task`); `dvt.data.workers.Workers` makes them.
 
 Legend: n images of a batch, C channels, S side of the model input.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dvt.data.augment import random_shift_flip
+from dvt.data.augment import CROP_FLIP_DRAWS, random_resized_crop_flip, random_shift_flip
 from dvt.data.draws import uniforms
-from dvt.data.preprocess import Preprocessing
+from dvt.data.preprocess import Preprocessing, read_image
+from dvt.data.recipe import Recipe
+from dvt.data.workers import Task
 
-MAX_WORKERS = 8
+SHIFT_FLIP_DRAWS = 3
+"""Random numbers that `random_shift_flip` uses."""
 
 
 class ImageSet(Protocol):
     """Labelled images of one part ("train" or "val") of a data set, by index in the order of the files.
 
-    What is returned for an index depends on nothing but the index and, in training, the key.
+    What is made for an index depends on nothing but the index, the recipe and, in training, the key.
     """
 
     labels: NDArray[np.int32]  # (N,)
 
-    def evaluation(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
         """(n,) indices -> (n, C, S, S) normalised, with evaluation preprocessing."""
 
-    def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
+    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
         """(n,) indices -> (n, C, S, S) normalised, augmented with the random numbers of (key, index)."""
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
@@ -48,6 +52,7 @@ class Source:
         class_names: Names in the order of the labels.
         preprocessing: Evaluation preprocessing.
         notes: One sentence each on where the images come from and what was done with them, for the log.
+        drawn: Images are drawn as model inputs rather than read: nothing is resized, no policy can be applied.
     """
 
     train: ImageSet
@@ -55,52 +60,70 @@ class Source:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     notes: list[str] = field(default_factory=list)
+    drawn: bool = False
 
 
-class Workers:
-    """Threads that prepare the images of a batch; PIL decodes and resizes without holding Python's lock.
+class StoredPhoto(Protocol):
+    """An encoded photograph that is not a file of its own; picklable."""
 
-    The threads start with the first batch. One worker needs none.
-    """
+    def image(self) -> Image.Image:
+        """The decoded photograph in RGB.
 
-    def __init__(self, count: int | None) -> None:
-        self.count = count or min(MAX_WORKERS, available_cores())
-        self._pool: ThreadPoolExecutor | None = None
-
-    def fill(self, out: NDArray, make: Callable[[int, int], NDArray], chunk: int) -> NDArray:
-        """Sets out[start:stop] = make(start, stop) chunk by chunk and returns `out`.
-
-        Args:
-            out: (n, ...) array to be filled.
-            make: Called from several threads; the first error in the order of the images is raised.
-            chunk: Images per task: many for cheap ones, one where each takes milliseconds.
+        Raises:
+            DataError: It cannot be read; the message names it and the file it lies in.
         """
 
-        def fill_chunk(start: int) -> None:
-            out[start : start + chunk] = make(start, min(start + chunk, len(out)))
 
-        starts = range(0, len(out), chunk)
-        if self.count == 1 or len(starts) == 1:
-            for start in starts:
-                fill_chunk(start)
-        else:
-            if self._pool is None:
-                self._pool = ThreadPoolExecutor(self.count, thread_name_prefix="dvt-data")
-            for _ in self._pool.map(fill_chunk, starts):
-                pass
-        return out
+class PhotoImages:
+    """Photographs of any size, decoded when asked for.
+
+    Training is a random resized crop (8 to 100 % of the area, ratio 3/4 to 4/3) and a flip in half of the cases, with
+    PIL. MindSpore's own operations are as quick in evaluation, but crop odd margins elsewhere; in training they are
+    somewhat quicker, since they decode no more than the crop, but what they draw depends on the number of threads and
+    cannot be resumed in the middle of a run.
+
+    Args:
+        photos: File of each, or where else it is stored.
+        labels: (N,) class of each.
+    """
+
+    def __init__(self, photos: Sequence[str | StoredPhoto], labels: Sequence[int]) -> None:
+        self.photos = photos
+        self.labels = np.asarray(labels, np.int32)
+
+    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
+        """See `ImageSet`."""
+        return Task(partial(_evaluate_photos, recipe), (self._chosen(indices),), recipe.shape, chunk=1)
+
+    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
+        """See `ImageSet`."""
+        draws = uniforms(key, indices, CROP_FLIP_DRAWS + recipe.draws)
+        return Task(partial(_train_photos, recipe), (self._chosen(indices), draws), recipe.shape, chunk=1)
+
+    def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
+        """Nothing is known besides the class."""
+        return {}
+
+    def _chosen(self, indices: NDArray[np.int64]) -> list[str | StoredPhoto]:
+        return [self.photos[i] for i in indices.tolist()]
 
 
-def available_cores() -> int:
-    """Processor cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _decoded(photo: str | StoredPhoto) -> Image.Image:
+    return read_image(photo) if isinstance(photo, str) else photo.image()
 
 
-def empty_batch(count: int, preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Room for `count` model inputs: (n, C, S, S)."""
-    return np.empty((count, preprocessing.in_channels, *[preprocessing.image_size] * 2), np.float32)
+def _evaluate_photos(recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto]) -> None:
+    for i, photo in enumerate(photos):
+        out[i] = recipe.preprocessing(_decoded(photo))
+
+
+def _train_photos(
+    recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto], draws: NDArray[np.float64]
+) -> None:
+    side = recipe.preprocessing.image_size
+    for i, (photo, row) in enumerate(zip(photos, draws.tolist(), strict=True)):
+        image = random_resized_crop_flip(_decoded(photo), side, recipe.interpolation, row[:CROP_FLIP_DRAWS])
+        recipe.finish(out[i], image, row[CROP_FLIP_DRAWS:])
 
 
 class ArrayImages:
@@ -112,46 +135,41 @@ class ArrayImages:
     Args:
         images: (N, H, W) grey or (N, H, W, 3) RGB pixels.
         labels: (N,) class of each.
-        preprocessing: Evaluation preprocessing.
-        workers: Threads.
     """
 
     CHUNK = 16
 
-    def __init__(
-        self, images: NDArray[np.uint8], labels: Sequence[int], preprocessing: Preprocessing, workers: Workers
-    ) -> None:
+    def __init__(self, images: NDArray[np.uint8], labels: Sequence[int]) -> None:
         self.images = images
         self.labels = np.asarray(labels, np.int32)
-        self._preprocessing = preprocessing
-        self._workers = workers
 
-    def evaluation(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
         """See `ImageSet`."""
+        return Task(partial(_evaluate_arrays, recipe), (self.images[indices],), recipe.shape, self.CHUNK)
 
-        def make(start: int, stop: int) -> NDArray[np.float32]:
-            return self._preprocessing.normalise(self._pixels(indices[start:stop]))
-
-        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, self.CHUNK)
-
-    def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
+    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
         """See `ImageSet`."""
-        draws = uniforms(key, indices, 3).tolist()
-
-        def make(start: int, stop: int) -> NDArray[np.float32]:
-            pixels = self._pixels(indices[start:stop])
-            shown = [random_shift_flip(image, draws[start + i]) for i, image in enumerate(pixels)]
-            return self._preprocessing.normalise(np.stack(shown))
-
-        return self._workers.fill(empty_batch(len(indices), self._preprocessing), make, self.CHUNK)
+        draws = uniforms(key, indices, SHIFT_FLIP_DRAWS + recipe.draws)
+        return Task(partial(_train_arrays, recipe), (self.images[indices], draws), recipe.shape, self.CHUNK)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """Nothing is known besides the class."""
         return {}
 
-    def _pixels(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n, S, S) grey or (n, S, S, 3) RGB pixels."""
-        images = self.images[indices]
-        if images.shape[1] == images.shape[2] == self._preprocessing.resize_size == self._preprocessing.image_size:
-            return images
-        return np.stack([self._preprocessing.pixels(Image.fromarray(image)) for image in images])
+
+def _evaluate_arrays(recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8]) -> None:
+    out[:] = recipe.preprocessing.normalise(_resized(recipe.preprocessing, images))
+
+
+def _train_arrays(
+    recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8], draws: NDArray[np.float64]
+) -> None:
+    for i, (pixels, row) in enumerate(zip(_resized(recipe.preprocessing, images), draws.tolist(), strict=True)):
+        recipe.finish(out[i], random_shift_flip(pixels, row[:SHIFT_FLIP_DRAWS]), row[SHIFT_FLIP_DRAWS:])
+
+
+def _resized(preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(n, S, S) grey or (n, S, S, 3) RGB pixels."""
+    if images.shape[1] == images.shape[2] == preprocessing.resize_size == preprocessing.image_size:
+        return images
+    return np.stack([preprocessing.pixels(Image.fromarray(image)) for image in images])

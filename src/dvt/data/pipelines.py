@@ -13,7 +13,7 @@ from dvt.errors import DVTError
 PREFETCH_BATCHES = 2
 """Batches prepared ahead. MindSpore's default of 16 would hold gigabytes of ImageNet batches."""
 
-BatchesOfEpoch = Callable[[int], Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]]
+BatchesOfEpoch = Callable[[int], Iterator[tuple[NDArray[np.float32], NDArray]]]
 
 
 class _Epochs:
@@ -33,7 +33,7 @@ class _Epochs:
         """MindSpore copies a data set before it runs it; the error must get back, and images need no second copy."""
         return self
 
-    def epoch(self, number: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    def epoch(self, number: int) -> Iterator[tuple[NDArray[np.float32], NDArray]]:
         """The batches of one epoch."""
         self.failure = None
         try:
@@ -52,7 +52,7 @@ class _Passes:
     def __len__(self) -> int:
         return self._epochs.length
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int32]]]:
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray]]:
         number = self._next
         self._next += 1
         return self._epochs.epoch(number)

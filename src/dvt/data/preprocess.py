@@ -141,8 +141,13 @@ def centre_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def read_image(file: str | Path | BinaryIO, mode: str = "RGB") -> Image.Image:
+def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: str | None = None) -> Image.Image:
     """The decoded image of a file in the PIL mode asked for.
+
+    Args:
+        file: Path, or an open file.
+        mode: "RGB" or "L".
+        name: What messages call it; None: its path.
 
     Raises:
         DataError: The file is missing, is no image or is cut short; the message names it.
@@ -155,7 +160,7 @@ def read_image(file: str | Path | BinaryIO, mode: str = "RGB") -> Image.Image:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
             raise DataError(f"image file {file} does not exist") from error
-        raise DataError(f"image file {file} cannot be read: {error}; replace or remove it") from error
+        raise DataError(f"image file {name or file} cannot be read: {error}; replace or remove it") from error
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

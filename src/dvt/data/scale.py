@@ -6,11 +6,13 @@ Vision Transformer should find out. Pixels of the items are those of Fashion-MNI
 they shrink); size and place are drawn, uniformly, and no photograph looks like that.
 
 In evaluation size and place depend on (part, index) alone, so that runs with other seeds, subsets or batch sizes see
-the same images. In training they are drawn anew in every epoch, and half of the items are flipped left to right.
+the same images. In training they are drawn anew in every epoch, half of the items are flipped left to right, and
+blocks may be erased.
 
 Legend: n images, K item sizes, s side of an item, R side of the canvas, S side of the model input.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +23,13 @@ from dvt.data.draws import stream_key, uniforms
 from dvt.data.fashion_mnist import CLASS_NAMES, FILES, SIDE, find_files, read_part
 from dvt.data.images import Source
 from dvt.data.preprocess import Preprocessing
+from dvt.data.recipe import Recipe
+from dvt.data.workers import Task
 from dvt.errors import ConfigError
 
 PLACEMENT_KEYS = {"train": stream_key(0x5CA1E, 0), "val": stream_key(0x5CA1E, 1)}
+PLACEMENT_DRAWS = 3
+"""Random numbers that place an item: its size, its vertical and its horizontal place."""
 STATISTICS_IMAGES = 5000
 """Mean and standard deviation are computed from so many training images, the first ones."""
 
@@ -102,14 +108,25 @@ class ScaleImages:
         if layout.canvas_size != layout.image_size:
             self._canvas_matrix = resize_matrix(layout.canvas_size, layout.image_size)
 
-    def evaluation(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
         """See `ImageSet`."""
-        return self._draw(indices, uniforms(self._placement_key, indices, 3))
+        draws = uniforms(self._placement_key, indices, PLACEMENT_DRAWS)
+        return self._task(self._draw, indices, draws)
 
-    def training(self, indices: NDArray[np.int64], key: int) -> NDArray[np.float32]:
-        """See `ImageSet`."""
-        draws = uniforms(key, indices, 4)
-        return self._draw(indices, draws[:, :3], flip=draws[:, 3] < 0.5)
+    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
+        """See `ImageSet`; of the recipe, erasing alone applies to items that are drawn."""
+        draws = uniforms(key, indices, PLACEMENT_DRAWS + 1 + recipe.erasing_draws)
+
+        def make(out: NDArray[np.float32], indices: NDArray[np.int64], draws: NDArray[np.float64]) -> None:
+            self._draw(out, indices, draws[:, :PLACEMENT_DRAWS], flip=draws[:, PLACEMENT_DRAWS] < 0.5)
+            if recipe.erasing is not None:
+                for image, row in zip(out, draws[:, PLACEMENT_DRAWS + 1 :].tolist(), strict=True):
+                    recipe.erase(image, row)
+
+        return self._task(make, indices, draws)
+
+    def _task(self, make: Callable[..., None], indices: NDArray[np.int64], draws: NDArray[np.float64]) -> Task:
+        return Task(make, (indices, draws), (1, *[self._layout.image_size] * 2), chunk=None)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """`item_size` (n,): the side at which each item is drawn in evaluation, in pixels of the canvas."""
@@ -120,16 +137,22 @@ class ScaleImages:
         return (draws[:, 0] * len(self._layout.item_sizes)).astype(np.int64)
 
     def _draw(
-        self, indices: NDArray[np.int64], draws: NDArray[np.float64], flip: NDArray[np.bool_] | None = None
-    ) -> NDArray[np.float32]:
-        """(n, 1, S, S) images; draws (n, 3) choose size, vertical and horizontal place."""
+        self,
+        out: NDArray[np.float32],
+        indices: NDArray[np.int64],
+        draws: NDArray[np.float64],
+        flip: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Fills out (n, 1, S, S); draws (n, 3) choose size, vertical and horizontal place."""
         items = self.items[indices].astype(np.float32)  # (n, 28, 28)
         if flip is not None:
             items[flip] = items[flip, :, ::-1]
         # The rows of a resize matrix sum to 1, so the small items can be normalised instead of the large canvases.
         items = (items / np.float32(255) - np.float32(self._mean)) / np.float32(self._std)
         canvas = self._layout.canvas_size
-        images = np.full((len(indices), 1, canvas, canvas), -self._mean / self._std, np.float32)
+        same = self._canvas_matrix is None
+        images = out if same else np.empty((len(indices), 1, canvas, canvas), np.float32)
+        images[:] = -self._mean / self._std
         choice = self._size_choice(draws)
         for k, (size, matrix) in enumerate(zip(self._layout.item_sizes, self._matrices, strict=True)):
             chosen = np.flatnonzero(choice == k)
@@ -139,9 +162,8 @@ class ScaleImages:
             places = (draws[chosen, 1:] * (canvas - size + 1)).astype(np.int64).tolist()
             for i, item, (top, left) in zip(chosen.tolist(), resized, places, strict=True):
                 images[i, 0, top : top + size, left : left + size] = item
-        if self._canvas_matrix is not None:
-            images = self._canvas_matrix @ images @ self._canvas_matrix.T
-        return images
+        if not same:
+            out[:] = self._canvas_matrix @ images @ self._canvas_matrix.T
 
 
 def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
@@ -193,4 +215,5 @@ def open_scale(data: DataSection, image_size: int) -> Source:
             f"Fashion-MNIST files of {folder}",
             f"real items drawn {sizes} px large at random places of a {layout.canvas_size} px canvas",
         ],
+        drawn=True,
     )

@@ -15,6 +15,29 @@ from dvt.config import TrainSection
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
+# Mapped over the parameters: a Python loop in a branch of the step nests calls until MindSpore gives up.
+_adamw = ops.MultitypeFuncGraph("adamw")
+_sgd = ops.MultitypeFuncGraph("sgd")
+
+
+@_adamw.register("Function", *["Tensor"] * 4, "Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
+def _adamw_one(
+    adam, beta1_power, beta2_power, epsilon, learning_rate, decay, lr_scale, parameter, moment1, moment2, gradient
+):
+    rate = learning_rate * lr_scale
+    if decay > 0:
+        ops.assign(parameter, parameter * (1.0 - rate * decay))
+    adam(parameter, moment1, moment2, beta1_power, beta2_power, rate, BETA1, BETA2, epsilon, gradient)
+    return True
+
+
+@_sgd.register("Function", "Tensor", "Tensor", "Number", "Number", "Tensor", "Tensor", "Tensor")
+def _sgd_one(apply_momentum, momentum, learning_rate, decay, lr_scale, parameter, velocity, gradient):
+    if decay > 0:
+        gradient = gradient + decay * parameter
+    apply_momentum(parameter, velocity, learning_rate * lr_scale, gradient, momentum)
+    return True
+
 
 class AdamW(nn.Cell):
     """Updates `parameters` in place from their gradients and a learning rate.
@@ -39,6 +62,7 @@ class AdamW(nn.Cell):
         self.beta1_power = Parameter(Tensor(1.0, mstype.float32), name="adam_beta1_power", requires_grad=False)
         self.beta2_power = Parameter(Tensor(1.0, mstype.float32), name="adam_beta2_power", requires_grad=False)
         self.adam = ops.Adam()
+        self.map = ops.HyperMap()
 
     def state(self) -> list[Parameter]:
         """What a resumed run needs besides the weights."""
@@ -50,23 +74,9 @@ class AdamW(nn.Cell):
         ops.assign(self.beta1_power, beta1_power)
         ops.assign(self.beta2_power, beta2_power)
         epsilon = EPSILON * ops.sqrt(1.0 - beta2_power)
-        for i in range(len(self.parameters)):
-            parameter, rate = self.parameters[i], _scaled(learning_rate, self.lr_scales[i])
-            if self.decays[i] > 0:
-                ops.assign(parameter, parameter * (1.0 - rate * self.decays[i]))
-            self.adam(
-                parameter,
-                self.moment1[i],
-                self.moment2[i],
-                beta1_power,
-                beta2_power,
-                rate,
-                BETA1,
-                BETA2,
-                epsilon,
-                gradients[i],
-            )
-        return learning_rate
+        update = ops.partial(_adamw, self.adam, beta1_power, beta2_power, epsilon, learning_rate)
+        done = self.map(update, self.decays, self.lr_scales, self.parameters, self.moment1, self.moment2, gradients)
+        return ops.depend(learning_rate, done)
 
 
 class Sgd(nn.Cell):
@@ -86,19 +96,16 @@ class Sgd(nn.Cell):
         self.velocity = self.parameters.clone("sgd_velocity", init="zeros")
         self.momentum = Tensor(momentum, mstype.float32)
         self.apply_momentum = ops.ApplyMomentum()
+        self.map = ops.HyperMap()
 
     def state(self) -> list[Parameter]:
         """What a resumed run needs besides the weights."""
         return list(self.velocity)
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> Tensor:
-        for i in range(len(self.parameters)):
-            parameter, gradient = self.parameters[i], gradients[i]
-            if self.decays[i] > 0:
-                gradient = gradient + self.decays[i] * parameter
-            rate = _scaled(learning_rate, self.lr_scales[i])
-            self.apply_momentum(parameter, self.velocity[i], rate, gradient, self.momentum)
-        return learning_rate
+        update = ops.partial(_sgd, self.apply_momentum, self.momentum, learning_rate)
+        done = self.map(update, self.decays, self.lr_scales, self.parameters, self.velocity, gradients)
+        return ops.depend(learning_rate, done)
 
 
 def build_optimizer(parameters: Sequence[Parameter], train: TrainSection) -> AdamW | Sgd:
@@ -117,7 +124,3 @@ def is_decayed(parameter: Parameter) -> bool:
 def is_head(parameter: Parameter) -> bool:
     """Whether a parameter of a DVT belongs to the classifier of an exit."""
     return ".head." in f".{parameter.name}"
-
-
-def _scaled(learning_rate: Tensor, scale: float) -> Tensor:
-    return learning_rate if scale == 1.0 else learning_rate * scale

@@ -1,14 +1,12 @@
-"""The training run: data, model, compiled steps, checkpoints, log. A run folder holds
+"""The training run: data, model, compiled steps, validation, checkpoints, log. What it leaves is described in
+`dvt.training.folder` and `dvt.training.records`.
 
-config.yaml   the resolved configuration            metrics.csv   one line per epoch
-last.ckpt     the weights to evaluate and export    state.ckpt    everything a resumed run needs
-train.log     what the console showed
+All ranks run this; rank 0 alone writes. Whatever ends a run (Ctrl-C, a signal, a loss that is not finite) must end it
+on all ranks after the same step, so such decisions are taken from values that the ranks have exchanged.
 """
 
 import contextlib
-import csv
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,22 +18,25 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from dvt import device
-from dvt.checkpoint import load_weights, read_checkpoint, save_checkpoint
+from dvt.cluster.preflight import fingerprint, require_same_fingerprint
 from dvt.config import RunConfig
-from dvt.config_io import config_to_dict, config_to_yaml, flattened, save_config
+from dvt.config_io import config_to_dict, config_to_yaml
 from dvt.data import Splits, load_splits
-from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
+from dvt.errors import CheckpointError, ConfigError, DataError
 from dvt.models.cascade import build_from_config
+from dvt.models.precision import set_precision
+from dvt.training import transfer
+from dvt.training.feed import Feed
+from dvt.training.folder import WEIGHTS_FILE, RunFolder
 from dvt.training.interrupt import StopBetweenSteps
-from dvt.training.schedule import learning_rates
+from dvt.training.monitor import Monitor
+from dvt.training.profiling import profiled
+from dvt.training.records import RunRecords, write_environment
+from dvt.training.schedule import learning_rates, peak_learning_rate
 from dvt.training.step import TrainStep
+from dvt.training.validation import Validation
 
-WEIGHTS_FILE = "last.ckpt"
-STATE_FILE = "state.ckpt"
-CONFIG_FILE = "config.yaml"
-METRICS_FILE = "metrics.csv"
-LOG_FILE = "train.log"
-MAY_CHANGE = ("data.path", "data.workers", "train.checkpoint_every_epochs")  # between a run and its resumption
+READ_EVERY = 10  # steps between two looks at losses and signals: reading them makes the host wait for the device
 
 log = logging.getLogger(__name__)
 
@@ -44,206 +45,242 @@ def train(config: RunConfig) -> Path:
     """Trains as configured and returns the path of the weights, `last.ckpt` in `config.output`.
 
     Ctrl-C saves the weights and the state and raises KeyboardInterrupt; `config.resume` continues from there. Raises
-    ConfigError, DataError and DeviceError before any long work starts, and DVTError if the loss is no longer finite.
+    ConfigError, DataError, CheckpointError and DeviceError before any long work starts, and DVTError if the loss is no
+    longer finite.
     """
     config.model.check()
-    output = _prepare_output(config)
-    with _log_file(output / LOG_FILE):
+    used = device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
+    main = used.rank == 0
+    require_same_fingerprint(device.gather_over_ranks(np.array(fingerprint(config))))
+    folder = RunFolder(config, writes=main)
+    with folder.logging(), contextlib.ExitStack() as stack:
+        if not main:  # what all ranks say alike is said once
+            logging.getLogger("dvt").setLevel(logging.WARNING)
         log.debug("configuration:\n%s", config_to_yaml(config))
-        used = device.set_up(config.device_target)
         ms.set_seed(config.seed)
-        splits = load_splits(config.data, config.model.input_size, config.seed)
-        run = _Run(config, splits, output)
-        log.info("device: %s", used.description)
+        splits = load_splits(
+            config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing
+        )
+        run = _Run(config, splits, folder)
+        ranks = f", {used.world_size} ranks" if used.world_size > 1 else ""
+        log.info("device: %s%s", used.description, ranks)
         for line in splits.describe().splitlines():
             log.info("%s", line)
+        folder.begin()
+        if main:
+            write_environment(folder.path, used.description + ranks)
+            run.records = stack.enter_context(
+                RunRecords(folder.path, run.done if config.resume else None, run.model.config.name)
+            )
         run.fit()
-    return output / WEIGHTS_FILE
+    device.leave()
+    return folder.path / WEIGHTS_FILE
 
 
 class _Run:
     """One training run from its first or resumed step to its last."""
 
-    def __init__(self, config: RunConfig, splits: Splits, output: Path) -> None:
-        self.config, self.splits, self.output = config, splits, output
-        model_config = config.model.resolve(splits.num_classes, splits.in_channels)
+    def __init__(self, config: RunConfig, splits: Splits, folder: RunFolder) -> None:
+        self.config, self.splits, self.folder = config, splits, folder
+        self.records: RunRecords | None = None
         train = config.train
+        model_config = config.model.resolve(splits.num_classes, splits.in_channels)
         if train.exit_weights is not None and len(train.exit_weights) != model_config.num_exits:
             raise ConfigError(
                 f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
             )
-        self.steps_per_epoch = splits.num_batches("train", train.batch_size, training=True)
+        shard = (device.rank(), device.world_size())
+        batches = splits.num_batches("train", train.batch_size, True, shard, train.accumulation_steps)
+        self.steps_per_epoch = batches // train.accumulation_steps
         self.epochs = train.epochs + train.cooldown_epochs
+        self.images_per_step = train.batch_size * train.accumulation_steps * device.world_size()
+        self.rates = learning_rates(train, self.steps_per_epoch, peak_learning_rate(train, self.images_per_step))
+        self.validation = None
+        if train.eval_every_epochs:
+            shown = splits.with_resize_size(train.eval_resize_size)
+            self.validation = Validation(model_config, shown, "val", config.eval.batch_size)
+        ms.set_seed(config.seed)  # the model's weights do not depend on what was built before
         self.model = build_from_config(model_config)
+        self._initialise()
         self.model.set_train(True)
-        self.rates = learning_rates(train, self.steps_per_epoch)
-        self.step = TrainStep(self.model, train, self.rates)
+        set_precision(self.model, train.amp_level)
+        if train.recompute:
+            for exit_ in self.model.exits:
+                for block in exit_.blocks:
+                    block.recompute()
+        self.step = TrainStep(self.model, train, self.rates, config.seed)
         self.step.set_train(True)
-        self.done = 0  # steps
-        if config.resume:
-            self._load_state()
+        self.done = self._load_state() if config.resume else 0  # steps
+        self.monitor = Monitor(train.max_failed_steps, train.amp_level != "O0", folder.last_good)
 
     def fit(self) -> None:
-        train, total = self.config.train, len(self.rates)
-        log.info(
-            "training %s: %d epochs of %d steps of %d images; the first step compiles for a while",
-            self.model.config.name,
-            self.epochs,
-            self.steps_per_epoch,
-            train.batch_size,
+        """Trains to the end, or until something ends the run."""
+        train = self.config.train
+        self._announce()
+        first_batch = self.done * train.accumulation_steps
+        feed = Feed(
+            self.step, self.splits, train.batch_size, train.accumulation_steps, first_batch, train.dataset_sink_mode
         )
-        save_config(replace(self.config, resume=False), self.output / CONFIG_FILE)
-        bar = tqdm(total=total, initial=self.done, unit="step", desc="train", smoothing=0.05)
+        bar = tqdm(total=len(self.rates), initial=self.done, unit="step", desc="train", smoothing=0.05, disable=None)
         with bar, StopBetweenSteps() as stop:
             try:
                 for epoch in range(self.done // self.steps_per_epoch, self.epochs):
-                    self._epoch(epoch, bar, stop)
-                    last = epoch == self.epochs - 1
-                    if last or (epoch + 1) % train.checkpoint_every_epochs == 0:
-                        self._save()
+                    self._epoch(epoch, feed, bar, stop)
             except KeyboardInterrupt:
                 self._save()
                 log.warning(
                     "interrupted after step %d of %d; %s is usable, and the same command with --resume goes on",
                     self.done,
-                    total,
-                    self.output / WEIGHTS_FILE,
+                    len(self.rates),
+                    self.folder.path / WEIGHTS_FILE,
                 )
                 raise
             except DataError as error:  # a bad image: what was learnt until then is not lost
                 if self.done:
                     self._save()
-                    raise DataError(f"{error}\n{self._last_good()}; once it is mended, --resume goes on") from error
+                    raise DataError(
+                        f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on"
+                    ) from error
                 raise
-        log.info("done: %s", self.output / WEIGHTS_FILE)
+        log.info("done: %s", self.folder.path / WEIGHTS_FILE)
 
-    def _epoch(self, epoch: int, bar: tqdm, stop: StopBetweenSteps) -> None:
-        batches = self.splits.pipeline("train", self.config.train.batch_size, training=True, epoch=epoch)
-        skipped = self.done - epoch * self.steps_per_epoch  # batches of this epoch that a resumed run has behind it
-        started, sums, count = time.perf_counter(), 0.0, 0
-        for images, labels in batches.create_tuple_iterator(num_epochs=1, output_numpy=True):
-            stop.check()
-            if skipped > 0:
-                skipped -= 1
+    def _epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> None:
+        self.monitor.begin_epoch(epoch, self.epochs, self.done)
+        pending: list[Tensor] = []  # losses not yet read
+        last = (epoch + 1) * self.steps_per_epoch
+        alone = device.world_size() == 1
+        losses = self._profiled(feed.epoch(), epoch)
+        for number, each in enumerate(losses, start=1):
+            pending.append(each)
+            if number % self.config.train.accumulation_steps:
                 continue
-            losses = self.step(Tensor(images), Tensor(labels)).asnumpy()
             self.done += 1
-            if not np.isfinite(losses).all():
-                raise DVTError(
-                    f"the loss is no longer finite at step {self.done} (per exit: {losses.tolist()}); lower "
-                    f"train.learning_rate or lengthen train.warmup_epochs. {self._last_good()}"
-                )
-            sums, count = sums + losses, count + 1
             bar.update()
-            bar.set_postfix_str(f"epoch {epoch + 1}/{self.epochs}, loss {_join(sums / count)}")
-        if count:
-            self._record(epoch, sums / count, count, time.perf_counter() - started)
+            if alone and stop.requested or self.done % READ_EVERY == 0 or self.done == last:
+                self._read(pending, bar)
+                pending = []
+                # A signal reaches the ranks at different steps; they stop after the same one.
+                if device.sum_over_ranks(np.array([stop.requested]))[0] > 0 and self.done < len(self.rates):
+                    raise KeyboardInterrupt
+        self._end_epoch(epoch + 1)
 
-    def _record(self, epoch: int, losses: np.ndarray, steps: int, seconds: float) -> None:
-        """One line in the log and in metrics.csv."""
-        images_per_second = steps * self.config.train.batch_size / seconds
+    def _read(self, pending: list[Tensor], bar: tqdm) -> None:
+        """Takes note of the losses of the last few batches; raises DVTError if they stay infinite or NaN."""
+        losses = np.stack([each.asnumpy() for each in pending])  # (batches, K)
         rate = float(self.rates[self.done - 1])
-        log.info(
-            "epoch %d/%d: loss per exit %s, lr %.2e, %.0f images/s",
-            epoch + 1,
-            self.epochs,
-            _join(losses),
-            rate,
-            images_per_second,
-        )
-        row = {"epoch": epoch + 1, "step": self.done, "learning_rate": rate}
-        row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(losses)}
-        row |= {"images_per_second": round(images_per_second, 1), "seconds": round(seconds, 2)}
-        path = self.output / METRICS_FILE
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        mean = self.monitor.read(losses, self.done, len(self.rates), rate, self._seen_per_second)
+        bar.set_postfix_str(self.monitor.status)
+        if self.records is not None and mean is not None:
+            self.records.step(self.done, mean, rate)
 
-    def _save(self) -> None:
-        metadata = {
+    def _seen_per_second(self, steps: int, seconds: float) -> float:
+        return steps * self.images_per_step / seconds
+
+    def _end_epoch(self, epochs_done: int) -> None:
+        """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
+        train, last = self.config.train, epochs_done == self.epochs
+        row = self.monitor.epoch_row(self.done, self._seen_per_second)
+        row |= {
+            "learning_rate": float(self.rates[self.done - 1]),
+            "skipped_steps": int(self.step.skipped_steps.asnumpy()),
+        }
+        if train.amp_level != "O0":
+            row["loss_scale"] = float(self.step.loss_scale.asnumpy())
+        is_best = False
+        if self.validation is not None and (last or epochs_done % train.eval_every_epochs == 0):
+            weights = self._weights() | self.step.ema_weights()
+            accuracy = self.validation.accuracy(weights)
+            row |= {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
+            is_best = self.folder.keep_best(epochs_done, accuracy[-1], weights, self._metadata())
+        self.monitor.log_epoch(row, self.epochs, is_best)
+        if self.records is not None:
+            self.records.epoch(row)
+        if last or epochs_done % train.checkpoint_every_epochs == 0:
+            self._save()
+
+    def _announce(self) -> None:
+        train = self.config.train
+        log.info(
+            "training %s: %d epochs of %d steps of %d images; the first step compiles for a while",
+            self.model.config.name,
+            self.epochs,
+            self.steps_per_epoch,
+            self.images_per_step,
+        )
+        peak = peak_learning_rate(train, self.images_per_step)
+        if peak != train.learning_rate:
+            log.info(
+                "learning rate %.3g, scaled from %.3g for %d images per step to the %d of this run",
+                peak,
+                train.learning_rate,
+                train.base_batch_size,
+                self.images_per_step,
+            )
+
+    def _initialise(self) -> None:
+        """Puts `train.init_checkpoint` into the new model; a resumed run has its own weights."""
+        path = self.config.train.init_checkpoint
+        if path is None or self.config.resume:
+            return
+        for line in transfer.apply(self.model, transfer.initial_weights(self.model.config, path)):
+            log.info("%s", line)
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {name: parameter.asnumpy() for name, parameter in self.model.parameters_dict().items()}
+
+    def _metadata(self) -> dict[str, Any]:
+        return {
             "model": self.model.config,
             "class_names": list(self.splits.class_names),
             "preprocessing": self.splits.preprocessing,
             "config": config_to_dict(replace(self.config, resume=False)),
             "step": self.done,
             "epoch": self.done / self.steps_per_epoch,
+            "world_size": device.world_size(),
         }
-        weights = {name: parameter.asnumpy() for name, parameter in self.model.parameters_dict().items()}
-        save_checkpoint(self.output / WEIGHTS_FILE, weights | self.step.ema_weights(), metadata)
-        state = {parameter.name: parameter.asnumpy() for parameter in self.step.state()}
-        save_checkpoint(self.output / STATE_FILE, weights | state, metadata)
 
-    def _load_state(self) -> None:
-        path = self.output / STATE_FILE
-        checkpoint = read_checkpoint(path)
+    def _save(self) -> None:
+        if self.monitor.failed_in_a_row:
+            log.warning("nothing is saved while the loss is not finite; %s", self.folder.last_good())
+            return
+        state = {parameter.name: parameter.asnumpy() for parameter in self.step.state()}
+        self.folder.save(self._weights(), self.step.ema_weights(), state, self._metadata())
+
+    def _load_state(self) -> int:
+        """Puts back what `_save` saved; steps done."""
+        checkpoint = self.folder.read_state()
         if checkpoint.model != self.model.config:
-            raise CheckpointError(f"{path} is the state of another model; resume with the configuration it began with")
+            raise CheckpointError(
+                f"{self.folder.path} holds the state of another model; resume with the configuration it began with"
+            )
+        ranks = checkpoint.metadata.get("world_size", 1)
+        if ranks != device.world_size():
+            raise ConfigError(
+                f"the run in {self.folder.path} was begun on {ranks} devices and cannot be resumed on "
+                f"{device.world_size()}: steps and learning rates would be others. Start as many, or begin a new run "
+                f"with train.init_checkpoint={self.folder.path / WEIGHTS_FILE}"
+            )
         state = {parameter.name: parameter for parameter in self.step.state()}
         missing = [name for name in state if name not in checkpoint.weights]
         if missing:
-            raise CheckpointError(f"{path} lacks {missing[0]}; resume with the configuration the run began with")
-        _check_same(self.config, checkpoint.metadata.get("config", {}), path)
-        load_weights(self.model, {k: v for k, v in checkpoint.weights.items() if k not in state}, source=str(path))
-        for name, parameter in state.items():
-            parameter.set_data(Tensor(checkpoint.weights[name].astype(parameter.asnumpy().dtype)))
-        self.done = int(checkpoint.metadata["step"])
-        if self.done > len(self.rates):
-            raise CheckpointError(f"{path} is {self.done} steps on, but the configuration asks for {len(self.rates)}")
-        log.info("resuming after step %d of %d", self.done, len(self.rates))
-
-    def _last_good(self) -> str:
-        path = self.output / WEIGHTS_FILE
-        return f"The last good weights are in {path}" if path.exists() else "No weights had been saved yet"
-
-
-def _prepare_output(config: RunConfig) -> Path:
-    """The run folder, writable; refuses to overwrite a run and to resume where there is none."""
-    output = Path(config.output)
-    if config.resume and not (output / STATE_FILE).exists():
-        raise CheckpointError(f"cannot resume: there is no {output / STATE_FILE}; leave --resume out to start afresh")
-    if not config.resume and any((output / name).exists() for name in (STATE_FILE, WEIGHTS_FILE)):
-        raise ConfigError(f"{output} already holds a run; continue it with --resume, or choose another --output")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / LOG_FILE).touch()
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
-    return output
-
-
-def _check_same(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
-    """Refuses to resume with another recipe: epochs and learning rates would silently be others."""
-    asked = flattened(config_to_dict(config))
-    before = flattened(saved)
-    for key, value in asked.items():
-        recipe = key == "seed" or key.split(".")[0] in ("model", "data", "train")
-        if recipe and key not in MAY_CHANGE and before.get(key) != value:
-            raise ConfigError(
-                f"{key} is {value!r}, but the run in {path} was begun with {before.get(key)!r}; resume with the "
-                f"configuration in {CONFIG_FILE} beside it, or start a new run"
+            raise CheckpointError(
+                f"the state in {self.folder.path} lacks {missing[0]}; resume with the version of this package that "
+                "wrote it"
             )
+        weights = {name: value for name, value in checkpoint.weights.items() if name not in state}
+        ms_weights = self.model.parameters_dict()
+        if set(weights) != set(ms_weights):
+            raise CheckpointError(f"the state in {self.folder.path} is not one of {self.model.config.name}")
+        for name, parameter in (state | ms_weights).items():
+            parameter.set_data(Tensor(checkpoint.weights[name].astype(parameter.asnumpy().dtype)))
+        done = int(checkpoint.metadata["step"])
+        if len(set(device.gather_over_ranks(np.array(done)).tolist())) > 1:
+            raise CheckpointError(
+                f"the ranks read different states from {self.folder.path}; copy the newest to all machines"
+            )
+        log.info("resuming after step %d of %d", done, len(self.rates))
+        return done
 
-
-@contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """Sends what this package logs to `path` as well."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("dvt")
-    level = logger.level
-    if level == logging.NOTSET:  # called from Python rather than from the command line, which sets it
-        logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
-        handler.close()
-
-
-def _join(losses: np.ndarray) -> str:
-    return "/".join(f"{loss:.3f}" for loss in losses)
+    def _profiled(self, losses: Iterator[Tensor], epoch: int) -> Iterator[Tensor]:
+        first = self.config.profile and epoch == self.done // self.steps_per_epoch and self.monitor.first_epoch
+        return profiled(losses, self.folder.path / "profile") if first else losses

@@ -19,6 +19,27 @@ from dvt.training.optimizer import build_optimizer
 MAX_LOSS_SCALE = 2.0**24
 
 
+# Mapped over the parameters; see `dvt.training.optimizer` on why these are no loops.
+_multiply = ops.MultitypeFuncGraph("multiply")
+_average = ops.MultitypeFuncGraph("average")
+_clear = ops.MultitypeFuncGraph("clear")
+
+
+@_multiply.register("Tensor", "Tensor")
+def _multiply_one(factor: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * factor
+
+
+@_average.register("Number", "Tensor", "Tensor")
+def _average_one(share: float, average: Tensor, parameter: Tensor) -> Tensor:
+    return ops.assign(average, average + share * (parameter - average))
+
+
+@_clear.register("Tensor")
+def _clear_one(accumulated: Tensor) -> Tensor:
+    return ops.assign(accumulated, ops.zeros_like(accumulated))
+
+
 class TrainStep(nn.Cell):
     """Call: images (B, I, S, S), targets (B,) or (B, classes) -> losses per exit (K,), averaged over the ranks.
 
@@ -50,6 +71,7 @@ class TrainStep(nn.Cell):
         self.skipped_steps = _counter("skipped_steps")
         self.noise_seed = Tensor((seed * 7919 + device.rank() * 104729 + 1) & 0x7FFFFFFF, mstype.int32)
         self.hash = IntegerHash()
+        self.map = ops.HyperMap()
 
         self.accumulation = train.accumulation_steps
         self.accumulated = self.parameters.clone("accumulated", init="zeros") if self.accumulation > 1 else None
@@ -71,13 +93,12 @@ class TrainStep(nn.Cell):
         if self.accumulated is None:
             return ops.depend(losses, self._update(gradients))
         done = Tensor(0, mstype.int32)
-        for i in range(len(self.parameters)):
-            ops.assign_add(self.accumulated[i], gradients[i])
+        sums = self.map(ops.assign_add, self.accumulated, gradients)
         if self.batches % self.accumulation == 0:
-            done = self._update(self.accumulated)
-            for i in range(len(self.parameters)):
-                ops.assign(self.accumulated[i], ops.zeros_like(self.accumulated[i]))
-        return ops.depend(losses, done)
+            done = self._update(sums)
+            cleared = self.map(_clear, ops.depend(self.accumulated, done))
+            done = ops.depend(done, cleared)
+        return ops.depend(losses, ops.depend(done, sums))
 
     def state(self) -> list[Parameter]:
         """Everything besides the weights that a resumed run needs, between two steps of the optimizer."""
@@ -120,17 +141,13 @@ class TrainStep(nn.Cell):
 
     def _apply(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> None:
         if self.scaled or self.accumulation > 1:
-            factor = 1.0 / (self.loss_scale * self.accumulation)
-            scaled = ()
-            for gradient in gradients:
-                scaled = scaled + (gradient * factor,)
-            gradients = scaled
+            gradients = self.map(ops.partial(_multiply, 1.0 / (self.loss_scale * self.accumulation)), gradients)
         if self.clip_norm is not None:
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
-        self.optimizer(gradients, learning_rate)
+        done = self.optimizer(gradients, learning_rate)
         if self.ema is not None:
-            for i in range(len(self.parameters)):
-                ops.assign(self.ema[i], self.ema[i] + (1.0 - self.ema_decay) * (self.parameters[i] - self.ema[i]))
+            # After the update: the parameters are read again.
+            self.map(ops.partial(_average, 1.0 - self.ema_decay), self.ema, ops.depend(self.parameters, done))
 
 
 def _counter(name: str) -> Parameter:

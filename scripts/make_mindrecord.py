@@ -1,0 +1,25 @@
+"""Make MindRecord files of an image folder: `scripts/make_mindrecord.py DATA_PATH OUTPUT`; see --help."""
+
+import sys
+from pathlib import Path
+
+SRC = Path(__file__).resolve().parents[1] / "src"
+
+
+def run() -> int:
+    if SRC.is_dir():  # a checkout works without being installed
+        sys.path.insert(0, str(SRC))
+    try:
+        from dvt.data.record_writer import main
+    except ModuleNotFoundError as error:
+        print(
+            f"error: {error.name} is not installed for {sys.executable}. Run `bash scripts/setup_env.sh` and use "
+            ".venv/bin/python, or `pip install -r requirements.txt`",
+            file=sys.stderr,
+        )
+        return 2
+    return main(sys.argv[1:], prog="make_mindrecord.py")
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -1,0 +1,238 @@
+"""Which error came first: pure functions on the logs of the workers. Imports no framework.
+
+A failed worker makes the others fail too: they lose their peer, wait in vain, are ended. What a user needs is the error
+that did not follow from another one. Errors are therefore read in three classes, and the earliest of the best class is
+the answer:
+
+1. what ended a worker by itself: a traceback, an `error:` line, a known code, a signal;
+2. a line that MindSpore or this package logged as an error, and after which the worker may have gone on;
+3. what follows from the failure of another worker, and all that scheduler and msrun say.
+"""
+
+import re
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from dvt.cluster.known_errors import SIGNAL_CAUSES, KnownError, recognise
+
+ENDED_A_WORKER, LOGGED, FOLLOWS = 1, 2, 3
+
+SHOWN_LINES = 16
+
+# "[ERROR] DEVICE(123,7f,python):2026-11-25-17:12:08.287.000 [file:line] text"; this package: "17:12:08 ERROR   text".
+_STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})(?:\.\d{3})?"
+_MINDSPORE_LINE = re.compile(rf"\[(DEBUG|INFO|WARNING|ERROR|CRITICAL)\] [\w.]+\([^)]*\):{_STAMP}")
+_OWN_LINE = re.compile(r"(\d\d:\d\d:\d\d) (DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_CODE_LINE = re.compile(r"E[A-Z]\d{4}: ")
+_FATAL_LINE = re.compile(r"error: |Fatal Python error: |terminate called after |Segmentation fault")
+_TRACEBACK = "Traceback (most recent call last):"
+_CHAINED = (
+    "During handling of the above exception, another exception occurred:",
+    "The above exception was the direct cause of the following exception:",
+)
+
+
+@dataclass(frozen=True)
+class WorkerLog:
+    """What one process left behind.
+
+    Attributes:
+        rank: Rank of the worker; None for the scheduler and msrun.
+        path: Its log file, as the user should see it.
+        text: Content of the file.
+        modified: When the file was last written to, local time.
+        exit_code: How the worker ended by itself, negative for a signal; None if it was ended, or is not known.
+        ended: When its end was noticed, local time.
+    """
+
+    rank: int | None
+    path: str
+    text: str
+    modified: datetime
+    exit_code: int | None = None
+    ended: datetime | None = None
+
+
+@dataclass(frozen=True)
+class WorkerError:
+    """One error of one process.
+
+    Attributes:
+        rank: As in `WorkerLog`.
+        path: As in `WorkerLog`.
+        line: Its first line in the log, from 1; None for an end without words.
+        time: When it happened: its own time stamp, else the next one in its log, else the last change of the log.
+        text: The error, a traceback whole.
+        error_class: ENDED_A_WORKER, LOGGED or FOLLOWS.
+        known: Row of the table of known errors, if it is one.
+        cause: What usually causes it; empty if that is not known.
+    """
+
+    rank: int | None
+    path: str
+    line: int | None
+    time: datetime
+    text: str
+    error_class: int
+    known: KnownError | None = None
+    cause: str = ""
+
+
+def errors_in(log: WorkerLog) -> list[WorkerError]:
+    """All errors of one log in its order; last the end of the worker, unless an error of the log explains it."""
+    lines = log.text.splitlines()
+    errors = [_error(log, lines, first, last) for first, last in _blocks(lines)]
+    code = log.exit_code or 0
+    # Only a kill needs no reason in the log. A crash behind an error is that error's end: MindSpore may crash while it
+    # shuts down after a lost peer.
+    explained = code != -signal.SIGKILL and any(error.error_class != LOGGED for error in errors)
+    if log.rank is not None and code and not explained:
+        errors.append(_end(log, code))
+    return errors
+
+
+def earliest_error(logs: Iterable[WorkerLog]) -> WorkerError | None:
+    """The error that most likely caused all others: the earliest of the best class; ties go to the lowest rank."""
+    errors = [error for log in logs for error in errors_in(log)]
+    return min(errors, key=_order, default=None)
+
+
+def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
+    """What to tell the user after a failure: the earliest error, its usual cause, what the other ranks said, the logs.
+
+    Args:
+        logs: Those of this machine.
+        log_dir: Folder of the logs.
+        machines: Number of machines of the job; with several the cause may lie elsewhere.
+    """
+    first = earliest_error(logs)
+    if first is None:
+        return f"The run failed, but no worker of this machine logged an error. All logs are in {log_dir}"
+    paragraphs = [f"The run failed. Earliest error: {_where(first)}", _shortened(first.text)]
+    if first.cause:
+        paragraphs.append(f"Usual cause: {first.cause}")
+    if first.error_class == FOLLOWS and machines > 1:
+        paragraphs.append(
+            "Nothing on this machine explains it: the cause is most likely on another machine. See what the launcher "
+            "there says."
+        )
+    others = []
+    for log in logs:
+        rest = [error for error in errors_in(log) if error != first]
+        if rest and log.rank is not None and log.rank != first.rank:
+            error = min(rest, key=_order)
+            others.append(f"  {_where(error)}: {_headline(error.text)}")
+    if others:
+        paragraphs.append("\n".join(["Errors of other ranks:", *others]))
+    return "\n".join([*paragraphs, f"All logs are in {log_dir}"])
+
+
+def _order(error: WorkerError) -> tuple[int, datetime, int]:
+    return error.error_class, error.time, -1 if error.rank is None else error.rank
+
+
+def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
+    """(first, last) line index of every error.
+
+    Lines without a time stamp belong to what stands before; logged errors belong to the traceback right behind them.
+    """
+    blocks = []
+    first, in_fatal = None, False
+    for index, line in enumerate(lines):
+        stamped = _MINDSPORE_LINE.match(line) or _OWN_LINE.match(line)
+        chained = in_fatal and any(link in lines[index - 2 : index] for link in _CHAINED)
+        starts_traceback = line.startswith(_TRACEBACK) and not chained
+        starts = starts_traceback or _is_fatal(line) or _is_logged_error(line)
+        if first is None:
+            starts = starts or bool(_CODE_LINE.match(line))  # inside an error a code is part of it
+        elif (starts and in_fatal) or (stamped and not starts):
+            blocks.append((first, index - 1))
+            first, in_fatal = None, False
+        if starts:
+            first = index if first is None else first
+            in_fatal = in_fatal or starts_traceback or _is_fatal(line)
+    if first is not None:
+        blocks.append((first, len(lines) - 1))
+    return blocks
+
+
+def _is_fatal(line: str) -> bool:
+    return bool(_FATAL_LINE.match(line))
+
+
+def _is_logged_error(line: str) -> bool:
+    mindspore, own = _MINDSPORE_LINE.match(line), _OWN_LINE.match(line)
+    level = mindspore[1] if mindspore else own[2] if own else ""
+    return level in ("ERROR", "CRITICAL")
+
+
+def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> WorkerError:
+    text = "\n".join(lines[first : last + 1]).rstrip()
+    known = recognise(text)
+    if log.rank is None or (known is not None and known.follows):
+        error_class = FOLLOWS
+    elif known is None and not any(line.startswith(_TRACEBACK) or _is_fatal(line) for line in lines[first : last + 1]):
+        error_class = LOGGED
+    else:
+        error_class = ENDED_A_WORKER
+    time = next(filter(None, (_time(line, log.modified) for line in lines[first:])), log.modified)
+    return WorkerError(
+        log.rank, log.path, first + 1, time, text, error_class, known, "" if known is None else known.cause
+    )
+
+
+def _end(log: WorkerLog, code: int) -> WorkerError:
+    """The end of a worker by a signal, or with an exit code and no word about the reason."""
+    if code < 0:
+        text, cause = f"ended by signal {-code} ({_signal_name(-code)})", SIGNAL_CAUSES.get(-code, "")
+    else:
+        text, cause = f"ended with exit code {code}", ""
+    # MindSpore sends a worker SIGTERM when another one is lost; this package exits with 130 then.
+    asked_to_stop = code in (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+    error_class = FOLLOWS if asked_to_stop else ENDED_A_WORKER
+    return WorkerError(log.rank, log.path, None, log.ended or log.modified, text, error_class, cause=cause)
+
+
+def _time(line: str, modified: datetime) -> datetime | None:
+    """The time stamp in `line`; one without a date is of the last day on which the log was written to."""
+    stamp = re.search(_STAMP, line)
+    if stamp:
+        return datetime.strptime(stamp[1], "%Y-%m-%d-%H:%M:%S.%f")
+    own = _OWN_LINE.match(line)
+    if own:
+        clock = datetime.strptime(own[1], "%H:%M:%S")
+        time = modified.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
+        return time if time <= modified else time - timedelta(days=1)
+    return None
+
+
+def _where(error: WorkerError) -> str:
+    name = "scheduler or msrun" if error.rank is None else f"rank {error.rank}"
+    place = error.path if error.line is None else f"{error.path}, line {error.line}"
+    return f"{name} at {error.time:%H:%M:%S}, {place}"
+
+
+def _headline(text: str) -> str:
+    """The one line of an error that says most: of a traceback the exception, else the first line."""
+    lines = text.splitlines()
+    tracebacks = [index for index, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    after = lines[tracebacks[-1] + 1 :] if tracebacks else lines
+    return next((line for line in after if line and not line.startswith(" ")), lines[0])
+
+
+def _shortened(text: str) -> str:
+    """Indented; the beginning and the end of what is too long."""
+    lines = text.splitlines()
+    if len(lines) > SHOWN_LINES:
+        half = SHOWN_LINES // 2
+        lines = [*lines[:half], f"... {len(lines) - 2 * half} lines more in the log ...", *lines[-half:]]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"

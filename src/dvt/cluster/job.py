@@ -1,0 +1,221 @@
+"""One run of msrun from its start to the end of its last process."""
+
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import psutil
+
+from dvt.cluster.diagnosis import WorkerLog
+from dvt.cluster.placement import Placement
+from dvt.cluster.processes import Deadline, Member, end_all, find_members
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+POLL_SECONDS = 0.2
+SETTLE_SECONDS = 3  # in which msrun and the other workers still say what they have to say about a failure
+FAILURE_GRACE_SECONDS = 10  # for workers that wait for a lost peer and therefore hardly ever react
+MSRUN_LOG = "msrun.log"
+
+# Chatter of MindSpore about the cluster, of no use on a console; the log files keep it.
+_CHATTER = re.compile(r"\[(INFO|WARNING)\] (DISTRIBUTED|DEVICE|ME)\(")
+_PEER_LOST = "Kill this process with SIGTERM"
+_WORKER_ENDED = re.compile(r"Worker process (\d+) exit with exception. Error code: (-?\d+)")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        succeeded: All workers of this machine ended well.
+        signal_number: Signal that stopped the launcher; None if none did.
+        logs: What the processes left behind; empty if all went well.
+    """
+
+    succeeded: bool
+    signal_number: int | None
+    logs: tuple[WorkerLog, ...]
+
+
+class Job:
+    """Starts msrun, shows the log of the first worker of this machine, watches the workers, ends everything.
+
+    Args:
+        command: Python script of the workers and its arguments.
+        placement: Machines, workers, address.
+        log_dir: Existing folder for msrun.log, scheduler.log and worker_RANK.log.
+        environment: Of msrun and the workers; msrun is looked up in its PATH.
+        grace_seconds: Time that workers have for saving when the job is stopped by a signal.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        placement: Placement,
+        log_dir: Path,
+        environment: Mapping[str, str],
+        grace_seconds: float = 60,
+    ) -> None:
+        self.placement, self.log_dir, self.environment = placement, log_dir, environment
+        self.arguments = msrun_command(command, placement, log_dir)
+        self.grace_seconds = grace_seconds
+        self._members: list[Member] = []
+        self._signal_number: int | None = None
+        self._deadline: Deadline | None = None
+
+    def run(self, console: TextIO = sys.stdout) -> Outcome:
+        """Blocks until every process of the job has ended; SIGINT, SIGTERM and SIGHUP end it, a second one at once."""
+        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
+        try:
+            with (self.log_dir / MSRUN_LOG).open("w") as file:
+                # A session of its own: Ctrl-C in the terminal reaches the launcher alone.
+                started = subprocess.Popen(
+                    self.arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    env=dict(self.environment),
+                    start_new_session=True,
+                )
+            msrun = psutil.Process(started.pid)
+            follower = Follower(self._log_of(self.placement.ranks.start), console)
+            try:
+                succeeded = self._watch(started, msrun, follower)
+            finally:
+                grace = self.grace_seconds if self._signal_number is not None else FAILURE_GRACE_SECONDS
+                self._deadline = Deadline(grace)
+                end_all(msrun, self._members, self._deadline)
+                started.wait()
+                follower.finish()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        logs = () if succeeded else tuple(self._logs())
+        return Outcome(succeeded, self._signal_number, logs)
+
+    def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "Follower") -> bool:
+        """Until msrun has ended (returns whether well), a process failed, or a signal came."""
+        expected = self.placement.device_num + self.placement.is_master
+        while started.poll() is None and self._signal_number is None:
+            if len(self._members) < expected:
+                self._members += find_members(msrun, [member.process.pid for member in self._members])
+            now = datetime.now()
+            for member in self._members:
+                member.update(now)
+            follower.pump()
+            failed = any(member.exit_code for member in self._members)
+            if failed or follower.peer_lost:
+                settled = Deadline(SETTLE_SECONDS)
+                while started.poll() is None and self._signal_number is None and not settled.over:
+                    time.sleep(POLL_SECONDS)
+                    follower.pump()
+                break
+            time.sleep(POLL_SECONDS)
+        return started.poll() == 0 and self._signal_number is None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._signal_number is None:
+            self._signal_number = number
+            log.warning("%s: stopping the workers, which save what they have", signal.Signals(number).name)
+        elif self._deadline is not None:
+            log.warning("%s again: not waiting any longer", signal.Signals(number).name)
+            self._deadline.cut()
+
+    def _log_of(self, rank: int) -> Path:
+        return self.log_dir / f"worker_{rank}.log"
+
+    def _logs(self) -> Iterable[WorkerLog]:
+        ends = own_ends(self._members, (self.log_dir / MSRUN_LOG).read_text(errors="replace"))
+        paths = {rank: self._log_of(rank) for rank in self.placement.ranks}
+        for rank, path in [*paths.items(), (None, self.log_dir / "scheduler.log"), (None, self.log_dir / MSRUN_LOG)]:
+            if path.exists():
+                text, modified = path.read_text(errors="replace"), datetime.fromtimestamp(path.stat().st_mtime)
+                code, ended = ends.get(rank, (None, None))
+                yield WorkerLog(rank, str(path), text, modified, code, ended)
+
+
+def msrun_command(command: Sequence[str], placement: Placement, log_dir: Path) -> list[str]:
+    """The call of msrun for the share of this machine."""
+    arguments = [
+        "msrun",
+        f"--worker_num={placement.world_size}",
+        f"--local_worker_num={placement.device_num}",
+        f"--master_addr={placement.master_addr}",
+        f"--master_port={placement.master_port}",
+        f"--node_rank={placement.node_rank}",
+        f"--cluster_time_out={placement.cluster_timeout}",
+        f"--log_dir={log_dir}",
+        "--join=True",  # msrun stays until its workers have ended
+        f"--tail_worker_log={placement.world_size}",  # no such rank: the launcher itself shows a log
+    ]
+    if placement.rank_table_file is not None:
+        arguments.append(f"--rank_table_file={placement.rank_table_file}")
+    if placement.bind_core is not None:
+        arguments.append(f"--bind_core={placement.bind_core}")
+    # msrun would take plain "python", which not every environment has.
+    return [*arguments, "python3", *command]
+
+
+def own_ends(members: Iterable[Member], msrun_log: str) -> dict[int, tuple[int, datetime]]:
+    """Exit code and time of the workers that ended by themselves, by rank.
+
+    msrun kills all others once it has seen one fail. It names that one; a worker killed at or after its end is not
+    counted, because msrun, not the worker, is the reason.
+    """
+    workers = [member for member in members if member.rank is not None and member.ended is not None]
+    named = {int(pid): int(code) for pid, code in _WORKER_ENDED.findall(msrun_log)}
+    ends = {}
+    for member in workers:
+        code = named.get(member.process.pid, member.exit_code)
+        if code is not None:
+            ends[member.rank] = (code, member.ended)
+    seen = [member.ended for member in workers if member.process.pid in named]
+    first_failure = min(seen, default=None)
+    named_ranks = {member.rank for member in workers if member.process.pid in named}
+    return {
+        rank: (code, ended)
+        for rank, (code, ended) in ends.items()
+        if rank in named_ranks or code != -signal.SIGKILL or first_failure is None or ended < first_failure
+    }
+
+
+class Follower:
+    """Copies what is added to a worker's log to the console, and notices that the worker lost its peers."""
+
+    def __init__(self, path: Path, console: TextIO) -> None:
+        self.path, self.console = path, console
+        self.peer_lost = False
+        self._read = 0
+        self._rest = b""
+
+    def pump(self) -> None:
+        """Shows the lines that are complete by now."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            added = file.read()
+        self._read += len(added)
+        *lines, self._rest = (self._rest + added).split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            self.peer_lost = self.peer_lost or _PEER_LOST in text
+            if not _CHATTER.match(text):
+                print(text, file=self.console, flush=True)
+
+    def finish(self) -> None:
+        """Shows all that is left, also a last line that was not ended."""
+        self.pump()
+        if self._rest:
+            print(self._rest.decode(errors="replace"), file=self.console, flush=True)

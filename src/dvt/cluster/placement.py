@@ -1,0 +1,110 @@
+"""Where a job runs: machines, workers per machine, and the address at which they meet. Imports no framework."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvt.errors import ConfigError
+
+DEFAULT_PORT = 8118  # msrun's own
+
+# What msrun sets for its workers; left over from an outer job, it would mislead them.
+WORKER_VARIABLES = (
+    "MS_ROLE",
+    "MS_NODE_ID",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+    "MS_WORKER_NUM",
+    "RANK_ID",
+    "RANK_SIZE",
+    "DEVICE_ID",
+)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The share of one machine in a job.
+
+    Attributes:
+        device_num: Workers on this machine, one per device; the same on every machine.
+        nnodes: Number of machines.
+        node_rank: Which of them this is, from 0. Machine 0 also runs the scheduler at which all workers meet.
+        master_addr: Address of machine 0.
+        master_port: Port of the scheduler there.
+        rank_table_file: HCCL rank table; None where HCCL finds the devices itself (Ascend only).
+        cluster_timeout: Seconds that workers wait for each other at the start.
+        bind_core: Value of msrun's --bind_core: true, or JSON such as {"device0": ["0-3"]}; None leaves it out.
+    """
+
+    device_num: int
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = DEFAULT_PORT
+    rank_table_file: Path | None = None
+    cluster_timeout: int = 600
+    bind_core: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.device_num < 1:
+            raise ConfigError(f"DEVICE_NUM is {self.device_num}; at least 1 device per machine is needed")
+        if self.nnodes < 1:
+            raise ConfigError(f"NNODES is {self.nnodes}; it is the number of machines, at least 1")
+        if not 0 <= self.node_rank < self.nnodes:
+            raise ConfigError(
+                f"NODE_RANK is {self.node_rank}; with NNODES={self.nnodes} it must be 0 to {self.nnodes - 1}"
+            )
+        if not 1024 <= self.master_port <= 65535:
+            raise ConfigError(f"MASTER_PORT is {self.master_port}; it must be between 1024 and 65535")
+        if self.cluster_timeout < 1:
+            raise ConfigError(f"CLUSTER_TIMEOUT is {self.cluster_timeout}; it must be at least 1 second")
+
+    @property
+    def world_size(self) -> int:
+        return self.nnodes * self.device_num
+
+    @property
+    def ranks(self) -> range:
+        """Ranks of the workers on this machine."""
+        return range(self.node_rank * self.device_num, (self.node_rank + 1) * self.device_num)
+
+    @property
+    def is_master(self) -> bool:
+        """Whether this machine runs the scheduler."""
+        return self.node_rank == 0
+
+    def describe(self) -> str:
+        """One line for logs."""
+        if self.nnodes == 1:
+            return f"{self.device_num} worker(s) on this machine, port {self.master_port}"
+        return (
+            f"ranks {self.ranks.start} to {self.ranks.stop - 1} of {self.world_size} on this machine "
+            f"({self.node_rank} of {self.nnodes}), meeting at {self.master_addr}:{self.master_port}"
+        )
+
+
+def whole_number(environment: Mapping[str, str], name: str) -> int | None:
+    """The whole number in variable `name`, None if it is unset or empty. Raises ConfigError for anything else."""
+    value = environment.get(name, "")
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{name} is {value!r}; it must be a whole number") from None
+
+
+def worker_environment(placement: Placement, device_target: str, interpreter: Path) -> dict[str, str]:
+    """This process's environment, changed so that msrun starts `interpreter` and workers log without delay.
+
+    On the CPU the workers share the cores; without a limit each would start a thread for every core of the machine.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in WORKER_VARIABLES}
+    # msrun looks the interpreter up in PATH.
+    environment["PATH"] = os.pathsep.join([str(interpreter.parent), environment.get("PATH", os.defpath)])
+    environment["PYTHONUNBUFFERED"] = "1"
+    if device_target == "CPU":
+        cores = len(os.sched_getaffinity(0))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // placement.device_num)))
+    return environment

@@ -1,0 +1,240 @@
+"""What is checked before anything starts, and that all ranks start from the same. Imports no framework.
+
+Devices are counted in a process of its own, so that the launcher never holds one.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import dvt
+from dvt.cluster.placement import DEFAULT_PORT, Placement
+from dvt.config import RunConfig
+from dvt.config_io import config_to_dict, flattened
+from dvt.errors import ConfigError, DeviceError
+
+PACKAGE = Path(dvt.__file__).parent
+SOURCE_SUFFIXES = (".py", ".cc")
+
+# What may rightly differ between machines.
+LOCAL_KEYS = ("data.path", "data.workers", "output", "train.init_checkpoint")
+
+# A float32 holds every whole number below this exactly; CPU collectives carry no integers.
+FINGERPRINTS = 2**24
+
+COUNT_SECONDS = 300
+
+
+def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
+    """Raises ConfigError with everything that would stop this machine's share of the job.
+
+    Args:
+        placement: Machines, workers, address.
+        config: Configuration of the run, with a device target that is not "auto".
+        device_counts: What `count_devices` found.
+        path: Folders in which msrun is looked up, as in the variable PATH.
+    """
+    problems = [
+        *_versions(path),
+        *_devices(placement, config.device_target, device_counts),
+        *_address(placement),
+        *_rank_table(placement, config.device_target),
+        *_data(config),
+        *_output(config),
+    ]
+    if problems:
+        raise ConfigError("\n       ".join(problems))
+
+
+def count_devices() -> dict[str, int]:
+    """Devices of this machine by kind, best kind first (`dvt.device.available`). Raises DeviceError."""
+    code = "import json; from dvt import device; print(json.dumps(device.available()))"
+    search = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=COUNT_SECONDS,
+            env={**os.environ, "PYTHONPATH": search},
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceError(
+            f"MindSpore did not tell the devices of this machine within {COUNT_SECONDS} s; the driver may hang: see "
+            "`npu-smi info` or `nvidia-smi`"
+        ) from None
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DeviceError(f"MindSpore does not start with {sys.executable}: {last}")
+    return json.loads(lines[-1])
+
+
+def free_port(preferred: int = DEFAULT_PORT) -> int:
+    """`preferred` if it is free on this machine, else another free port."""
+    if not _bind_error("", preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides about results; "missing" for what is not installed."""
+    found = {"dvt": dvt.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    for name in ("mindspore", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def fingerprint(config: RunConfig) -> int:
+    """A number below 2**24 that stands for the source files of this package, the configuration and the versions.
+
+    Ranks that may not train together have different ones (but for one case in 16 million). Keys that may rightly
+    differ between machines, such as data.path, do not count.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.suffix in SOURCE_SUFFIXES:
+            digest.update(f"{path.relative_to(PACKAGE).as_posix()}\0".encode())
+            digest.update(path.read_bytes())
+    keys = {key: value for key, value in flattened(config_to_dict(config)).items() if key not in LOCAL_KEYS}
+    digest.update(json.dumps([keys, versions()], sort_keys=True).encode())
+    return int.from_bytes(digest.digest()[:8], "big") % FINGERPRINTS
+
+
+def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
+    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
+    values = [int(value) for value in fingerprints]
+    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
+    others = [rank for rank, value in enumerate(values) if value != usual]
+    if others:
+        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
+        raise ConfigError(
+            f"rank {named} runs other code, another configuration or other versions than the other "
+            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
+            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
+            "HEAD`, `git status` and `pip list`), then start all of them again"
+        )
+
+
+def _versions(path: str) -> list[str]:
+    problems, found = [], versions()
+    if found["mindspore"] == "missing":
+        problems.append(f"MindSpore is not installed for {sys.executable}: pip install 'dvt-mindspore[train]'")
+    elif shutil.which("msrun", path=path) is None:
+        problems.append(f"msrun is neither beside {sys.executable} nor in PATH; it comes with MindSpore 2.3 and later")
+    if found["numpy"].partition(".")[0] not in ("0", "1", "missing"):
+        problems.append(f"NumPy is {found['numpy']}; MindSpore's data sets need NumPy 1: pip install 'numpy<2'")
+    return problems
+
+
+def _devices(placement: Placement, target: str, counts: dict[str, int]) -> list[str]:
+    if target not in counts:
+        there = ", ".join(counts) or "none"
+        return [f"DEVICE_TARGET is {target}, but MindSpore finds no such device here, only: {there}"]
+    if target != "CPU" and placement.device_num > counts[target]:
+        return [
+            f"DEVICE_NUM is {placement.device_num}, but this machine has {counts[target]} {target} device(s); "
+            "DEVICE_NUM counts the devices of one machine, NNODES the machines"
+        ]
+    return []
+
+
+def _address(placement: Placement) -> list[str]:
+    address, port = placement.master_addr, placement.master_port
+    try:
+        ip = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError:
+        return [f"MASTER_ADDR {address} cannot be resolved; give an IP address or a name that this machine knows"]
+    if placement.is_master:
+        error = _bind_error(ip, port)
+        if error == errno.EADDRINUSE:
+            return [
+                f"MASTER_PORT {port} is in use on this machine, perhaps by a run that has not ended; choose another"
+            ]
+        if error == errno.EADDRNOTAVAIL:
+            return [
+                f"MASTER_ADDR {address} is no address of this machine; with NODE_RANK=0 it must be, because the "
+                "scheduler runs here"
+            ]
+        return [f"port {port} of {address} cannot be opened: {os.strerror(error)}"] if error else []
+    if not _bind_error(ip, 0):
+        return [
+            f"MASTER_ADDR {address} is an address of this machine, but NODE_RANK is {placement.node_rank}; give the "
+            "address of the machine with NODE_RANK=0"
+        ]
+    return []
+
+
+def _bind_error(ip: str, port: int) -> int:
+    """The error number of listening there; 0 if that works."""
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last connections fade away is free
+        try:
+            probe.bind((ip, port))
+            probe.listen()
+        except OSError as error:
+            return error.errno or errno.EIO
+    return 0
+
+
+def _rank_table(placement: Placement, target: str) -> list[str]:
+    table = placement.rank_table_file
+    if table is None:
+        return []
+    if target != "Ascend":
+        return [f"RANK_TABLE_FILE is for Ascend only, and DEVICE_TARGET is {target}; unset it"]
+    try:
+        servers = json.loads(table.read_text())["server_list"]
+        ranks = sorted(int(device["rank_id"]) for server in servers for device in server["device"])
+    except OSError as error:
+        return [f"RANK_TABLE_FILE {table} cannot be read: {error.strerror}"]
+    except (ValueError, KeyError, TypeError) as error:
+        return [f"RANK_TABLE_FILE {table} is no rank table ({error!r}): server_list, device and rank_id are needed"]
+    if ranks != list(range(placement.world_size)):
+        return [
+            f"RANK_TABLE_FILE {table} names {len(ranks)} rank(s), {_short(ranks)}; {placement.nnodes} machine(s) with "
+            f"{placement.device_num} device(s) need the ranks 0 to {placement.world_size - 1}, each once"
+        ]
+    return []
+
+
+def _data(config: RunConfig) -> list[str]:
+    path = config.data.path
+    if path is None:
+        if config.data.dataset == "image_folder":
+            return ["data.path is needed for data.dataset image_folder: the folder with train/ and val/"]
+        return []
+    if not Path(path).is_dir():
+        return [f"data.path {path} is not a folder on this machine; every machine needs the data"]
+    return []
+
+
+def _output(config: RunConfig) -> list[str]:
+    output = Path(config.output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        return [f"cannot write to the output folder {output}: {error.strerror}"]
+    return []
+
+
+def _short(ranks: list[int]) -> str:
+    text = ", ".join(map(str, ranks[:16]))
+    return f"{text}, ..." if len(ranks) > 16 else text

@@ -1,0 +1,137 @@
+"""The processes of a job, as /proc shows them: which worker is which, how it ended, and ending what is left.
+
+msrun starts each worker in a session of its own, so neither a signal to msrun nor one to its process group reaches
+them; and it collects their exit codes without telling. Hence the look into /proc.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import psutil
+
+KILL_SECONDS = 10  # that the system may need to clear away a killed process
+
+
+@dataclass
+class Member:
+    """One process that msrun started.
+
+    Attributes:
+        process: The process; comparing it is safe against reused process ids.
+        rank: Rank of a worker; None for the scheduler.
+        exit_code: How it ended, negative for a signal; None while it runs, and where that could not be seen.
+        ended: When its end was noticed, local time; None while it runs.
+    """
+
+    process: psutil.Process
+    rank: int | None
+    exit_code: int | None = None
+    ended: datetime | None = None
+
+    def update(self, now: datetime) -> None:
+        """Looks whether the process still runs; `now` is the same for all members that are looked at together."""
+        if self.ended is None and not is_running(self.process):
+            self.ended = now
+            self.exit_code = _exit_code_of_zombie(self.process.pid)
+
+
+def find_members(msrun: psutil.Process, known: Iterable[int]) -> list[Member]:
+    """The scheduler and the workers among the children of msrun, without those whose process ids are `known`."""
+    known = set(known)
+    found = []
+    for child in _children(msrun):
+        if child.pid in known:
+            continue
+        try:
+            environment = child.environ()
+        except psutil.Error:  # it has just ended
+            continue
+        role = environment.get("MS_ROLE")  # absent in helpers and in a child that is only about to become a worker
+        if role == "MS_SCHED":
+            found.append(Member(child, None))
+        elif role == "MS_WORKER":
+            found.append(Member(child, int(environment["RANK_ID"])))
+    return found
+
+
+def is_running(process: psutil.Process) -> bool:
+    """Whether the process is there and has not ended; one that nobody collected yet has ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def end_all(msrun: psutil.Process, members: Iterable[Member], grace: "Deadline") -> None:
+    """Ends a job: SIGTERM to the workers, so that they can save what they have, SIGKILL to all once `grace` is over.
+
+    msrun is stopped first: it would kill all workers as soon as one of them has ended, in the middle of saving.
+    """
+    _signal(msrun, signal.SIGSTOP)
+    members = [*members, *find_members(msrun, [member.process.pid for member in members])]
+    everything = {process for member in members for process in (member.process, *_children(member.process, True))}
+    everything |= set(_children(msrun, True))
+    workers = [member.process for member in members if member.rank is not None]
+    for worker in workers:
+        _signal(worker, signal.SIGTERM)
+    while any(map(is_running, workers)) and not grace.over:
+        time.sleep(0.1)
+    for worker in workers:  # its session holds what it started, also after its own end
+        _kill_group(worker)
+    for process in everything:
+        _signal(process, signal.SIGKILL)
+    _signal(msrun, signal.SIGKILL)
+    gone = Deadline(KILL_SECONDS)
+    while any(map(is_running, everything)) and not gone.over:
+        time.sleep(0.05)
+
+
+class Deadline:
+    """A time limit that can be cut short."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        return time.monotonic() >= self._end
+
+    def cut(self) -> None:
+        """Makes it over now."""
+        self._end = time.monotonic()
+
+
+def _children(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
+    try:
+        return process.children(recursive)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):  # it has ended
+        process.send_signal(number)
+
+
+def _kill_group(leader: psutil.Process) -> None:
+    # A process id is not given out again while a group bears it, unless group and leader are both gone.
+    if psutil.pid_exists(leader.pid) and not leader.is_running():
+        return
+    with contextlib.suppress(ProcessLookupError):  # nobody is left in it
+        os.killpg(leader.pid, signal.SIGKILL)
+
+
+def _exit_code_of_zombie(pid: int) -> int | None:
+    """The exit code of an ended process that its parent has not collected yet, from the last field of its stat line."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
+    return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] == "Z" else None

@@ -1,0 +1,221 @@
+"""MindRecord files that `scripts/make_mindrecord.py` makes of an image folder: encoded images, read at random.
+
+A part ("train" or "val") is some files PART.mindrecordK, each with its index PART.mindrecordK.db, and last of all
+PART.records.json: class names, number of images, and the size of every file. Without it the part counts as missing.
+
+Training takes images in an order of its own, so each is looked up in the index and read by itself. The layout is that
+of MindRecord 3.0: a file begins with the length of its header (8 bytes, little-endian) and the header, JSON with
+`header_size` and `page_size` among others; the index, an SQLite table, gives for each image the page and the offsets in
+it, at which 8 bytes of length precede the image. The test suite compares with MindSpore's own reader. Reading needs no
+MindSpore.
+"""
+
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dvt.data.preprocess import read_image
+from dvt.errors import DataError
+
+FORMAT = 1
+"""Of PART.records.json and of the fields below."""
+SCHEMA = {
+    "index": {"type": "int32"},  # in the order of the image folder
+    "label": {"type": "int32"},
+    "file_name": {"type": "string"},  # CLASS/NAME
+    "image": {"type": "bytes"},  # the file as it is
+}
+INDEXED = ("index", "label", "file_name")
+LENGTH_BYTES = 8
+ROWS_AT_ONCE = 100_000
+REMEDY = "make the records anew with scripts/make_mindrecord.py"
+
+
+def metadata_file(folder: Path, part: str) -> Path:
+    """Where the description of a part lies; written last."""
+    return folder / f"{part}.records.json"
+
+
+def record_file_name(part: str) -> str:
+    """What the record files of a part are called, apart from their number."""
+    return f"{part}.mindrecord"
+
+
+def holds_records(folder: Path) -> bool:
+    """Whether `folder` holds record files of any part, whole or not."""
+    return any(folder.glob("*.mindrecord*"))
+
+
+class RecordImage(NamedTuple):
+    """One image in a record file; see `dvt.data.images.StoredPhoto`.
+
+    Args:
+        file: The record file.
+        offset: Of its first byte.
+        length: In bytes.
+        index: Its number in the part.
+    """
+
+    file: str
+    offset: int
+    length: int
+    index: int
+
+    def read(self) -> bytes:
+        """The encoded image.
+
+        Raises:
+            DataError: The file is missing, cut short or damaged; the message names it.
+        """
+        try:
+            with open(self.file, "rb", buffering=0) as file:
+                # Without a file position of its own, so that nothing is read ahead.
+                content = os.pread(file.fileno(), LENGTH_BYTES + self.length, self.offset - LENGTH_BYTES)
+        except OSError as error:
+            raise DataError(f"record file {self.file} cannot be read: {error.strerror}; {REMEDY}") from error
+        if len(content) < LENGTH_BYTES + self.length:
+            raise DataError(f"record file {self.file} is cut short in image {self.name}; {REMEDY}")
+        if int.from_bytes(content[:LENGTH_BYTES], "little") != self.length:
+            raise DataError(f"record file {self.file} does not fit its index at image {self.name}; {REMEDY}")
+        return content[LENGTH_BYTES:]
+
+    def image(self) -> Image.Image:
+        """The decoded image in RGB.
+
+        Raises:
+            DataError: See `read`; or what is stored is no image or is cut short.
+        """
+        content = self.read()
+        try:
+            return read_image(io.BytesIO(content))
+        except DataError as error:
+            raise DataError(f"image {self.name} in {self.file} cannot be decoded: {error.__cause__}") from error
+
+    @property
+    def name(self) -> str:
+        """CLASS/NAME of the file it was made of; looked up for messages, so that millions of names need no memory."""
+        for (name,) in _query(self.file, "SELECT file_name_0 FROM INDEXES WHERE index_0 = ?", self.index):
+            return name
+        return f"number {self.index}"
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSet(Sequence):
+    """The images of one part, in the order of the image folder.
+
+    Args:
+        class_names: Names in the order of the labels.
+        files: The record files.
+        shards: (N,) in which of them each image lies.
+        offsets: (N,) first byte of each image in its file.
+        lengths: (N,) bytes.
+        labels: (N,) class of each image.
+    """
+
+    class_names: list[str]
+    files: list[str]
+    shards: NDArray[np.int16]
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    labels: NDArray[np.int32]
+
+    @classmethod
+    def open(cls, folder: Path, part: str) -> "RecordSet":
+        """Reads the index of a part.
+
+        Raises:
+            DataError: A file that is missing, cut short, or not of this part; the message names it.
+        """
+        metadata = _metadata(folder, part)
+        for name, size in metadata["files"].items():
+            _check_size(folder / name, size)
+        files = [str(folder / name) for name in metadata["files"] if not name.endswith(".db")]
+        tables = [_table(file) for file in files]
+        shards = np.repeat(np.arange(len(files), dtype=np.int16), [len(table) for table in tables])
+        index, labels, offsets, lengths = np.concatenate(tables).T
+        order = np.argsort(index)
+        if not np.array_equal(index[order], np.arange(metadata["images"])):
+            raise DataError(
+                f"the record files of {folder}/{record_file_name(part)}* hold {len(index)} images, which are not the"
+                f" {metadata['images']} of {metadata_file(folder, part)}; {REMEDY}"
+            )
+        return cls(
+            metadata["class_names"],
+            files,
+            shards[order],
+            offsets[order],
+            lengths[order],
+            labels[order].astype(np.int32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> RecordImage:
+        file = self.files[self.shards[index]]
+        return RecordImage(file, int(self.offsets[index]), int(self.lengths[index]), index)
+
+
+def _metadata(folder: Path, part: str) -> dict[str, Any]:
+    file = metadata_file(folder, part)
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder} holds no complete records of {part}: {file.name} is missing; {REMEDY}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read: {error}; {REMEDY}") from error
+    if metadata.get("format") != FORMAT:
+        raise DataError(f"{file} has format {metadata.get('format')}; this version reads format {FORMAT}; {REMEDY}")
+    return metadata
+
+
+def _check_size(file: Path, size: int) -> None:
+    if not file.is_file():
+        raise DataError(f"record file {file} is missing; {REMEDY}")
+    found = file.stat().st_size
+    if found != size:
+        raise DataError(f"record file {file} has {found:,} bytes, but {size:,} were written; {REMEDY}")
+
+
+def _table(file: str) -> NDArray[np.int64]:
+    """(N, 4): index, label, offset and length of each image of a record file."""
+    try:
+        with open(file, "rb") as content:
+            length = int.from_bytes(content.read(LENGTH_BYTES), "little")
+            header = json.loads(content.read(length))
+        start, page_size = header["header_size"], header["page_size"]
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"record file {file} has no MindRecord header: {error}; {REMEDY}") from error
+    columns = "index_0, label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END"
+    rows = _query(file, f"SELECT {columns} FROM INDEXES")
+    # Number by number: a list of millions of rows would take a hundred times the memory.
+    table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 5)
+    index, label, page, first, last = table.T
+    offset = start + page * page_size + first + LENGTH_BYTES
+    return np.stack([index, label, offset, last - first - LENGTH_BYTES], axis=1)
+
+
+def _query(file: str, statement: str, *values: int) -> Iterator[tuple]:
+    """The rows that the index of a record file answers."""
+    index = f"{file}.db"
+    try:
+        # Never written to: no lock is taken, which network file systems may not offer.
+        connection = sqlite3.connect(f"file:{quote(os.path.abspath(index))}?mode=ro&immutable=1", uri=True)
+        try:
+            cursor = connection.execute(statement, values)
+            while rows := cursor.fetchmany(ROWS_AT_ONCE):
+                yield from rows
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise DataError(f"the index {index} cannot be read: {error}; {REMEDY}") from error

@@ -1,0 +1,58 @@
+"""Batches into the compiled step: from the host, or sunk to the device ahead of time."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn
+
+from dvt import device
+from dvt.data import Splits
+
+log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Runs a step on the training batches of this rank, epoch after epoch.
+
+    Args:
+        step: Takes images and targets.
+        splits: The data.
+        batch_size: Images per batch and rank.
+        multiple: Batches per step of the optimizer; an epoch ends with a whole one.
+        first_batch: Batches, counted from the start of training, that a resumed run has behind it.
+        sink: Let MindSpore send the batches to the device ahead of time; the CPU cannot.
+    """
+
+    def __init__(
+        self, step: nn.Cell, splits: Splits, batch_size: int, multiple: int, first_batch: int, sink: bool
+    ) -> None:
+        self._step = step
+        self._sink = sink and device.current_target() != "CPU"
+        if sink and not self._sink:
+            log.warning("train.dataset_sink_mode has no effect on the CPU")
+        shard = (device.rank(), device.world_size())
+        count = splits.num_batches("train", batch_size, True, shard, multiple)
+        epoch, skip = divmod(first_batch, count)
+
+        def batches(epoch: int, skip: int = 0) -> Any:
+            return splits.pipeline("train", batch_size, True, epoch, shard, skip, multiple)
+
+        self._begun = self._passes(batches(epoch, skip), count - skip) if skip else None
+        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count)
+
+    def epoch(self) -> Iterator[Tensor]:
+        """The results of the step on the batches of the next epoch, or of what is left of the first."""
+        passes, self._begun = self._begun or self._whole, None
+        return next(passes)
+
+    def _passes(self, batches: Any, count: int) -> Iterator[Iterator[Tensor]]:
+        """One iterator of results after the other, each over a pass of `count` batches."""
+        sunk = ms.data_sink(self._step, batches) if self._sink else None
+        while True:
+            if sunk is not None:
+                yield (sunk() for _ in range(count))
+            else:
+                pairs = batches.create_tuple_iterator(num_epochs=1, output_numpy=True)
+                yield (self._step(Tensor(images), Tensor(targets)) for images, targets in pairs)

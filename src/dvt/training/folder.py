@@ -1,0 +1,199 @@
+"""The folder of a run and the checkpoints in it. Only rank 0 writes.
+
+config.yaml         the resolved configuration
+last.ckpt           the newest weights, to evaluate and export (the moving average, if there is one)
+best.ckpt           those of the epoch with the best last exit on the validation images; epoch_NNN.ckpt the best few
+state.ckpt          everything a resumed run needs; state_previous.ckpt the one before, should the newest be damaged
+train.log           what the console showed; metrics.csv and the rest are those of `dvt.training.records`
+
+Each file is replaced whole or not at all, so that whenever a run is killed one of the two states loads.
+"""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvt.checkpoint import Checkpoint, read_checkpoint, replacing, save_checkpoint
+from dvt.config import RunConfig
+from dvt.config_io import config_to_dict, flattened, save_config
+from dvt.errors import CheckpointError, ConfigError
+
+CONFIG_FILE = "config.yaml"
+LOG_FILE = "train.log"
+WEIGHTS_FILE = "last.ckpt"
+BEST_FILE = "best.ckpt"
+STATE_FILE = "state.ckpt"
+PREVIOUS_STATE_FILE = "state_previous.ckpt"
+DAMAGED_STATE_FILE = "state_damaged.ckpt"
+
+# Keys of the recipe that may change between a run and its resumption: they do not touch what is computed.
+MAY_CHANGE = (
+    "data.path",
+    "data.workers",
+    "data.worker_type",
+    "train.checkpoint_every_epochs",
+    "train.dataset_sink_mode",
+    "train.init_checkpoint",
+    "train.keep_best",
+    "train.max_failed_steps",
+)
+RECIPE_SECTIONS = ("model", "data", "augment", "train")
+
+Weights = Mapping[str, np.ndarray]
+Ranked = tuple[float, int]  # accuracy in percent, epoch
+
+log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The run folder of a configuration, for one rank.
+
+    Args:
+        config: The configuration of the run.
+        writes: Whether this rank makes the folder and writes to it.
+
+    Raises:
+        CheckpointError: The run is to be resumed, and there is none.
+        ConfigError: There is a run, and it is not to be resumed; or the folder cannot be written to.
+    """
+
+    def __init__(self, config: RunConfig, writes: bool) -> None:
+        self.path = Path(config.output)
+        self._config, self._writes = config, writes
+        self._best: list[Ranked] = []
+        there = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
+        if config.resume and not there:
+            raise CheckpointError(
+                f"cannot resume: there is no {self.path / STATE_FILE}; leave --resume out to start afresh"
+            )
+        if not writes:
+            return
+        if not config.resume and (there or (self.path / WEIGHTS_FILE).exists()):
+            raise ConfigError(f"{self.path} already holds a run; continue it with --resume, or choose another --output")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / LOG_FILE).touch()
+        except OSError as error:
+            raise ConfigError(f"cannot write to the output folder {self.path}: {error.strerror}") from error
+
+    def begin(self) -> None:
+        """Writes the resolved configuration, once all checks are passed."""
+        if self._writes:
+            save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Sends what this package logs to `train.log` as well."""
+        if not self._writes:
+            yield
+            return
+        handler = logging.FileHandler(self.path / LOG_FILE)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger = logging.getLogger("dvt")
+        level = logger.level
+        if level == logging.NOTSET:  # called from Python rather than from the command line, which sets it
+            logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+            logger.removeHandler(handler)
+            handler.close()
+
+    def save(self, weights: Weights, averaged: Weights, state: Weights, metadata: dict[str, Any]) -> None:
+        """Saves the newest weights, and the state of the run behind them.
+
+        Args:
+            weights: All weights of the model.
+            averaged: Their moving averages, which take their place in `last.ckpt`; may be empty.
+            state: Everything else that a resumed run needs.
+            metadata: Of both files.
+        """
+        if not self._writes:
+            return
+        save_checkpoint(self.path / WEIGHTS_FILE, {**weights, **averaged}, metadata)
+        newest, previous = self.path / STATE_FILE, self.path / PREVIOUS_STATE_FILE
+        if newest.exists():
+            _replace_by_link(previous, newest)  # from here until the new state is whole, both are the old one
+        save_checkpoint(newest, {**weights, **state}, {**metadata, "best": self._best})
+
+    def keep_best(self, epoch: int, accuracy: float, weights: Weights, metadata: dict[str, Any]) -> bool:
+        """Keeps the weights of an epoch if they are among the best few; whether they are the best so far.
+
+        Args:
+            epoch: Epochs done.
+            accuracy: Of the last exit on the validation images, in percent.
+            weights: The weights that were evaluated.
+            metadata: Of the file.
+        """
+        entry, count = (accuracy, epoch), self._config.train.keep_best
+        ranked = sorted({*self._best, entry}, key=lambda each: (-each[0], each[1]))
+        kept, dropped = ranked[:count], ranked[count:]
+        self._best = kept
+        is_best = kept[:1] == [entry]
+        if self._writes and entry in kept:
+            save_checkpoint(self._of_epoch(epoch), weights, {**metadata, "val_accuracy": accuracy})
+            if is_best:
+                _replace_by_link(self.path / BEST_FILE, self._of_epoch(epoch))
+        if self._writes:
+            for _, other in dropped:
+                self._of_epoch(other).unlink(missing_ok=True)
+        return is_best
+
+    def read_state(self) -> Checkpoint:
+        """The newest state that is intact, of the same recipe.
+
+        Raises:
+            CheckpointError: Neither state can be read.
+            ConfigError: The run was begun with another recipe; the key is named.
+        """
+        newest, previous = self.path / STATE_FILE, self.path / PREVIOUS_STATE_FILE
+        try:
+            path, checkpoint = newest, read_checkpoint(newest)
+        except CheckpointError as error:
+            if not previous.exists():
+                raise
+            path, checkpoint = previous, read_checkpoint(previous)
+            log.warning("%s; going on from %s, the state before it", error, previous)
+            if self._writes and newest.exists():
+                os.replace(newest, self.path / DAMAGED_STATE_FILE)
+        _check_same(self._config, checkpoint.metadata.get("config", {}), path)
+        self._best = [(float(accuracy), int(epoch)) for accuracy, epoch in checkpoint.metadata.get("best", [])]
+        return checkpoint
+
+    def last_good(self) -> str:
+        """A sentence on the newest weights, for error messages."""
+        path = self.path / WEIGHTS_FILE
+        return f"The last good weights are in {path}" if path.exists() else "No weights had been saved yet"
+
+    def _of_epoch(self, epoch: int) -> Path:
+        return self.path / f"epoch_{epoch:03d}.ckpt"
+
+
+def _replace_by_link(path: Path, target: Path) -> None:
+    """Makes `path` another name of the file `target`, in one step; a copy where the file system has no links."""
+    with replacing(path) as written:
+        try:
+            os.link(target, written)
+        except OSError:
+            shutil.copyfile(target, written)
+
+
+def _check_same(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
+    """Refuses to resume with another recipe: epochs and learning rates would silently be others."""
+    before = flattened(saved)
+    for key, value in flattened(config_to_dict(config)).items():
+        recipe = key == "seed" or key.split(".")[0] in RECIPE_SECTIONS
+        if recipe and key not in MAY_CHANGE and before.get(key) != value:
+            raise ConfigError(
+                f"{key} is {value!r}, but the run in {path} was begun with {before.get(key)!r}; resume with the "
+                f"configuration in {CONFIG_FILE} beside it, or start a new run"
+            )

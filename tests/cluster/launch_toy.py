@@ -1,0 +1,18 @@
+"""Runs toy_worker.py by the launcher: `launch_toy.py LOG_DIR DEVICE_NUM MODE STEPS`; machines as in the environment."""
+
+import os
+import sys
+from pathlib import Path
+
+from dvt.cli_support import set_up_logging
+from dvt.cluster import launch
+from dvt.cluster.placement import worker_environment
+
+if __name__ == "__main__":
+    set_up_logging()
+    log_dir, device_num, *arguments = sys.argv[1:]
+    placement = launch.placement_from(os.environ, int(device_num))
+    environment = worker_environment(placement, "CPU", Path(sys.executable))
+    command = [str(Path(__file__).with_name("toy_worker.py")), *arguments]
+    Path(log_dir).mkdir()
+    sys.exit(launch.run(command, placement, Path(log_dir), environment))
