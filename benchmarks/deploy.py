@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -105,7 +104,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "load_seconds": load_seconds,
         "preprocess_ms": preprocess_ms(manifest.model.image_size, manifest.model.in_channels),
         "batches": [measure_batch(cascade, size, options.rounds) for size in options.batch_sizes],
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+        "peak_gb": peak_bytes() / 1e9,
     }
 
 
@@ -166,6 +165,12 @@ def preprocess_ms(image_size: int, in_channels: int) -> float:
             preprocessing(path)
             seconds.append(time.perf_counter() - started)
     return 1000 * float(np.median(seconds))
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process. Linux; `getrusage` would start from the peak of the parent."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def machine() -> str:
