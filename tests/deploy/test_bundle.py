@@ -12,10 +12,15 @@ import numpy as np
 import onnx
 import pytest
 from mindspore import Tensor, nn
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
 from dvt import cli
 from dvt.checkpoint import load_model, save_checkpoint
+from dvt.config import DataSection, RunConfig
+from dvt.config_io import config_to_dict
 from dvt.cost import cumulative_gmacs
+from dvt.data import load_splits
 from dvt.deploy import Cascade, export_bundle, mindir, onnx_files, writers
 from dvt.deploy.bundle import export_checkpoint, stored_settings
 from dvt.deploy.lite_files import write_ascend_configs
@@ -251,6 +256,33 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     command = ["export", "--checkpoint", str(checkpoint), "--format", "ONNX,ONNX_INT8"]
     assert cli.main(command) == 2
     assert "does not say which data set it was trained on" in capsys.readouterr().err
+
+
+def test_int8_takes_the_calibration_images_of_the_training_run(tmp_path: Path, graph_mode: None):
+    data = tmp_path / "data"
+    for part in ("train", "val"):
+        for name, picture in zip("ab", load_sample_images().images, strict=True):
+            (data / part / name).mkdir(parents=True)
+            for index in range(8):
+                Image.fromarray(picture[30 * index :][:160, :200]).save(data / part / name / f"{index}.png")
+    config = RunConfig(data=DataSection(dataset="image_folder", path="/moved/away", calibration_images=10))
+    model = bundles.model(grid_sizes=(2, 4), num_classes=2)
+    saved = {"thresholds": [0.6, 0.0], "config": config_to_dict(config)}
+    save_checkpoint(tmp_path / "model.ckpt", model, saved)
+    command = ["export", "--checkpoint", str(tmp_path / "model.ckpt"), "--format", "ONNX,ONNX_INT8"]
+    command += ["--calibration_path", str(data), "--calibration_images", "6"]
+    assert cli.main(command) == 0
+
+    folder = tmp_path / "export"
+    splits = load_splits(DataSection(dataset="image_folder", path=str(data), calibration_images=10), 24, 0)
+    images, labels = splits.batch("calibration", [0, 1, 3, 5, 7, 9])  # six of ten, evenly spread
+    measured = read_manifest(folder).graphs["ONNX_INT8"].details["measured"]
+    assert measured["calibration_images"] == 6
+    exact, quantised = (Cascade(folder, graph_format=name).all_exits(images) for name in ("ONNX", "ONNX_INT8"))
+    for key, probabilities in (("float32", exact), ("this", quantised)):
+        accuracy = 100 * (probabilities.argmax(axis=2) == labels).mean(axis=1)
+        np.testing.assert_allclose(measured["accuracy_per_exit"][key], accuracy)
+    assert np.abs(exact - quantised).max() < 0.2
 
 
 @pytest.mark.slow
