@@ -13,7 +13,7 @@ from pathlib import Path
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, communication, nn, ops
+from mindspore import Tensor, communication, nn, ops
 
 from dvt.errors import DeviceError
 
@@ -149,11 +149,10 @@ def local_world_size() -> int:
     return communication.get_local_rank_size() if _joined() else 1
 
 
-def gradient_reducer(parameters: list[Parameter]) -> nn.Cell:
-    """A cell that averages gradients over all ranks, for use inside a compiled step; does nothing for one rank."""
-    if world_size() == 1:
-        return nn.Identity()
-    return nn.DistributedGradReducer(parameters, mean=True, degree=world_size())
+def gradient_reducer() -> nn.Cell:
+    """A cell that averages a tuple of float32 gradients over all ranks, for use inside a compiled step; does nothing
+    for one rank."""
+    return nn.Identity() if world_size() == 1 else _MeanOfAll(world_size())
 
 
 def mean_over_ranks() -> nn.Cell:
@@ -208,6 +207,41 @@ class _Mean(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.all_reduce(x) / self.count
+
+
+class _MeanOfAll(nn.Cell):
+    """The same for a tuple of tensors, as one message: hundreds of small ones cost the CPU more than a step itself."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.mean = _Mean(count)
+        self.map = ops.HyperMap()
+
+    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        flat = self.map(_flatten, gradients)
+        pieces = ops.split(self.mean(ops.concat(flat)), self.map(_size, flat))
+        return self.map(_reshape_like, pieces, gradients)
+
+
+# Mapped over the gradients: a Python loop in a branch of a graph nests calls until MindSpore gives up.
+_flatten = ops.MultitypeFuncGraph("flatten")
+_size = ops.MultitypeFuncGraph("size")
+_reshape_like = ops.MultitypeFuncGraph("reshape_like")
+
+
+@_flatten.register("Tensor")
+def _flatten_one(x: Tensor) -> Tensor:
+    return x.reshape(-1)
+
+
+@_size.register("Tensor")
+def _size_one(x: Tensor) -> int:
+    return x.shape[0]
+
+
+@_reshape_like.register("Tensor", "Tensor")
+def _reshape_one(piece: Tensor, like: Tensor) -> Tensor:
+    return piece.reshape(like.shape)
 
 
 def _joined() -> bool:
