@@ -136,9 +136,10 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
             "eval --checkpoint x --model.depth 3",
             "dvt eval takes no --model.depth; the model and its training are fixed",
         ),
-        ("export --checkpoint x --format onnx", "ONNX export is not implemented yet; use --format MINDIR"),
-        ("export --checkpoint x --format air", "unknown format 'AIR'; choose from MINDIR"),
+        ("export --checkpoint x --format air", "unknown format 'AIR'; choose from MINDIR, ONNX, ONNX_INT8"),
         ("export --checkpoint x --batch-size 0", "batch_size is 0; it must be at least 1"),
+        ("export --checkpoint x --batch-sizes [0,1]", "batch_sizes is [0, 1]; give one or more numbers of images"),
+        ("export --checkpoint x --precision int4", "precision is 'int4'; it must be one of float32, float16"),
         ("info dvt_deit_smal", "unknown model 'dvt_deit_smal'. Did you mean 'dvt_deit_small'?"),
         ("info dvt_deit_small --model.image_size 55", "a 7x7 grid cannot be cut from image_size 55"),
     ],
@@ -172,6 +173,10 @@ def test_a_missing_checkpoint_is_refused_before_any_work(capsys: pytest.CaptureF
 def test_export_options():
     options = cli.parse_export(["--checkpoint", "a.ckpt", "--format", "mindir", "--batch-size", "8"])
     assert (options.formats, options.batch_size, options.output) == (["MINDIR"], 8, None)
+    assert (options.precision, options.whole) == ("float32", False)
+    options = cli.parse_export("--checkpoint a.ckpt --format MINDIR,onnx --whole --precision float16".split())
+    assert (options.formats, options.precision, options.whole) == (["MINDIR", "ONNX"], "float16", True)
+    assert cli.parse_export(["--checkpoint", "a.ckpt", "--batch_sizes", "[8,1]"]).batch_sizes == [1, 8]
     with pytest.raises(ConfigError):
         _ = cli.parse_export(["--checkpoint", "a.ckpt", "--format", ","]).formats
 

@@ -202,36 +202,6 @@ def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray
     assert sizes == {1, 4}
 
 
-@pytest.mark.parametrize("sizes", [inference.DEFAULT_BATCH_SIZES, (1,), (4,), (1, 4, 16), (3, 7, 64)])
-def test_pieces_cover_all_images_once_and_waste_little(sizes: tuple[int, ...]):
-    for count in range(200):
-        pieces = inference._pieces(count, sizes)
-        covered = [index for start, stop, _ in pieces for index in range(start, stop)]
-        assert covered == list(range(count))
-        assert all(size in sizes and 0 < stop - start <= size for start, stop, size in pieces)
-        assert all(stop - start == size for start, stop, size in pieces[:-1])
-        if 1 in sizes and pieces:
-            start, stop, size = pieces[-1]
-            assert stop - start >= 0.75 * size
-        assert len(pieces) <= count // max(sizes) + max(sizes)
-
-
-@pytest.mark.parametrize(
-    ("count", "sizes", "expected"),
-    [
-        (0, (1, 4), []),
-        (3, (1, 4), [(0, 3, 4)]),
-        (2, (1, 4), [(0, 1, 1), (1, 2, 1)]),
-        (2, (4,), [(0, 2, 4)]),
-        (33, (1, 4, 16), [(0, 16, 16), (16, 32, 16), (32, 33, 1)]),
-        (48, inference.DEFAULT_BATCH_SIZES, [(0, 48, 64)]),
-        (47, inference.DEFAULT_BATCH_SIZES, [(0, 32, 32), (32, 47, 16)]),
-    ],
-)
-def test_pieces(count: int, sizes: tuple[int, ...], expected: list[tuple[int, int, int]]):
-    assert inference._pieces(count, sizes) == expected
-
-
 # ----------------------------------------------------------------------------------------------------------- mistakes
 
 

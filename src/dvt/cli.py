@@ -10,21 +10,22 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import dvt
 from dvt import cli_support as support
+from dvt.adaptive import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.config import DeviceTarget, ModelSection, RunConfig
 from dvt.config_io import ConfigParser, build_config, config_from_dict, flattened, key_hints
+from dvt.deploy.manifest import FORMATS
 from dvt.errors import ConfigError, DVTError
 from dvt.variants import ModelConfig, list_models, model_config
 
-TRAIN_KEYS = tuple(field.name for field in fields(RunConfig))
+TRAIN_KEYS = tuple(each.name for each in fields(RunConfig))
 EVAL_KEYS = ("data", "eval", "device_target", "seed", "output")
-FORMATS = ("MINDIR",)
 
 
 @dataclass
@@ -47,29 +48,41 @@ class ExportOptions:
 
     Args:
         checkpoint: Checkpoint of a trained or converted model.
-        output: Folder for the exported files; null for the folder "export" beside the checkpoint.
-        format: File format; MINDIR is the one there is.
-        batch_size: Fixed number of images per call; null leaves it open.
-        device_target: Device on which the exported files are checked; auto takes the best one that is there.
+        output: Folder for the bundle; null for the folder "export" beside the checkpoint.
+        format: One or more of MINDIR, ONNX and ONNX_INT8, with commas in between.
+        precision: Type of weights and arithmetic; images and probabilities stay float32.
+        whole: Also write one file per format with all exits.
+        batch_size: Fixed number of images per call of the MindIR files; null leaves it open.
+        batch_sizes: Numbers of images that MindSpore Lite is prepared for.
+        device_target: Device on which the MindIR files are checked; auto takes the best one that is there.
+        calibration_path: Where the data set of the training run lies now, for the calibration images of ONNX_INT8;
+            null where it lay then.
+        calibration_images: Images with which the thresholds of ONNX_INT8 are measured, at most all there are.
     """
 
     checkpoint: str
     output: str | None = None
     format: str = "MINDIR"
+    precision: Literal["float32", "float16"] = "float32"
+    whole: bool = False
     batch_size: int | None = None
+    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES))
     device_target: DeviceTarget = "auto"
+    calibration_path: str | None = None
+    calibration_images: int = 500
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1, or null to leave it open")
+        if self.calibration_images < 1:
+            raise ConfigError(f"calibration_images is {self.calibration_images}; it must be at least 1")
+        self.batch_sizes = check_batch_sizes(self.batch_sizes)
 
     @property
     def formats(self) -> list[str]:
         """The formats asked for, checked."""
         names = [name.strip().upper() for name in self.format.split(",") if name.strip()]
         for name in names or [self.format]:
-            if name == "ONNX":
-                raise ConfigError("ONNX export is not implemented yet; use --format MINDIR")
             if name not in FORMATS:
                 raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
         return names
@@ -109,7 +122,7 @@ def parse_export(argv: Sequence[str], prog: str = "dvt export") -> ExportOptions
     parser = ConfigParser(prog=prog, usage=f"{prog} --checkpoint FILE [--KEY VALUE ...]", description=description)
     support.add_log_level(parser)
     parser.add_dataclass(ExportOptions)
-    return _options(ExportOptions, parser.parse_args(support.normalise(argv)).as_dict())
+    return _options(ExportOptions, parser.parse_args(support.normalise(argv, switches=["whole"])).as_dict())
 
 
 def parse_info(argv: Sequence[str], prog: str = "dvt info") -> ModelConfig | None:
@@ -157,10 +170,19 @@ def export(argv: list[str], prog: str) -> None:
     options = parse_export(argv, prog)
     formats = options.formats
     _set_up_logging(argv)
-    from dvt.export import export_checkpoint
+    from dvt.deploy.bundle import export_checkpoint
 
-    output = options.output or str(Path(options.checkpoint).parent / "export")
-    export_checkpoint(options.checkpoint, output, formats, options.batch_size, options.device_target)
+    values = dict(vars(options))
+    del values["format"]
+    values["output"] = options.output or str(Path(options.checkpoint).parent / "export")
+    export_checkpoint(formats=formats, **values)
+
+
+def infer(argv: list[str], prog: str) -> int | None:
+    """`dvt infer`, which has options of its own."""
+    from dvt.deploy.infer import main as run
+
+    return run(argv, prog)
 
 
 def convert(argv: list[str], prog: str) -> int | None:
@@ -190,7 +212,8 @@ def info(argv: list[str], prog: str) -> None:
 COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
     "train": (train, "train a model"),
     "eval": (evaluate, "evaluate a checkpoint, with early exits"),
-    "export": (export, "write a trained model as MindIR"),
+    "export": (export, "write a trained model as a bundle of MindIR or ONNX files"),
+    "infer": (infer, "classify images with an exported bundle"),
     "convert": (convert, "read a released PyTorch checkpoint, or write one"),
     "info": (info, "list the models, their parameters and costs"),
 }

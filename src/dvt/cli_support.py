@@ -37,13 +37,13 @@ MAIN_KEYS = {
 _DEVICES = {name.lower(): name for name in ("auto", "CPU", "GPU", "Ascend")}
 
 
-def normalise(argv: Sequence[str]) -> list[str]:
+def normalise(argv: Sequence[str], switches: Iterable[str] = ()) -> list[str]:
     """The same arguments with one spelling: underscores in option names, aliases resolved, device names in their case,
-    a bare --resume as --resume=true (so for every yes-or-no key), and every --config in front, so that a key given on
-    the command line wins wherever it stands.
+    a bare --resume as --resume=true (so for every yes-or-no key, and for `switches`), and every --config in front, so
+    that a key given on the command line wins wherever it stands.
     """
     configs, rest = [], []
-    switches = {key for key, hint in key_hints(RunConfig).items() if hint in (bool, bool | None)}
+    switches = {*switches} | {key for key, hint in key_hints(RunConfig).items() if hint in (bool, bool | None)}
     words = deque(argv)
     while words:
         word = words.popleft()

@@ -22,3 +22,7 @@ class DataError(DVTError, ValueError):
 
 class DeviceError(DVTError, RuntimeError):
     """A device that was asked for and is not there."""
+
+
+class BundleError(DVTError, ValueError):
+    """An exported bundle that is incomplete, altered, of another version, or lacks what is asked of it."""

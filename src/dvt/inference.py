@@ -3,27 +3,24 @@
 Axis letters: B images, K exits.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 
+from dvt.adaptive import (
+    DEFAULT_BATCH_SIZES,
+    HandedOn,
+    Predictions,
+    check_batch_sizes,
+    check_images,
+    run_cascade,
+    run_in_batches,
+)
 from dvt.early_exit import check_thresholds
-from dvt.errors import ConfigError, DataError
-
-DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What `AdaptiveClassifier.predict` returns, in the order of the images."""
-
-    labels: np.ndarray  # (B,) int64, most probable class
-    probabilities: np.ndarray  # (B, classes) float32, softmax of the exit taken
-    confidence: np.ndarray  # (B,) float32, largest probability
-    exit_index: np.ndarray  # (B,) int64, 0-based
+from dvt.errors import ConfigError
 
 
 class AdaptiveClassifier:
@@ -50,9 +47,7 @@ class AdaptiveClassifier:
     ) -> None:
         self.config = model.config
         self.thresholds = None if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
-        self.batch_sizes = sorted(set(batch_sizes))
-        if not self.batch_sizes or self.batch_sizes[0] < 1:
-            raise ConfigError(f"batch_sizes is {list(batch_sizes)}; give one or more numbers of images, 1 or larger")
+        self.batch_sizes = check_batch_sizes(batch_sizes)
         self._stages = [Stage(model, index) for index in range(self.config.num_exits)]
         for stage in self._stages:
             stage.set_train(False)
@@ -69,58 +64,24 @@ class AdaptiveClassifier:
                 f"no thresholds: give {self.config.num_exits} numbers to AdaptiveClassifier or to predict; "
                 "`eval.py --mode 2` finds them"
             )
-        images = self._checked(images)
-        count = len(images)
+        images = images.asnumpy() if isinstance(images, Tensor) else images
+        images = check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
         for stage in self._stages:
             if stage.exit.training:  # the model went back to training in between
                 stage.set_train(False)
-        probabilities = np.zeros((count, self.config.num_classes), np.float32)
-        confidence = np.zeros(count, np.float32)
-        exit_index = np.zeros(count, np.int64)
+        return run_cascade(self._run_exit, images, thresholds, self.config.num_classes)
 
-        left = np.arange(count)  # indices of the images still in the cascade
-        features, relations = None, None
-        for index, stage in enumerate(self._stages):
-            if len(left) == 0:
-                break
-            stage_probabilities, features, relations = self._run(stage, images[left], features, relations)
-            stage_confidence = stage_probabilities.max(axis=1)
-            last = index == self.config.num_exits - 1
-            leaves = np.ones(len(left), bool) if last else stage_confidence >= thresholds[index]
-            probabilities[left[leaves]] = stage_probabilities[leaves]
-            confidence[left[leaves]] = stage_confidence[leaves]
-            exit_index[left[leaves]] = index
-            features, relations = _select(features, ~leaves), _select(relations, ~leaves)
-            left = left[~leaves]
-        return Predictions(probabilities.argmax(axis=1), probabilities, confidence, exit_index)
+    def _run_exit(
+        self, index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, HandedOn]:
+        stage = self._stages[index]
 
-    def _checked(self, images: np.ndarray) -> np.ndarray:
-        images = images.asnumpy() if isinstance(images, Tensor) else np.asarray(images)
-        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
-        if not np.issubdtype(images.dtype, np.floating):
-            raise DataError(
-                f"images are {images.dtype}; this model needs normalised floats, that is (pixel / 255 - mean) / std"
-            )
-        if images.ndim != 4 or images.shape[1:] != expected:
-            raise DataError(f"images have shape {images.shape}; this model needs (B, {', '.join(map(str, expected))})")
-        images = np.ascontiguousarray(images, np.float32)
-        if not np.isfinite(images).all():
-            bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
-            raise DataError(f"image {bad[0]} of the batch has NaN or infinite pixels ({len(bad)} such images in all)")
-        return images
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            return [output.asnumpy() for output in stage(*[Tensor(part) for part in inputs])]
 
-    def _run(self, stage: "Stage", images: np.ndarray, features, relations) -> tuple:
-        """One exit on n images -> probabilities (n, classes), features and relations for the next exit, as arrays."""
-        pieces = []
-        for start, stop, size in _pieces(len(images), self.batch_sizes):
-            inputs = [part[start:stop] for part in (images, features, relations) if part is not None]
-            outputs = stage(*[Tensor(_padded(part, size)) for part in inputs])
-            pieces.append([output.asnumpy()[: stop - start] for output in outputs])
-        merged = [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-        probabilities = merged.pop(0)
-        features = merged.pop(0) if stage.exit.hands_on_features else None
-        relations = merged.pop(0) if stage.exit.hands_on_relations else None
-        return probabilities, features, relations
+        inputs = [images, *(handed_on[name] for name in stage.input_names[1:])]
+        probabilities, *rest = run_in_batches(run, inputs, self.batch_sizes)
+        return probabilities, dict(zip(stage.output_names[1:], rest, strict=True))
 
 
 class Stage(nn.Cell):
@@ -142,36 +103,9 @@ class Stage(nn.Cell):
         features = first if self.takes_features else None
         relations = (second if self.takes_features else first) if self.takes_relations else None
         logits, features, relations = self.exit(images, features, relations)
-        outputs = (ops.softmax(logits, axis=-1),)
+        outputs = (ops.softmax(logits.astype(mstype.float32), axis=-1),)
         if features is not None:
             outputs = outputs + (features,)
         if relations is not None:
             outputs = outputs + (relations,)
         return outputs
-
-
-def _pieces(count: int, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
-    """(start, stop, compiled size) of the batches that `count` images are run in.
-
-    The rest goes into the next larger size if that wastes at most a quarter of it, else the largest that it fills.
-    """
-    pieces, start = [], 0
-    while start < count:
-        left = count - start
-        above = next((size for size in sizes if size >= left), None)
-        below = [size for size in sizes if size <= left]
-        size = above if above is not None and (not below or left >= 0.75 * above) else below[-1]
-        stop = min(start + size, count)
-        pieces.append((start, stop, size))
-        start = stop
-    return pieces
-
-
-def _padded(part: np.ndarray, size: int) -> np.ndarray:
-    """`part` with its last image repeated up to `size` images."""
-    missing = size - len(part)
-    return part if missing <= 0 else np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-
-
-def _select(part: np.ndarray | None, keep: np.ndarray) -> np.ndarray | None:
-    return None if part is None else part[keep]

@@ -1,0 +1,30 @@
+"""Deployment: a model as a bundle of files, and runners for it that need no training code.
+
+`export_bundle` writes a bundle and needs MindSpore; `Cascade` runs one, with ONNX Runtime, MindSpore or MindSpore Lite,
+and imports only the one it is asked for. A reader of the code starts at `manifest` (what a bundle is), then `cascade`
+(running one) or `bundle` (making one).
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dvt.adaptive import Predictions
+    from dvt.deploy.bundle import export_bundle
+    from dvt.deploy.cascade import Cascade
+    from dvt.deploy.recalibration import remeasure
+
+__all__ = ["Cascade", "Predictions", "export_bundle", "remeasure"]
+
+_DEFINED_IN = {
+    "Cascade": "dvt.deploy.cascade",
+    "Predictions": "dvt.adaptive",
+    "export_bundle": "dvt.deploy.bundle",
+    "remeasure": "dvt.deploy.recalibration",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DEFINED_IN:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_DEFINED_IN[name]), name)

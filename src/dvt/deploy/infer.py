@@ -1,0 +1,136 @@
+"""The command `dvt infer`: classifies the images of a folder with a bundle, and says where they left.
+
+    python -m dvt.deploy.infer BUNDLE DATA_PATH --backend onnxruntime
+
+DATA_PATH is one image, a folder of images, or a folder of class folders (also below `val/`), whose classes are then
+compared with the predictions. The runners need neither MindSpore nor the training modules.
+"""
+
+import argparse
+import contextlib
+import csv
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from dvt.adaptive import Predictions
+from dvt.data.image_folder import EXTENSIONS, list_classes, list_images
+from dvt.data.preprocess import Preprocessing
+from dvt.deploy.backends import BACKENDS
+from dvt.deploy.cascade import Cascade
+from dvt.errors import BundleError, ConfigError, DataError, DVTError
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int:
+    """Runs the command; returns its exit code. Raises DVTError."""
+    parser = argparse.ArgumentParser(prog=prog, description="Classify images with an exported bundle.")
+    parser.add_argument("bundle", help="folder that export.py wrote")
+    parser.add_argument("data_path", help="an image, a folder of images, or a folder of class folders")
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime")
+    parser.add_argument("--format", help="files to run, such as ONNX_INT8; by default those that the backend takes")
+    parser.add_argument("--thresholds", help="name of a setting of the bundle, or numbers with commas in between")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per call (default 8)")
+    parser.add_argument("--device_id", type=int, default=0, help="card of MindSpore Lite on Ascend (default 0)")
+    parser.add_argument("--output", type=Path, help="write the predictions to this CSV file, not to standard output")
+    options = parser.parse_args(arguments)
+    if options.batch_size < 1:
+        raise ConfigError(f"--batch_size is {options.batch_size}; it must be at least 1")
+
+    started = time.perf_counter()
+    with Cascade(options.bundle, options.backend, options.format, device_id=options.device_id) as cascade:
+        if cascade.preprocessing is None:
+            raise BundleError(f"{options.bundle} does not say how images become model inputs; use Cascade in Python")
+        load_seconds = time.perf_counter() - started
+        thresholds = _thresholds(options.thresholds)
+        files, labels = find_images(Path(options.data_path), cascade.class_names)
+        rows, seconds = [], 0.0
+        for batch, images in _batches(files, cascade.preprocessing, options.batch_size):
+            started = time.perf_counter()
+            result = cascade.predict(images, thresholds)
+            seconds += time.perf_counter() - started
+            rows += _rows(batch, result, cascade.class_names)
+        _write(rows, options.output)
+        print(_summary(cascade, rows, labels, load_seconds, seconds), file=sys.stderr)
+    return 0
+
+
+def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
+    """Image files at `path` and their classes, or None where folders do not tell.
+
+    Raises DataError if there are no images, or class folders that are not classes of the bundle.
+    """
+    if path.is_file():
+        return [str(path)], None
+    if not path.is_dir():
+        raise DataError(f"{path} is neither a file nor a folder")
+    root = path / "val" if (path / "val").is_dir() else path
+    flat = sorted(str(entry) for entry in root.iterdir() if entry.suffix.lower() in EXTENSIONS)
+    if flat:
+        return flat, None
+    folders = list_classes(root)
+    if class_names is None:
+        return list_images(root, folders)[0], None
+    unknown = [name for name in folders if name not in class_names]
+    if unknown:
+        raise DataError(
+            f"the folders of {root} must be classes of the bundle; these are not: {', '.join(unknown[:5])}. For images "
+            "without known classes, put them into one folder"
+        )
+    files, positions = list_images(root, folders)
+    return files, [list(class_names).index(folders[position]) for position in positions]
+
+
+def _batches(files: list[str], preprocessing: Preprocessing, size: int) -> Iterator[tuple[list[str], np.ndarray]]:
+    for start in tqdm(range(0, len(files), size), unit="batch", desc="infer"):
+        batch = files[start : start + size]
+        yield batch, np.stack([preprocessing(file) for file in batch])
+
+
+def _thresholds(text: str | None) -> str | list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        return text
+
+
+def _rows(files: list[str], result: Predictions, class_names: Sequence[str] | None) -> list[tuple]:
+    names = [class_names[label] if class_names else "" for label in result.labels]
+    columns = (files, result.labels.tolist(), names, result.confidence.tolist(), (result.exit_index + 1).tolist())
+    return list(zip(*columns, strict=True))
+
+
+def _write(rows: list[tuple], output: Path | None) -> None:
+    try:
+        with output.open("w", newline="") if output else contextlib.nullcontext(sys.stdout) as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(("file", "label", "class", "confidence", "exit"))
+            writer.writerows((*row[:3], f"{row[3]:.4f}", row[4]) for row in rows)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+
+
+def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load_seconds: float, seconds: float) -> str:
+    exits = np.asarray([row[4] for row in rows]) - 1
+    shares = np.bincount(exits, minlength=cascade.manifest.model.num_exits) / len(rows)
+    costs = np.asarray(cascade.manifest.cumulative_gmacs)
+    parts = [
+        f"{len(rows)} images, loaded in {load_seconds:.1f} s, {len(rows) / seconds:.1f} images/s without preprocessing",
+        "left at exits " + ", ".join(f"{index + 1}: {100 * share:.1f} %" for index, share in enumerate(shares)),
+        f"{costs[exits].mean():.3f} of {costs[-1]:.3f} GMACs per image",
+    ]
+    if labels is not None:
+        correct = np.mean([row[1] == label for row, label in zip(rows, labels, strict=True)])
+        parts.append(f"top-1 accuracy {100 * correct:.2f} %")
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(prog="infer"))
+    except DVTError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

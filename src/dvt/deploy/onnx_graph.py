@@ -1,0 +1,159 @@
+"""A small writer of ONNX graphs: constants, nodes under readable names, inputs and outputs with an open batch.
+
+Only operators of the standard are used. In float32 LayerNorm and GELU are written out (mean, square root, erf): ONNX
+Runtime recognises both patterns and runs its own fused kernels, and MindSpore Lite 2.0, which computes ONNX's
+LayerNormalization wrongly, computes these rightly.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from dvt.deploy.manifest import Value
+
+OPSET = 17  # the newest whose reductions take their axes as attributes, as MindSpore Lite 2.0 reads them
+IR_VERSION = 8  # that of this opset, so that older runtimes load the files
+BATCH = "batch"  # name of the open dimension
+
+_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
+
+
+class GraphWriter:
+    """Collects one graph; methods that add nodes return the name of the value they make.
+
+    `dtype` is the type of the constants and of what is computed: float32 or float16.
+    """
+
+    def __init__(self, name: str, dtype: np.dtype = np.float32) -> None:
+        self.name = name
+        self.dtype = np.dtype(dtype)
+        # In float16 the operator, which computes in float32: squares would overflow, and Lite takes float32 graphs.
+        self.writes_norms_out = self.dtype == np.float32
+        self._scopes: list[str] = []
+        self._used: Counter[str] = Counter()
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._inputs: list[onnx.ValueInfoProto] = []
+        self._outputs: list[onnx.ValueInfoProto] = []
+
+    @contextlib.contextmanager
+    def scope(self, name: str) -> Iterator[None]:
+        """Nodes and constants made inside carry `name` in front, as the parameters of the model do."""
+        self._scopes.append(name)
+        try:
+            yield
+        finally:
+            self._scopes.pop()
+
+    def input(self, value: Value) -> str:
+        """An input of the graph; comes back in the type of the graph."""
+        self._inputs.append(_value_info(value))
+        return self.cast(value.name, value.dtype, self.dtype)
+
+    def output(self, value: Value, result: str, dtype: np.dtype) -> None:
+        """Makes `result`, of type `dtype`, an output of the graph."""
+        result = self.cast(result, dtype, value.dtype)
+        self._nodes.append(helper.make_node("Identity", [result], [value.name], name=value.name))
+        self._outputs.append(_value_info(value))
+
+    @contextlib.contextmanager
+    def in_float32(self) -> Iterator[None]:
+        """What is made inside is float32, whatever the type of the graph."""
+        outer, self.dtype = self.dtype, np.dtype(np.float32)
+        try:
+            yield
+        finally:
+            self.dtype = outer
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        """A constant tensor; floating-point ones take the type of the graph."""
+        array = np.asarray(array)
+        if array.dtype.kind == "f":
+            array = array.astype(self.dtype)
+        full = self._full_name(name)
+        self._constants[full] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full)
+        return full
+
+    def integers(self, name: str, values: Sequence[int]) -> str:
+        """A constant int64 vector, for shapes and indices."""
+        return self.constant(name, np.asarray(values, np.int64))
+
+    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str | list[str]:
+        """One node of operator `kind`."""
+        name = self._full_name(kind)
+        names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
+        self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        return names[0] if outputs == 1 else names
+
+    def cast(self, value: str, source: np.dtype, target: np.dtype) -> str:
+        """`value`, of type `source`, as float32 or float16."""
+        source, target = np.dtype(source), np.dtype(target)
+        return value if source == target else self.add("Cast", value, to=_TYPES[target])
+
+    def reshape(self, value: str, *shape: int) -> str:
+        """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
+        return self.add("Reshape", value, self.integers("shape", shape))
+
+    def transpose(self, value: str, *axes: int) -> str:
+        return self.add("Transpose", value, perm=list(axes))
+
+    def dense(self, value: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+        """x W^T + b over the last axis; `weight` (out, in)."""
+        result = self.add("MatMul", value, self.constant("weight", weight.T))
+        return result if bias is None else self.add("Add", result, self.constant("bias", bias))
+
+    def gelu(self, value: str) -> str:
+        """The exact GELU, x (1 + erf(x / sqrt 2)) / 2."""
+        with self.scope("gelu"):
+            scaled = self.add("Div", value, self.constant("sqrt2", np.float32(2**0.5)))
+            shifted = self.add("Add", self.add("Erf", scaled), self.constant("one", np.float32(1)))
+            return self.add("Mul", self.add("Mul", value, shifted), self.constant("half", np.float32(0.5)))
+
+    def layer_norm(self, value: str, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> str:
+        """LayerNorm over the last axis, in float32."""
+        scale, bias = self.constant("gamma", gamma), self.constant("beta", beta)
+        if not self.writes_norms_out:
+            return self.add("LayerNormalization", value, scale, bias, axis=-1, epsilon=epsilon)
+        centred = self.add("Sub", value, self.add("ReduceMean", value, axes=[-1], keepdims=1))
+        squares = self.add("Pow", centred, self.constant("two", np.float32(2)))
+        variance = self.add("ReduceMean", squares, axes=[-1], keepdims=1)
+        deviation = self.add("Sqrt", self.add("Add", variance, self.constant("epsilon", np.float32(epsilon))))
+        return self.add("Add", self.add("Mul", self.add("Div", centred, deviation), scale), bias)
+
+    def softmax(self, value: str) -> str:
+        """Softmax over the last axis, in float32."""
+        outer = self.dtype
+        with self.in_float32():
+            result = self.add("Softmax", self.cast(value, outer, self.dtype), axis=-1)
+            return self.cast(result, self.dtype, outer)
+
+    def model(self, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
+        """The finished model, checked, with shapes inferred. Raises onnx.checker.ValidationError."""
+        graph = helper.make_graph(
+            self._nodes, self.name, self._inputs, self._outputs, initializer=list(self._constants.values())
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+            producer_name="dvt-mindspore",
+            producer_version=producer_version,
+        )
+        helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _full_name(self, name: str) -> str:
+        full = "/".join([*self._scopes, name])
+        self._used[full] += 1
+        return full if self._used[full] == 1 else f"{full}_{self._used[full]}"
+
+
+def _value_info(value: Value) -> onnx.ValueInfoProto:
+    batch, *rest = value.shape
+    shape = [BATCH if batch is None else batch, *rest]
+    return helper.make_tensor_value_info(value.name, _TYPES[np.dtype(value.dtype)], shape)

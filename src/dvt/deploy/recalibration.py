@@ -1,0 +1,125 @@
+"""Thresholds for files whose confidences differ from those of the bundle's float32 files: int8, or float16 on Ascend.
+
+Axis letters: K exits, n images, C classes.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dvt import early_exit
+from dvt.deploy.backends import BACKENDS
+from dvt.deploy.cascade import Cascade
+from dvt.deploy.manifest import Setting, read_manifest, write_manifest
+from dvt.errors import BundleError, DataError
+
+BATCH = 32  # images per call
+
+
+def remeasure(
+    folder: str | os.PathLike, graph_format: str, images: np.ndarray, labels: np.ndarray | None = None
+) -> dict[str, Setting]:
+    """Finds thresholds for the files of one format and writes them, with what was measured, into the manifest.
+
+    Each of the bundle's settings gets thresholds with which as many of the images leave at each exit as do with the
+    bundle's own files (ONNX, else MINDIR) and thresholds.
+
+    Args:
+        folder: The bundle.
+        graph_format: "ONNX_INT8" or "LITE".
+        images: Model inputs (n, I, S, S), best those that the thresholds were found with.
+        labels: Their classes (n,); None leaves out the accuracies.
+
+    Raises:
+        BundleError: The bundle lacks one of the two formats.
+        DataError: No images, or labels that do not fit them.
+    """
+    images = np.asarray(images)
+    if len(images) == 0 or (labels is not None and np.shape(labels) != (len(images),)):
+        raise DataError(f"there are {len(images)} images and labels of shape {np.shape(labels)}; one each is needed")
+    manifest = read_manifest(folder)
+    backends = {usual: name for name, (_, usual) in BACKENDS.items()} | {"ONNX_INT8": "onnxruntime"}
+    reference = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
+    if reference is None or graph_format in (reference, "MINDIR"):
+        raise BundleError(
+            f"{folder} holds {', '.join(manifest.graphs)}; measuring {graph_format} anew needs these files beside "
+            "float32 ones, ONNX or MINDIR"
+        )
+    outputs = []
+    for name in (reference, graph_format):
+        with Cascade(folder, backends.get(name, name), name) as cascade:
+            starts = tqdm(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {name}")
+            outputs.append(np.concatenate([cascade.all_exits(images[i : i + BATCH]) for i in starts], axis=1))
+    settings, measured = remeasured(*outputs, labels, manifest.thresholds, manifest.cumulative_gmacs)
+    graphs = manifest.graphs[graph_format]
+    graphs = dataclasses.replace(graphs, thresholds=settings, details={**graphs.details, "measured": measured})
+    write_manifest(Path(folder), dataclasses.replace(manifest, graphs={**manifest.graphs, graph_format: graphs}))
+    return settings
+
+
+def remeasured(
+    reference: np.ndarray,
+    measured: np.ndarray,
+    labels: np.ndarray | None,
+    settings: Mapping[str, Setting],
+    cumulative_gmacs: Sequence[float],
+) -> tuple[dict[str, Setting], dict[str, Any]]:
+    """Settings for files whose numbers are not quite those of the bundle's float32 files.
+
+    Args:
+        reference: Probabilities (K, n, C) of the float32 files on the calibration images.
+        measured: Probabilities of the other files on the same images.
+        labels: Their classes (n,); None leaves out the accuracies.
+        settings: The bundle's thresholds.
+        cumulative_gmacs: Cost (K,) of leaving at each exit.
+
+    Returns:
+        The settings under the same names, each letting as many images leave at each exit as the bundle's do, and what
+        was measured: per exit the share of images with the same class and the accuracy in percent, per setting the
+        accuracy before and after.
+    """
+    if reference.shape != measured.shape:
+        raise DataError(f"the probabilities have shapes {reference.shape} and {measured.shape}; they must be the same")
+    count = reference.shape[1]
+    before, after = early_exit.confidence(reference), early_exit.confidence(measured)
+    found: dict[str, Setting] = {}
+    details: dict[str, Any] = {
+        "calibration_images": count,
+        "same_class_per_exit": (reference.argmax(axis=2) == measured.argmax(axis=2)).mean(axis=1).tolist(),
+        "settings": {},
+    }
+    if labels is not None:
+        details["accuracy_per_exit"] = {
+            "float32": _accuracy_per_exit(reference, labels),
+            "this": _accuracy_per_exit(measured, labels),
+        }
+    for name, setting in settings.items():
+        exits = early_exit.assign_exits(before, setting.values)
+        # Half an image more, because `find_thresholds` rounds the product of share and number down.
+        shares = (np.bincount(exits, minlength=len(reference)) + 0.5) / count
+        thresholds = early_exit.find_thresholds(after, shares)
+        new_exits = early_exit.assign_exits(after, thresholds)
+        cost = float(np.asarray(cumulative_gmacs)[new_exits].mean())
+        accuracies = None
+        if labels is not None:
+            accuracies = {
+                "float32": _accuracy(reference, exits, labels),
+                "this": _accuracy(measured, new_exits, labels),
+            }
+        found[name] = Setting(tuple(thresholds.tolist()), cost, accuracies and accuracies["this"])
+        details["settings"][name] = {"expected_gmacs": cost, "accuracy": accuracies}
+    return found, details
+
+
+def _accuracy_per_exit(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
+    return (100.0 * (probabilities.argmax(axis=2) == labels).mean(axis=1)).tolist()
+
+
+def _accuracy(probabilities: np.ndarray, exit_index: np.ndarray, labels: np.ndarray) -> float:
+    taken = probabilities[exit_index, np.arange(len(exit_index))]
+    return float(100.0 * (taken.argmax(axis=1) == labels).mean())
