@@ -3,7 +3,7 @@
 Axis letters: B images, K exits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -21,6 +21,8 @@ from dvt.adaptive import (
 )
 from dvt.early_exit import check_thresholds
 from dvt.errors import ConfigError
+from dvt.exit_rules import CONFIDENCE, ExitRule
+from dvt.gathering import Timing, run_gathered
 
 
 class AdaptiveClassifier:
@@ -33,7 +35,10 @@ class AdaptiveClassifier:
     needed; any other number is cut and padded to these. Static shapes are what Ascend wants, and on the CPU they run
     this model three times as fast as one graph for every number.
 
-    The model is put into evaluation mode, and used with the weights that it has when `predict` is called.
+    There are two modes, which decide alike: `predict` answers each call at once (latency), `predict_batches` lets the
+    images that an exit does not settle wait until the next one has a full batch of them (throughput).
+
+    The model is put into evaluation mode, and used with the weights that it has when it is called.
 
     Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence is
     that close to a threshold may leave one exit earlier or later.
@@ -44,8 +49,11 @@ class AdaptiveClassifier:
         model: nn.Cell,
         thresholds: Sequence[float] | None = None,
         batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        rule: ExitRule = CONFIDENCE,
     ) -> None:
         self.config = model.config
+        rule.check_exits(self.config.num_exits)
+        self.rule = rule
         self.thresholds = None if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
         self.batch_sizes = check_batch_sizes(batch_sizes)
         self._stages = [Stage(model, index) for index in range(self.config.num_exits)]
@@ -58,18 +66,60 @@ class AdaptiveClassifier:
         Raises ConfigError for thresholds that are missing, NaN or of another number, DataError for images of another
         shape or with NaN or infinite pixels.
         """
+        thresholds = self._chosen(thresholds)
+        self._ready()
+        return run_cascade(self._run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
+
+    def predict_batches(
+        self,
+        batches: Iterable[np.ndarray],
+        thresholds: Sequence[float] | None = None,
+        batch_size: int | None = None,
+        timing: Timing | None = None,
+    ) -> Iterator[Predictions]:
+        """Classifies many batches (B, I, S, S) and yields the predictions of each, in order, when all its images are
+        settled; images of later batches may have been looked at by then.
+
+        Args:
+            batches: Normalised float32 images, any number each.
+            thresholds: (K,) in place of the classifier's own.
+            batch_size: Images that an exit waits for; by default the largest of the compiled sizes.
+            timing: Filled with the seconds spent in the exits and between them.
+
+        Raises as `predict` does.
+        """
+        thresholds = self._chosen(thresholds)
+        size = self.batch_sizes[-1] if batch_size is None else check_batch_sizes([batch_size])[0]
+        self._ready()
+        checked = map(self._checked, batches)
+        return run_gathered(self._run_exit, checked, thresholds, self.config.num_classes, size, self.rule, timing)
+
+    def all_exits(self, images: np.ndarray) -> np.ndarray:
+        """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
+        images, handed_on, results = self._checked(images), {}, []
+        self._ready()
+        for index in range(self.config.num_exits):
+            probabilities, handed_on = self._run_exit(index, images, handed_on)
+            results.append(probabilities)
+        return np.stack(results)
+
+    def _chosen(self, thresholds: Sequence[float] | None) -> np.ndarray:
         thresholds = self.thresholds if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
         if thresholds is None:
             raise ConfigError(
                 f"no thresholds: give {self.config.num_exits} numbers to AdaptiveClassifier or to predict; "
                 "`eval.py --mode 2` finds them"
             )
+        return thresholds
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
         images = images.asnumpy() if isinstance(images, Tensor) else images
-        images = check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
+        return check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
+
+    def _ready(self) -> None:
         for stage in self._stages:
             if stage.exit.training:  # the model went back to training in between
                 stage.set_train(False)
-        return run_cascade(self._run_exit, images, thresholds, self.config.num_classes)
 
     def _run_exit(
         self, index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]
