@@ -3,6 +3,8 @@
 Axis letters: B images, K exits.
 """
 
+import copy
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import mindspore as ms
@@ -102,6 +104,23 @@ class AdaptiveClassifier:
             probabilities, handed_on = self._run_exit(index, images, handed_on)
             results.append(probabilities)
         return np.stack(results)
+
+    def with_rule(self, rule: ExitRule) -> "AdaptiveClassifier":
+        """The same classifier, compiled graphs included, with another exit rule. Raises ConfigError."""
+        rule.check_exits(self.config.num_exits)
+        other = copy.copy(self)
+        other.rule = rule
+        return other
+
+    def exit_seconds(self, images: np.ndarray) -> np.ndarray:
+        """Seconds (K,) that each exit takes on all of these images, (B, I, S, S); a first call also compiles."""
+        images, handed_on, seconds = self._checked(images), {}, []
+        self._ready()
+        for index in range(self.config.num_exits):
+            started = time.perf_counter()
+            _, handed_on = self._run_exit(index, images, handed_on)
+            seconds.append(time.perf_counter() - started)
+        return np.asarray(seconds)
 
     def _chosen(self, thresholds: Sequence[float] | None) -> np.ndarray:
         thresholds = self.thresholds if thresholds is None else check_thresholds(thresholds, self.config.num_exits)

@@ -181,12 +181,3 @@ def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
     rises = np.ones(len(order), bool)
     rises[1:] = best[1:] > best[:-1]
     return order[rises]
-
-
-def published_best(
-    scores: np.ndarray, correct: np.ndarray, cost: Sequence[float], most_cost: float
-) -> np.ndarray | None:
-    """The most accurate row (K,) of the published sweep that costs at most `most_cost` on these images, if any does."""
-    frontier = find_frontier(scores, correct, cost, "published")
-    affordable = np.flatnonzero(frontier.cost <= most_cost * (1 + 1e-9))
-    return frontier.thresholds[affordable[-1]] if len(affordable) else None
