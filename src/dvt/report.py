@@ -130,11 +130,19 @@ def summary(results: dict[str, Any]) -> str:
             f"{share(chosen['cost_fraction'])} of the last exit's cost",
             "  images that leave at each exit: " + ", ".join(share(f) for f in chosen["exit_fractions"]),
         ]
+        if chosen.get("budget"):
+            budget = chosen["budget"]
+            lines.append(
+                f"  budget, {budget['unit']}: asked for {number(budget['asked'])}, on the calibration images "
+                f"{number(budget['calibration'])}, on these {number(budget['held_out'])}"
+            )
     if measured:
         line = f"all exits {speed(measured['all_exits_images_per_second'])}, early exits {early_exit_speed(results)}"
         if chosen:
             line += f", {measured['speed_up']:.2f} times (GMACs: {measured['gmac_ratio']:.2f} times)"
         lines.append(f"measured images/s ({batches(measured)}): {line}")
+        if measured.get("moving_fraction") is not None:
+            lines.append(f"  gathering and scattering {share(measured['moving_fraction'])} of the time")
     return "\n".join(lines)
 
 
