@@ -99,13 +99,17 @@ def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> byt
     throughput, recommended = results["throughput"], results["recommended"]
     with style(theme):
         figure, axes = _axes("measured images/s", "accuracy (%)")
-        points = [(s["images_per_second"], s["accuracy"]) for s in throughput["settings"]]
+        timed = list(throughput["settings"])
         if recommended:
-            points.append((throughput["adaptive_images_per_second"], recommended["accuracy"]))
-        if points:
-            axes.plot(
-                *zip(*sorted(points), strict=True), "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured"
-            )
+            timed.append(recommended | {"images_per_second": throughput["adaptive_images_per_second"]})
+        timed.sort(key=lambda setting: setting["expected_gmacs"])
+        for setting in timed:  # the range of the rounds: how noisy the machine was
+            spread = setting.get("images_per_second_range")
+            if spread:
+                axes.plot(spread, [setting["accuracy"]] * 2, "-", color=theme.muted, lw=3, alpha=0.35, zorder=1)
+        if timed:
+            x, y = ([setting[key] for setting in timed] for key in ("images_per_second", "accuracy"))
+            axes.plot(x, y, "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured")
         last = len(results["anytime_accuracy"]) - 1
         axes.plot(
             throughput["all_exits_images_per_second"],

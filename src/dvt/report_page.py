@@ -38,7 +38,8 @@ _UNITS_NOTE = (
 )
 _CAPTIONS = {
     "accuracy_gmacs.png": "Accuracy against the average cost of an image. Diamonds: every image taken at one exit.",
-    "accuracy_speed.png": "Accuracy against measured speed. Square: all exits run on every image.",
+    "accuracy_speed.png": "Accuracy against measured speed: medians of the rounds. Square: all exits run on every "
+    "image. Bars behind points: slowest to fastest round.",
     "exit_share.png": "Where images leave, with the recommended thresholds.",
     "reliability.png": "Reliability: of the images with some confidence, the share that is right. On the dashed line "
     "confidence can be believed; below it the exit is too sure of itself.",
@@ -133,7 +134,7 @@ def _budget(results: dict[str, Any]) -> str:
         rules_table(results["rules"]) if results["rules"] else "",
     ]
     parts = [part for part in parts if part]
-    return section("Budget, thresholds and exit rules", columns(parts)) if parts else ""
+    return section("Budget, thresholds and exit rules", stack(parts)) if parts else ""
 
 
 def _tables(results: dict[str, Any]) -> str:

@@ -61,12 +61,13 @@ def throughput_table(results: dict[str, Any]) -> str:
     settings = other_settings(results)
     if chosen:
         recommended = chosen | {"images_per_second": measured["adaptive_images_per_second"], "name": "recommended: "}
-        recommended["moving_fraction"] = measured.get("moving_fraction")
+        recommended |= {key: measured.get(key) for key in ("moving_fraction", "gmac_ratio", "images_per_second_range")}
         settings.insert(0, recommended)
     for setting in settings:
         cost, measured_speed = setting["expected_gmacs"], setting["images_per_second"]
         name = f'{setting.get("name", "")}<span class="exit">{text(threshold_list(setting["thresholds"]))}</span>'
-        ratios = [ratio(measured_speed, base), ratio(full, cost)]
+        promised = setting.get("gmac_ratio")
+        ratios = [ratio(measured_speed, base), ratio(full, cost) if promised is None else f"{promised:.2f}"]
         moving = share(setting.get("moving_fraction"))
         rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios, moving])
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
@@ -146,7 +147,9 @@ def calibration_table(rows: list[dict[str, Any]]) -> str:
         cells.append([exit_name(k), share(row["expected_calibration_error"])])
         if scaled:
             cells[-1] += [number(row["temperature"]), share(row["scaled_expected_calibration_error"])]
-    return table("Expected calibration error: confidence less accuracy, averaged over the images.", heads, cells)
+    return table(
+        "Expected calibration error: how far confidence and accuracy are apart, averaged over the images.", heads, cells
+    )
 
 
 def _share_heads(num_exits: int) -> list[str]:

@@ -20,7 +20,7 @@ from dvt.gathering import Timing
 from dvt.inference import AdaptiveClassifier
 from dvt.outcomes import Outcomes
 
-ROUNDS = 3
+ROUNDS = 5
 STAGE_BATCHES = 12  # batches over which the exits are timed one by one
 TIMED_SETTINGS = 6  # points of the curve whose images/s are measured, beside the recommended one
 
@@ -104,6 +104,7 @@ def measure(
             values
             | {
                 "images_per_second": timed / seconds,
+                "images_per_second_range": [timed / pick(run[0] for run in runs) for pick in (max, min)],
                 "moving_fraction": moving / seconds,
                 "speed_up": base_seconds / seconds,
                 "gmac_ratio": float(costs.gmacs[-1]) / gmacs_here,
@@ -114,7 +115,7 @@ def measure(
         "num_images": timed,
         "rounds": ROUNDS,
         "all_exits_images_per_second": timed / base_seconds,
-        "all_exits_spread": [timed / float(each) for each in (max(base[1:]), min(base[1:]))],
+        "all_exits_range": [timed / pick(base[1:]) for pick in (max, min)],
         "settings": settings,
         "device": device.current_target(),
     }
@@ -123,5 +124,6 @@ def measure(
         "adaptive_images_per_second": first["images_per_second"],
         "speed_up": first["speed_up"],
         "gmac_ratio": first["gmac_ratio"],
+        "images_per_second_range": first["images_per_second_range"],
         "moving_fraction": first["moving_fraction"],
     }
