@@ -174,7 +174,7 @@ def test_export_options():
     options = cli.parse_export(["--checkpoint", "a.ckpt", "--format", "mindir", "--batch-size", "8"])
     assert (options.formats, options.batch_size, options.output) == (["MINDIR"], 8, None)
     assert (options.precision, options.whole) == ("float32", False)
-    options = cli.parse_export(["--checkpoint=a.ckpt", "--format=MINDIR,onnx", "--whole", "--precision=float16"])
+    options = cli.parse_export(["--checkpoint=a.ckpt", "--format", "MINDIR,onnx", "--whole", "--precision", "float16"])
     assert (options.formats, options.precision, options.whole) == (["MINDIR", "ONNX"], "float16", True)
     assert cli.parse_export(["--checkpoint", "a.ckpt", "--batch_sizes", "[8,1]"]).batch_sizes == [1, 8]
     with pytest.raises(ConfigError):

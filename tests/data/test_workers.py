@@ -191,17 +191,20 @@ def test_pipelines_of_processes(photos):
 
 ENDLESS = """
 import sys
+from multiprocessing import active_children
 from dvt.config import DataSection
 from dvt.data import load_splits
+from dvt.training.interrupt import StopBetweenSteps
 
 splits = load_splits(DataSection(path=sys.argv[1], worker_type="process", workers=2), 32, 0)
 try:
-    while True:
-        dataset = splits.pipeline("train", 8, training=True)
-        for number, _ in enumerate(dataset.create_tuple_iterator(num_epochs=1)):
-            if number == 2:
-                from multiprocessing import active_children
-                print("going", *(child.pid for child in active_children()), flush=True)
+    with StopBetweenSteps() as stop:
+        while True:
+            dataset = splits.pipeline("train", 8, training=True)
+            for number, _ in enumerate(dataset.create_tuple_iterator(num_epochs=1)):
+                if number == 2:
+                    print("going", *(child.pid for child in active_children()), flush=True)
+                stop.check()
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -217,8 +220,8 @@ def alive(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
-@pytest.mark.parametrize("how", ["interrupted", "killed"])
-def test_nothing_is_left_when_a_run_ends(photos, how):
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_when_a_run_ends(photos, ending):
     pytest.importorskip("mindspore")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     run = subprocess.Popen(
@@ -233,14 +236,14 @@ def test_nothing_is_left_when_a_run_ends(photos, how):
     try:
         children = [int(pid) for pid in run.stdout.readline().split()[1:]]
         assert len(children) == 2 and all(map(alive, children))
-        if how == "interrupted":
-            os.killpg(run.pid, signal.SIGINT)  # as Ctrl-C does: to all of them
-        else:
+        if ending == signal.SIGKILL:
             run.kill()
+        else:
+            os.killpg(run.pid, ending)  # to all of them, as Ctrl-C and schedulers do
         _, errors = run.communicate(timeout=30)
     finally:
         run.kill()
-    if how == "interrupted":
+    if ending != signal.SIGKILL:
         assert run.returncode == 130
         assert "Traceback" not in errors and "leaked" not in errors
     deadline = time.monotonic() + 20

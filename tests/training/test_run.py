@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mindspore import Tensor
 from PIL import Image
 
 from dvt.checkpoint import load_model, read_checkpoint
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, load_config
+from dvt.data import load_splits
 from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.training.run import train
 
@@ -131,34 +133,138 @@ def test_a_broken_image_in_mid_run_loses_nothing(folder: Path, tmp_path: Path) -
     assert steps < read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"] == 48
 
 
-@pytest.mark.slow
-def test_interrupted_and_resumed_equals_unbroken(folder: Path, tmp_path: Path) -> None:
-    def command(output: str, *more: str) -> list[str]:
-        model = [f"--model.{key}={value}" for key, value in MODEL.items()]
-        options = "--train.epochs=60 --train.batch_size=8 --train.warmup_epochs=0 --train.checkpoint_every_epochs=1000"
-        data = f"--data_path {folder} --data.calibration_images=8 --device-target cpu"
-        arguments = [*options.split(), *data.split(), "--output", str(tmp_path / output), *more]
-        return [sys.executable, str(ROOT / "train.py"), *model, *arguments]
+def test_a_run_starts_from_other_weights_and_keeps_its_best_epochs(folder: Path, tmp_path: Path) -> None:
+    still = {"train__learning_rate": 0.0, "train__min_learning_rate": 0.0}
+    first = train(config(folder, tmp_path / "first", train__epochs=1, **still))
+    keys = {"train__init_checkpoint": str(first), "train__ema_decay": 0.0, **still}
+    train(config(folder, tmp_path / "second", seed=7, train__keep_best=2, **keys))
+    start, end = (read_checkpoint(tmp_path / name / "last.ckpt").weights for name in ("first", "second"))
+    for name, value in start.items():
+        np.testing.assert_array_equal(end[name], value)
+    assert "taken" in (tmp_path / "second" / "train.log").read_text()
+    with (tmp_path / "second" / "metrics.csv").open() as file:
+        accuracies = [float(row["val_accuracy_exit_1"]) for row in csv.DictReader(file)]
+    best = read_checkpoint(tmp_path / "second" / "best.ckpt")
+    assert best.metadata["val_accuracy"] == max(accuracies) and best.metadata["epoch"] == 1  # all are equal
+    assert len(list((tmp_path / "second").glob("epoch_*.ckpt"))) == 2
+    for name in ("curves.png", "environment.json", "tensorboard"):
+        assert (tmp_path / "second" / name).exists()
 
-    whole = subprocess.run(command("whole"), capture_output=True, text=True, timeout=300)
-    assert whole.returncode == 0, whole.stderr
 
-    broken = subprocess.Popen(command("broken"), stderr=subprocess.PIPE, text=True)
-    metrics = tmp_path / "broken" / "metrics.csv"
-    deadline = time.monotonic() + 200
-    while not metrics.exists() and time.monotonic() < deadline:
+def test_validation_equals_evaluating_the_saved_weights(folder: Path, tmp_path: Path) -> None:
+    asked = config(folder, tmp_path / "run", train__epochs=1, train__learning_rate=1e-2, eval={"batch_size": 3})
+    train(asked)
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        row = next(csv.DictReader(file))
+    model, _ = load_model(tmp_path / "run" / "last.ckpt")
+    model.set_train(False)
+    images, labels = load_splits(asked.data, 24, 0).batch("val", np.arange(8))
+    answers = [logits.asnumpy().argmax(axis=1) for logits in model(Tensor(images))]
+    expected = [100 * (each == labels).mean() for each in answers]
+    assert [float(row[f"val_accuracy_exit_{k}"]) for k in range(2)] == pytest.approx(expected)
+
+
+def test_a_profile_is_written(folder: Path, tmp_path: Path) -> None:
+    train(config(folder, tmp_path / "run", train__epochs=1, train__batch_size=3, profile=True))
+    assert list((tmp_path / "run" / "profile").rglob("*.json"))
+
+
+# A T2T model with everything that is random switched on.
+NOISY = {
+    "name": "dvt_t2t_vit_12",
+    "image_size": 32,
+    "grid_sizes": [2, 3],
+    "soft_splits": [[6, 4, 1], [5, 3, 1]],
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_hidden": 16,
+    "drop_path_rate": 0.3,
+    "dropout_rate": 0.1,
+}
+NOISY_RUN = (
+    "--train.epochs=40 --train.batch_size=4 --train.accumulation_steps=2 --train.warmup_epochs=2 --train.ema_decay=0.9 "
+    "--train.clip_norm=1 --augment.policy=rand-m9-mstd0.5-inc1 --augment.interpolation=random --augment.erasing=0.25 "
+    "--augment.mixup=0.8 --augment.cutmix=1 --data.calibration_images=8 --data.workers=1 --device-target=cpu"
+)
+
+
+def command(folder: Path, output: Path, *more: str) -> list[str]:
+    model = [f"--model.{key}={value}" for key, value in NOISY.items()]
+    arguments = ["--data_path", str(folder), "--output", str(output), *NOISY_RUN.split(), *more]
+    return [sys.executable, str(ROOT / "train.py"), *model, *arguments]
+
+
+def rows_of(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    done = subprocess.run(command(folder, run), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def assert_equal_runs(run: Path, unbroken: Path) -> None:
+    """Losses, accuracies, learning rates and weights of two runs are the same."""
+    rows, expected = rows_of(run), rows_of(unbroken)
+    assert [row["step"] for row in rows] == [row["step"] for row in expected]
+    for row, other in zip(rows, expected, strict=True):
+        for key in row.keys() - {"images_per_second", "seconds"}:
+            # A row of an epoch that was interrupted averages what was left of it.
+            assert key.startswith("loss") or float(row[key]) == pytest.approx(float(other[key]), abs=1e-6), key
+    for key in (key for key in rows[-1] if key.startswith("loss")):
+        assert float(rows[-1][key]) == pytest.approx(float(expected[-1][key]), abs=1e-6)
+    for name in ("last.ckpt", "state.ckpt", "best.ckpt"):
+        wanted = read_checkpoint(unbroken / name).weights
+        for key, value in read_checkpoint(run / name).weights.items():
+            np.testing.assert_allclose(value, wanted[key], atol=1e-6, err_msg=f"{name}: {key}")
+
+
+def started(arguments: list[str], run: Path, rows: int) -> subprocess.Popen:
+    """A run that has at least `rows` epochs behind it."""
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if (run / "metrics.csv").exists() and len(rows_of(run)) >= rows:
+            return process
         time.sleep(0.02)
-    time.sleep(0.037)  # in the middle of a later step, where MindSpore takes the signal
-    os.kill(broken.pid, signal.SIGINT)
-    _, said = broken.communicate(timeout=60)
-    assert broken.returncode == 130, said
-    assert "--resume" in said and "Traceback" not in said
-    stopped_at = read_checkpoint(tmp_path / "broken" / "last.ckpt").metadata["step"]
-    assert 0 < stopped_at < 240
+    process.kill()
+    raise AssertionError(process.communicate()[1])
 
-    resumed = subprocess.run(command("broken", "--resume"), capture_output=True, text=True, timeout=300)
+
+@pytest.mark.slow
+def test_interrupted_and_resumed_equals_unbroken(folder: Path, tmp_path: Path, unbroken: Path) -> None:
+    run = tmp_path / "run"
+    # Epochs are not saved: what is saved is saved at the interrupt, within an epoch.
+    process = started(command(folder, run, "--train.checkpoint_every_epochs=1000"), run, rows=3)
+    time.sleep(0.037)  # in the middle of a later step, where MindSpore takes the signal
+    os.kill(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "--resume" in said and "Traceback" not in said
+    stopped_at = read_checkpoint(run / "last.ckpt").metadata["step"]
+    assert 0 < stopped_at < 160
+
+    arguments = command(folder, run, "--train.checkpoint_every_epochs=1000", "--resume")
+    resumed = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"resuming after step {stopped_at} of 240" in resumed.stderr
-    expected = read_checkpoint(tmp_path / "whole" / "last.ckpt").weights
-    for name, value in read_checkpoint(tmp_path / "broken" / "last.ckpt").weights.items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)
+    assert f"resuming after step {stopped_at} of 160" in resumed.stderr
+    assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.slow
+def test_killed_twice_and_resumed_equals_unbroken(folder: Path, tmp_path: Path, unbroken: Path) -> None:
+    run, rng = tmp_path / "run", np.random.default_rng(0)
+    for rows, more in ((2, []), (14, ["--resume"])):
+        process = started(command(folder, run, *more), run, rows)
+        time.sleep(rng.uniform(0, 0.5))
+        process.kill()
+        process.communicate()
+    resumed = subprocess.run(command(folder, run, "--resume"), capture_output=True, text=True, timeout=300)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after step" in resumed.stderr
+    assert_equal_runs(run, unbroken)

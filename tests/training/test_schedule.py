@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dvt.config import TrainSection
-from dvt.training.schedule import learning_rates
+from dvt.training.schedule import learning_rates, peak_learning_rate
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "optimizer.npz")
 
@@ -32,3 +32,12 @@ def test_per_step_schedule_rises_then_falls_to_the_minimum() -> None:
 
 def test_no_warmup_starts_at_the_peak() -> None:
     assert learning_rates(TrainSection(epochs=2, warmup_epochs=0, learning_rate=0.1), 5)[0] == np.float32(0.1)
+
+
+def test_the_peak_scales_with_the_images_per_step() -> None:
+    train = TrainSection(learning_rate=2e-3, base_batch_size=1024, epochs=4, warmup_epochs=0, min_learning_rate=1e-5)
+    assert peak_learning_rate(train, 1024) == 2e-3
+    assert peak_learning_rate(train, 128) == pytest.approx(2.5e-4)
+    assert peak_learning_rate(TrainSection(learning_rate=2e-3), 128) == 2e-3
+    rates = learning_rates(train, 10, peak=peak_learning_rate(train, 128))
+    assert rates[0] == np.float32(2.5e-4) and rates.min() > 1e-5

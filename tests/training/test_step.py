@@ -1,4 +1,7 @@
-"""The loss and the compiled step: against NumPy, and what a step must leave behind."""
+"""The loss and the compiled step: against NumPy, and what a step must leave behind.
+
+Tests of what does not depend on the cascade take a model of one small exit, which compiles quickly.
+"""
 
 import mindspore as ms
 import numpy as np
@@ -7,6 +10,7 @@ from mindspore import Tensor
 
 import dvt
 from dvt.config import TrainSection
+from dvt.models.precision import set_precision
 from dvt.training.loss import ExitLosses
 from dvt.training.step import TrainStep
 
@@ -84,3 +88,138 @@ def test_exit_weights_choose_which_exits_learn(model) -> None:
     step(Tensor(images), Tensor(labels))
     changed = {p.name.split(".")[1] for p in model.trainable_params() if (p.asnumpy() != before[p.name]).any()}
     assert changed == {"0"}
+
+
+ONE = TINY | {"grid_sizes": (2,), "depth": 1}
+
+
+def one_step(train: TrainSection, rate: float = 1e-2, steps: int = 8, seed: int = 0, **model_keys: object):
+    """A fresh one-exit model, always the same, and its step."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    ms.set_seed(0)
+    model = dvt.build_model("dvt_deit_small", **{**ONE, **model_keys})
+    model.set_train(True)
+    set_precision(model, train.amp_level)
+    step = TrainStep(model, train, np.full(steps, rate, np.float32), seed)
+    step.set_train()
+    return model, step
+
+
+def weights_of(model) -> dict[str, np.ndarray]:
+    return {p.name: p.asnumpy().copy() for p in model.trainable_params()}
+
+
+def assert_close(model, others: dict[str, np.ndarray], atol: float) -> None:
+    for name, value in weights_of(model).items():
+        np.testing.assert_allclose(value, others[name], atol=atol, err_msg=name)
+
+
+def test_accumulation_equals_one_large_batch() -> None:
+    images, labels = batch(6)
+    keys = {"optimizer": "sgd", "clip_norm": 0.05, "ema_decay": 0.5}
+    whole_model, whole = one_step(TrainSection(**keys))
+    split_model, split = one_step(TrainSection(**keys, accumulation_steps=3))
+    before = weights_of(split_model)
+    for _ in range(3):
+        loss = whole(Tensor(images), Tensor(labels)).asnumpy()
+        parts = []
+        for start in range(0, 6, 2):
+            assert_close(split_model, before, atol=0)  # nothing moves before the last part
+            part = slice(start, start + 2)
+            parts.append(split(Tensor(images[part]), Tensor(labels[part])).asnumpy())
+        before = weights_of(split_model)
+        np.testing.assert_allclose(np.mean(parts, axis=0), loss, atol=1e-6)
+    assert_close(split_model, weights_of(whole_model), atol=1e-6)
+    for name, average in split.ema_weights().items():
+        np.testing.assert_allclose(average, whole.ema_weights()[name], atol=1e-6)
+    assert (int(split.global_step.asnumpy()), int(split.batches.asnumpy())) == (3, 9)
+    assert all((part.asnumpy() == 0).all() for part in split.accumulated)
+
+
+def test_clipping_bounds_the_global_norm() -> None:
+    images, labels = batch()
+    keys = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    norms = []
+    for clip_norm in (None, 0.01):
+        model, step = one_step(TrainSection(**keys, clip_norm=clip_norm), rate=1.0)
+        before = weights_of(model)
+        step(Tensor(images), Tensor(labels))
+        moved = {name: value - before[name] for name, value in weights_of(model).items()}
+        norms.append((np.sqrt(sum(np.square(m).sum() for m in moved.values())), moved))
+    (free, free_moved), (clipped, clipped_moved) = norms
+    assert free > 0.1 and clipped == pytest.approx(0.01, rel=1e-3)
+    for name, value in clipped_moved.items():
+        np.testing.assert_allclose(value, free_moved[name] * 0.01 / free, atol=1e-6)
+
+
+def test_a_step_that_overflows_changes_nothing_but_the_loss_scale() -> None:
+    images, labels = batch()
+    train = TrainSection(amp_level="O1", loss_scale=1024.0, loss_scale_window=2, ema_decay=0.5)
+    model, step = one_step(train)
+    fresh = weights_of(model)
+    spoilt = images.copy()
+    spoilt[0, 0, 0, 0] = np.inf
+
+    def scale() -> float:
+        return float(step.loss_scale.asnumpy())
+
+    assert not np.isfinite(step(Tensor(spoilt), Tensor(labels)).asnumpy()).all()
+    assert_close(model, fresh, atol=0)
+    assert scale() == 512 and int(step.skipped_steps.asnumpy()) == 1 and int(step.global_step.asnumpy()) == 1
+    assert all(np.array_equal(average, fresh[name]) for name, average in step.ema_weights().items())
+    for expected in (512, 1024, 1024):  # doubled after two good steps
+        assert np.isfinite(step(Tensor(images), Tensor(labels)).asnumpy()).all()
+        assert scale() == expected
+    assert int(step.skipped_steps.asnumpy()) == 1
+    assert any((value != fresh[name]).any() for name, value in weights_of(model).items())
+
+
+def test_mixed_precision_follows_the_float32_step() -> None:
+    images, labels = batch()
+    keys = {"optimizer": "sgd", "momentum": 0.9}
+    exact_model, exact = one_step(TrainSection(**keys), rate=0.1)
+    half_model, half = one_step(TrainSection(**keys, amp_level="O2"), rate=0.1)
+    for _ in range(3):
+        losses = [step(Tensor(images), Tensor(labels)).asnumpy() for step in (exact, half)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=5e-3)
+    assert losses[0] != losses[1]
+    assert_close(half_model, weights_of(exact_model), atol=5e-3)
+
+
+def test_noise_follows_seed_and_batch_and_nothing_else() -> None:
+    """Equal weights (learning rate 0), equal batches: what differs is stochastic depth and dropout."""
+    images, labels = batch()
+
+    def losses(seed: int) -> list[float]:
+        _, step = one_step(TrainSection(), rate=0.0, seed=seed, drop_path_rate=0.5, dropout_rate=0.2, depth=2)
+        return [float(step(Tensor(images), Tensor(labels)).asnumpy()[0]) for _ in range(3)]
+
+    first = losses(seed=1)
+    assert len(set(first)) == 3
+    assert losses(seed=1) == first
+    assert not set(losses(seed=2)) & set(first)
+
+
+def test_recomputed_blocks_give_the_same_step() -> None:
+    images, labels = batch()
+    results = []
+    for recompute in (False, True):
+        model, step = one_step(TrainSection(optimizer="sgd"), drop_path_rate=0.5, dropout_rate=0.2, depth=2)
+        if recompute:
+            for block in model.exits[0].blocks:
+                block.recompute()
+        losses = [step(Tensor(images), Tensor(labels)).asnumpy() for _ in range(2)]
+        results.append((losses, weights_of(model)))
+    np.testing.assert_allclose(results[1][0], results[0][0], atol=1e-6)
+    for name, value in results[1][1].items():
+        np.testing.assert_allclose(value, results[0][1][name], atol=1e-6, err_msg=name)
+
+
+def test_heads_learn_at_their_own_rate() -> None:
+    images, labels = batch()
+    train = TrainSection(optimizer="sgd", momentum=0.0, weight_decay=0.0, backbone_lr_scale=0.0)
+    model, step = one_step(train, rate=0.1)
+    before = weights_of(model)
+    step(Tensor(images), Tensor(labels))
+    changed = {name for name, value in weights_of(model).items() if (value != before[name]).any()}
+    assert changed == {"exits.0.head.weight", "exits.0.head.bias"}

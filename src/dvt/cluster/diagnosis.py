@@ -85,8 +85,10 @@ def errors_in(log: WorkerLog) -> list[WorkerError]:
     lines = log.text.splitlines()
     errors = [_error(log, lines, first, last) for first, last in _blocks(lines)]
     code = log.exit_code or 0
-    explained = any(error.error_class == ENDED_A_WORKER for error in errors)
-    if log.rank is not None and (code < 0 or (code > 0 and not explained)):
+    # Only a kill needs no reason in the log. A crash behind an error is that error's end: MindSpore may crash while it
+    # shuts down after a lost peer.
+    explained = code != -signal.SIGKILL and any(error.error_class != LOGGED for error in errors)
+    if log.rank is not None and code and not explained:
         errors.append(_end(log, code))
     return errors
 
@@ -132,27 +134,35 @@ def _order(error: WorkerError) -> tuple[int, datetime, int]:
 
 
 def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """(first, last) line index of every error; whatever has no time stamp of its own belongs to what stands before."""
+    """(first, last) line index of every error.
+
+    Lines without a time stamp belong to what stands before; logged errors belong to the traceback right behind them.
+    """
     blocks = []
-    first, in_traceback = None, False
+    first, in_fatal = None, False
     for index, line in enumerate(lines):
         stamped = _MINDSPORE_LINE.match(line) or _OWN_LINE.match(line)
-        chained = in_traceback and any(link in lines[index - 2 : index] for link in _CHAINED)
+        chained = in_fatal and any(link in lines[index - 2 : index] for link in _CHAINED)
         starts_traceback = line.startswith(_TRACEBACK) and not chained
-        starts = starts_traceback or bool(_FATAL_LINE.match(line)) or _is_error(line)
-        if first is None and _CODE_LINE.match(line):  # inside an error a code is part of it
-            starts = True
-        if first is not None and (stamped or starts):
+        starts = starts_traceback or _is_fatal(line) or _is_logged_error(line)
+        if first is None:
+            starts = starts or bool(_CODE_LINE.match(line))  # inside an error a code is part of it
+        elif (starts and in_fatal) or (stamped and not starts):
             blocks.append((first, index - 1))
-            first, in_traceback = None, False
+            first, in_fatal = None, False
         if starts:
-            first, in_traceback = index, starts_traceback
+            first = index if first is None else first
+            in_fatal = in_fatal or starts_traceback or _is_fatal(line)
     if first is not None:
         blocks.append((first, len(lines) - 1))
     return blocks
 
 
-def _is_error(line: str) -> bool:
+def _is_fatal(line: str) -> bool:
+    return bool(_FATAL_LINE.match(line))
+
+
+def _is_logged_error(line: str) -> bool:
     mindspore, own = _MINDSPORE_LINE.match(line), _OWN_LINE.match(line)
     level = mindspore[1] if mindspore else own[2] if own else ""
     return level in ("ERROR", "CRITICAL")
@@ -163,7 +173,7 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
     known = recognise(text)
     if log.rank is None or (known is not None and known.follows):
         error_class = FOLLOWS
-    elif known is None and _is_error(lines[first]):
+    elif known is None and not any(line.startswith(_TRACEBACK) or _is_fatal(line) for line in lines[first : last + 1]):
         error_class = LOGGED
     else:
         error_class = ENDED_A_WORKER
@@ -205,11 +215,11 @@ def _where(error: WorkerError) -> str:
 
 
 def _headline(text: str) -> str:
-    """The one line of an error that says most: of a traceback the exception, else the first."""
+    """The one line of an error that says most: of a traceback the exception, else the first line."""
     lines = text.splitlines()
-    if lines[0].startswith(_TRACEBACK):
-        lines = [line for line in lines[1:] if line and not line.startswith((" ", *_CHAINED, _TRACEBACK))] or lines
-    return lines[0]
+    tracebacks = [index for index, line in enumerate(lines) if line.startswith(_TRACEBACK)]
+    after = lines[tracebacks[-1] + 1 :] if tracebacks else lines
+    return next((line for line in after if line and not line.startswith(" ")), lines[0])
 
 
 def _shortened(text: str) -> str:

@@ -89,7 +89,7 @@ class Job:
                     start_new_session=True,
                 )
             msrun = psutil.Process(started.pid)
-            follower = _Follower(self._log_of(self.placement.ranks.start), console)
+            follower = Follower(self._log_of(self.placement.ranks.start), console)
             try:
                 succeeded = self._watch(started, msrun, follower)
             finally:
@@ -97,14 +97,14 @@ class Job:
                 self._deadline = Deadline(grace)
                 end_all(msrun, self._members, self._deadline)
                 started.wait()
-                follower.pump()
+                follower.finish()
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         logs = () if succeeded else tuple(self._logs())
         return Outcome(succeeded, self._signal_number, logs)
 
-    def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "_Follower") -> bool:
+    def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "Follower") -> bool:
         """Until msrun has ended (returns whether well), a process failed, or a signal came."""
         expected = self.placement.device_num + self.placement.is_master
         while started.poll() is None and self._signal_number is None:
@@ -190,7 +190,7 @@ def own_ends(members: Iterable[Member], msrun_log: str) -> dict[int, tuple[int, 
     }
 
 
-class _Follower:
+class Follower:
     """Copies what is added to a worker's log to the console, and notices that the worker lost its peers."""
 
     def __init__(self, path: Path, console: TextIO) -> None:
@@ -213,3 +213,9 @@ class _Follower:
             self.peer_lost = self.peer_lost or _PEER_LOST in text
             if not _CHATTER.match(text):
                 print(text, file=self.console, flush=True)
+
+    def finish(self) -> None:
+        """Shows all that is left, also a last line that was not ended."""
+        self.pump()
+        if self._rest:
+            print(self._rest.decode(errors="replace"), file=self.console, flush=True)

@@ -8,6 +8,7 @@ well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N
 import argparse
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,11 @@ from dvt.cluster.job import Job
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.config import RunConfig
 from dvt.errors import ConfigError, DeviceError, DVTError
+from dvt.training.folder import RunFolder
 
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("dvt.cluster.launch")  # run with -m, __name__ is another, which would not be shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))
         environment = worker_environment(placement, config.device_target, Path(sys.executable))
         preflight.check(placement, config, counts, environment["PATH"])
+        RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
     except DVTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -141,6 +144,8 @@ def _default_device_num(target: str, counts: Mapping[str, int]) -> int:
 def _log_start(placement: Placement, config: RunConfig) -> None:
     log.info("%s: %s", config.device_target, placement.describe())
     log.info("%s", ", ".join(f"{name} {number}" for name, number in preflight.versions().items()))
+    if shutil.which("ip") is None:
+        log.warning("`ip` (package iproute2) is not there: msrun then guesses from the routes what this machine is")
     log.info("fingerprint of code, configuration and versions: %06x", preflight.fingerprint(config))
 
 

@@ -21,9 +21,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from multiprocessing.shared_memory import SharedMemory
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -40,6 +42,10 @@ AHEAD = 1
 """Batches begun before the one before is handed out, so that workers never wait for whoever takes the batches."""
 PARTS_PER_WORKER = 4
 """Tasks per worker and batch: few enough that handing them out costs little, enough to keep all workers busy."""
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What terminals and schedulers send to all processes of a run."""
+TERM_SECONDS = 10.0
+"""How long a worker still serves its parent after SIGTERM."""
 SHARED_FOLDER = "/dev/shm"
 
 WorkerType = Literal["auto", "process", "thread"]
@@ -75,7 +81,8 @@ class Task:
 class Workers:
     """Makes the batches of passes; its threads or processes start with the first one and end with this object.
 
-    Worker processes end, too, when their parent is killed, and leave Ctrl-C to it.
+    Worker processes end, too, when their parent is killed, and leave Ctrl-C and SIGTERM to it. They import the main
+    module of the run, which therefore must do its work below `if __name__ == "__main__"`.
 
     Args:
         count: Processes or threads; None: the cores of this process, at most 8, shared by the ranks of this machine.
@@ -133,8 +140,8 @@ class Workers:
         except BrokenProcessPool as error:
             self._executors.pop("process", None)
             raise DataError(
-                "a worker process ended unexpectedly; the system may have ended it for lack of memory: lower"
-                " data.workers, or use data.worker_type thread"
+                "a worker process ended unexpectedly; unless it says why above, the system may have ended it for lack"
+                " of memory: lower data.workers, or use data.worker_type thread"
             ) from error
         finally:
             for batch in begun:
@@ -157,10 +164,11 @@ class Workers:
         chunk = max(task.chunk, math.ceil(len(task) / (PARTS_PER_WORKER * count)))
         target = out if shared is None else shared
         try:
-            for start in range(0, len(task), chunk):
-                columns = task.part(start, start + chunk)
-                part = self._executors[kind].submit(_fill, target, out.shape, start, task.make, columns)
-                batch.parts.append(part)
+            with _signals_held():
+                for start in range(0, len(task), chunk):
+                    columns = task.part(start, start + chunk)
+                    part = self._executors[kind].submit(_fill, target, out.shape, start, task.make, columns)
+                    batch.parts.append(part)
         except BaseException:
             batch.abandon()
             raise
@@ -200,6 +208,16 @@ def _process_pool(count: int) -> Executor:
     return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_worker)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Workers that start meanwhile hold back these signals until they are ready for them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _shut_down(executors: dict[str, Executor]) -> None:
     for executor in executors.values():
         executor.shutdown(wait=False, cancel_futures=True)
@@ -221,9 +239,18 @@ def _attached(name: str) -> SharedMemory:
 
 
 def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; and a worker must not outlive it."""
+    """Signals to the whole process group are the parent's to handle; and a worker must not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    # A scheduler stops all processes of a job at once; the parent still finishes its step and saves the run.
+    timer = threading.Timer(TERM_SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with_parent() -> None:

@@ -11,7 +11,7 @@ import contextlib
 import csv
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int
         if cascade.preprocessing is None:
             raise BundleError(f"{options.bundle} does not say how images become model inputs; use Cascade in Python")
         load_seconds = time.perf_counter() - started
-        thresholds = _thresholds(options.thresholds)
+        thresholds = _thresholds(options.thresholds, cascade.thresholds)
         files, labels = find_images(Path(options.data_path), cascade.class_names)
         rows, seconds = [], 0.0
         for batch, images in _batches(files, cascade.preprocessing, options.batch_size):
@@ -90,9 +90,11 @@ def _batches(files: list[str], preprocessing: Preprocessing, size: int) -> Itera
         yield batch, np.stack([preprocessing(file) for file in batch])
 
 
-def _thresholds(text: str | None) -> str | list[float] | None:
+def _thresholds(text: str | None, settings: Mapping[str, Sequence[float]]) -> str | list[float] | None:
+    if text is None or text in settings:
+        return text
     try:
-        return None if text is None else [float(part) for part in text.split(",")]
+        return [float(part) for part in text.split(",")]
     except ValueError:
         return text
 
@@ -120,7 +122,7 @@ def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load
     parts = [
         f"{len(rows)} images, loaded in {load_seconds:.1f} s, {len(rows) / seconds:.1f} images/s without preprocessing",
         "left at exits " + ", ".join(f"{index + 1}: {100 * share:.1f} %" for index, share in enumerate(shares)),
-        f"{costs[exits].mean():.3f} of {costs[-1]:.3f} GMACs per image",
+        f"{costs[exits].mean():.4g} of {costs[-1]:.4g} GMACs per image",
     ]
     if labels is not None:
         correct = np.mean([row[1] == label for row, label in zip(rows, labels, strict=True)])

@@ -35,8 +35,10 @@ class LiteBackend:
                 self._sessions = lite_session.Sessions(files, target, device_id, threads)
             else:
                 self._sessions = Worker(python, files, target, device_id, threads)
+        except DeviceError:
+            raise
         except RuntimeError as error:
-            raise BundleError(f"MindSpore Lite cannot load the files of {folder}: {error}") from error
+            raise BundleError(f"MindSpore Lite cannot run the files of {folder}: {error}") from error
         self._names = [[value.name for value in entry.inputs] for entry in graphs.exits]
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

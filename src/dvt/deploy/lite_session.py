@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Sessions:
-    """The exits of a cascade, loaded by MindSpore Lite."""
+    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread unless told otherwise."""
 
     def __init__(self, files, target, device_id, threads):
         import mindspore_lite as lite
@@ -25,8 +25,10 @@ class Sessions:
         context.target = [target]
         if target == "ascend":
             context.ascend.device_id = device_id
-        elif threads:
-            context.cpu.thread_num = threads
+        else:
+            if threads and threads > 1 and lite.__version__.startswith("2.0."):
+                raise RuntimeError("MindSpore Lite 2.0 computes small matrix products wrongly on more than one thread")
+            context.cpu.thread_num = threads or 1
         self._models, self._batches = [], []
         for path in files:
             kind = lite.ModelType.MINDIR_LITE if path.endswith(".ms") else lite.ModelType.MINDIR

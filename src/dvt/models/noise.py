@@ -108,7 +108,8 @@ class DrawnKey(nn.Cell):
 
 
 def _count(stop: int) -> Tensor:
-    return ops.arange(0, stop, 1, dtype=mstype.int32)
+    # `ops.arange` counts as a side effect, which MindSpore warns of and which makes recomputation do nothing.
+    return ops.range(0, stop, 1).astype(mstype.int32)
 
 
 def _int32_quantile(share: float) -> int:

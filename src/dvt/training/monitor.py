@@ -88,19 +88,20 @@ class Monitor:
         row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(losses)}
         return row | {"images_per_second": round(per_second(steps, seconds), 1), "seconds": round(seconds, 2)}
 
-    def log_epoch(self, row: dict[str, float], epochs: int) -> None:
-        """One line for a row of `metrics.csv`."""
+    def log_epoch(self, row: dict[str, float], epochs: int, is_best: bool = False) -> None:
+        """One line for a row of `metrics.csv`; `is_best` says that no epoch had a better last exit."""
 
         def numbers(key: str) -> np.ndarray:
             return np.array([value for name, value in row.items() if name.startswith(key)])
 
         accuracy = numbers("val_accuracy_exit_")
         log.info(
-            "epoch %d/%d: loss per exit %s%s, lr %.2e, %.0f images/s, %s left%s%s",
+            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %.0f images/s, %s left%s%s",
             row["epoch"],
             epochs,
             joined(numbers("loss_exit_")),
             f", accuracy per exit {joined(accuracy, 2)} %" if len(accuracy) else "",
+            " (best so far)" if is_best else "",
             row["learning_rate"],
             row["images_per_second"],
             self._left,

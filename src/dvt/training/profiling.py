@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from mindspore.profiler import profile
+from mindspore.profiler import profile, tensorboard_trace_handler
 
 SKIPPED, RECORDED = 3, 5  # steps: the first ones compile and warm up
 
@@ -19,7 +19,8 @@ def profiled(results: Iterable[Result], folder: Path) -> Iterator[Result]:
     for number, result in enumerate(results, start=1):
         yield result
         if number == SKIPPED:
-            recorder = profile(output_path=str(folder), start_profile=False)
+            handler = tensorboard_trace_handler(str(folder))
+            recorder = profile(start_profile=False, on_trace_ready=handler)
             recorder.start()
         elif number == SKIPPED + RECORDED:
             _finish(recorder, folder)
@@ -32,5 +33,4 @@ def profiled(results: Iterable[Result], folder: Path) -> Iterator[Result]:
 
 def _finish(recorder: profile, folder: Path) -> None:
     recorder.stop()
-    recorder.analyse()
     log.info("profile of %d batches: %s", RECORDED, folder)

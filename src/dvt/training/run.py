@@ -186,13 +186,13 @@ class _Run:
         }
         if train.amp_level != "O0":
             row["loss_scale"] = float(self.step.loss_scale.asnumpy())
+        is_best = False
         if self.validation is not None and (last or epochs_done % train.eval_every_epochs == 0):
             weights = self._weights() | self.step.ema_weights()
             accuracy = self.validation.accuracy(weights)
             row |= {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
-            if self.folder.keep_best(epochs_done, accuracy[-1], weights, self._metadata()):
-                log.info("epoch %d is the best so far at the last exit", epochs_done)
-        self.monitor.log_epoch(row, self.epochs)
+            is_best = self.folder.keep_best(epochs_done, accuracy[-1], weights, self._metadata())
+        self.monitor.log_epoch(row, self.epochs, is_best)
         if self.records is not None:
             self.records.epoch(row)
         if last or epochs_done % train.checkpoint_every_epochs == 0:

@@ -1,0 +1,96 @@
+"""`dvt infer`: predictions of image files, and the accuracy where folders say the class."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import bundles
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from dvt import cli
+from dvt.deploy import Cascade
+from dvt.deploy.infer import find_images
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six parts of photographs in class folders below val/."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, picture in zip(("bee", "dog"), load_sample_images().images, strict=True):
+        (folder / "val" / name).mkdir(parents=True)
+        for index in range(3):
+            Image.fromarray(picture[60 * index :][:200, :260]).save(folder / "val" / name / f"{index}.png")
+    return folder
+
+
+def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    output = tmp_path / "predictions.csv"
+    assert cli.main(["infer", str(bundle), str(data), "--batch_size", "4", "--output", str(output)]) == 0
+    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    cascade = Cascade(bundle)
+    files, labels = find_images(data, bundles.CLASS_NAMES)
+    assert [row["file"] for row in rows] == files and len(files) == 6 and labels == [1, 1, 1, 3, 3, 3]
+    expected = cascade.predict(np.stack([cascade.preprocessing(file) for file in files]))
+    assert [int(row["label"]) for row in rows] == expected.labels.tolist()
+    assert [row["class"] for row in rows] == [bundles.CLASS_NAMES[label] for label in expected.labels]
+    assert [int(row["exit"]) for row in rows] == (expected.exit_index + 1).tolist()
+    np.testing.assert_allclose([float(row["confidence"]) for row in rows], expected.confidence, atol=1e-4)
+    summary = capsys.readouterr().err
+    assert f"top-1 accuracy {100 * np.mean(expected.labels == labels):.2f} %" in summary
+    assert f"left at exits 1: {100 * np.mean(expected.exit_index == 0):.1f} %" in summary
+
+
+def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    flat = data / "val" / "bee"
+    assert cli.main(["infer", str(bundle), str(flat), "--thresholds", "2,2,2"]) == 0
+    printed = capsys.readouterr()
+    assert [line.rsplit(",", 1)[1] for line in printed.out.splitlines()[1:]] == ["3"] * 3
+    assert "accuracy" not in printed.err
+    assert cli.main(["infer", str(bundle), str(flat / "0.png"), "--thresholds", "0.1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{bundle}", "/no/such/place"], "is neither a file nor a folder"),
+        (["{bundle}", "{data}", "--batch_size", "0"], "--batch_size is 0"),
+        (["{bundle}", "{data}", "--thresholds", "fast"], "no thresholds 'fast'"),
+        (["{data}", "{data}"], "is not a bundle"),
+        (["{bundle}", "{data}", "--output", "/proc/no/file"], "cannot write /proc/no/file"),
+        (["{bundle}", "{bundle}"], "has no class folders"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["infer", *[each.format(bundle=bundle, data=data) for each in arguments]]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_other_classes_and_no_preprocessing(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(data / "val" / "bee", tmp_path / "images" / "wasp")
+    assert cli.main(["infer", str(bundle), str(tmp_path / "images")]) == 2
+    assert "must be classes of the bundle; these are not: wasp" in capsys.readouterr().err
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    (folder / "manifest.json").write_text(json.dumps({**content, "preprocessing": None}), encoding="utf-8")
+    assert cli.main(["infer", str(folder), str(data)]) == 2
+    assert "does not say how images become model inputs" in capsys.readouterr().err
+
+
+def test_the_script(bundle: Path, data: Path):
+    command = ["bash", ROOT / "scripts" / "run_infer_onnx.sh", bundle, data]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 7 and "top-1 accuracy" in done.stderr

@@ -1,0 +1,140 @@
+"""The run folder: two states of which one always loads, the best few epochs, refusals; small arrays for weights."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dvt.checkpoint import read_checkpoint
+from dvt.config import RunConfig, TrainSection
+from dvt.config_io import config_to_dict
+from dvt.errors import CheckpointError, ConfigError
+from dvt.training.folder import BEST_FILE, DAMAGED_STATE_FILE, PREVIOUS_STATE_FILE, STATE_FILE, RunFolder
+from dvt.variants import model_config
+
+MODEL = model_config("dvt_deit_small", num_classes=2)
+
+
+def config_for(path: Path, **keys: object) -> RunConfig:
+    return RunConfig(output=str(path), train=TrainSection(**keys))
+
+
+def weights(value: float) -> dict[str, np.ndarray]:
+    return {"w": np.full(200, value, np.float32)}
+
+
+def metadata(config: RunConfig, step: int) -> dict:
+    return {"model": MODEL, "config": config_to_dict(replace(config, resume=False)), "step": step}
+
+
+def saved(path: Path, steps: int, **keys: object) -> RunConfig:
+    config = config_for(path, **keys)
+    folder = RunFolder(config, writes=True)
+    for step in range(1, steps + 1):
+        folder.save(
+            weights(step), {"w": weights(-step)["w"]}, {"moment": np.full(3, step, np.float32)}, metadata(config, step)
+        )
+    return config
+
+
+def resumed(config: RunConfig) -> RunFolder:
+    return RunFolder(replace(config, resume=True), writes=True)
+
+
+def test_the_newest_state_is_read_and_the_averages_are_what_is_evaluated(tmp_path: Path) -> None:
+    config = saved(tmp_path, 3)
+    state = resumed(config).read_state()
+    assert state.metadata["step"] == 3 and state.weights["w"][0] == 3 and state.weights["moment"][0] == 3
+    assert read_checkpoint(tmp_path / PREVIOUS_STATE_FILE).metadata["step"] == 2
+    assert read_checkpoint(tmp_path / "last.ckpt").weights["w"][0] == -3
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "gone", "empty"])
+def test_a_damaged_state_gives_way_to_the_one_before(damage: str, tmp_path: Path, caplog) -> None:
+    config = saved(tmp_path, 2)
+    newest = tmp_path / STATE_FILE
+    content = bytearray(newest.read_bytes())
+    newest.unlink()  # another name of it may exist
+    if damage == "torn":
+        newest.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "empty":
+        newest.write_bytes(b"")
+    folder = resumed(config)
+    assert folder.read_state().metadata["step"] == 1
+    assert "the state before it" in caplog.text
+    folder.save(weights(2), {}, {"moment": np.zeros(3, np.float32)}, metadata(config, 2))
+    assert [read_checkpoint(tmp_path / name).metadata["step"] for name in (STATE_FILE, PREVIOUS_STATE_FILE)] == [2, 1]
+    assert (tmp_path / DAMAGED_STATE_FILE).exists() == (damage != "gone")
+
+
+def test_two_damaged_states_are_refused(tmp_path: Path) -> None:
+    config = saved(tmp_path, 2)
+    for name in (STATE_FILE, PREVIOUS_STATE_FILE):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=PREVIOUS_STATE_FILE):
+        resumed(config).read_state()
+
+
+def test_a_run_is_neither_overwritten_nor_resumed_from_nothing_nor_mixed_up(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "run")
+    with pytest.raises(CheckpointError, match="cannot resume"):
+        resumed(config)
+    config = saved(tmp_path / "run", 1)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        RunFolder(config, writes=True)
+    RunFolder(config, writes=False)  # other ranks leave that to rank 0
+    other = replace(config, train=replace(config.train, learning_rate=1.0))
+    with pytest.raises(ConfigError, match=r"train\.learning_rate is 1\.0"):
+        resumed(other).read_state()
+    resumed(replace(config, train=replace(config.train, keep_best=1))).read_state()  # may change
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ConfigError, match="cannot write"):
+        RunFolder(config_for(tmp_path / "run"), writes=True)
+
+
+def test_the_best_few_epochs_are_kept(tmp_path: Path) -> None:
+    config = config_for(tmp_path, keep_best=2)
+    folder = RunFolder(config, writes=True)
+    accuracies = [50.0, 70.0, 70.0, 60.0, 80.0]
+    is_best = [
+        folder.keep_best(epoch, accuracy, weights(epoch), metadata(config, epoch))
+        for epoch, accuracy in enumerate(accuracies, start=1)
+    ]
+    assert is_best == [True, True, False, False, True]
+    assert sorted(path.name for path in tmp_path.glob("epoch_*.ckpt")) == ["epoch_002.ckpt", "epoch_005.ckpt"]
+    best = read_checkpoint(tmp_path / BEST_FILE)
+    assert best.weights["w"][0] == 5 and best.metadata["val_accuracy"] == 80.0
+    # A resumed run knows them, and does an epoch again without listing it twice.
+    folder.save(weights(5), {}, {}, metadata(config, 5))
+    again = resumed(config)
+    again.read_state()
+    assert not again.keep_best(6, 65.0, weights(6), metadata(config, 6))
+    assert again.keep_best(5, 80.0, weights(5), metadata(config, 5))
+    assert again.keep_best(7, 90.0, weights(7), metadata(config, 7))
+    assert sorted(path.name for path in tmp_path.glob("epoch_*.ckpt")) == ["epoch_005.ckpt", "epoch_007.ckpt"]
+
+
+def test_nothing_is_kept_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
+    config = config_for(tmp_path, keep_best=0)
+    folder = RunFolder(config, writes=True)
+    assert not folder.keep_best(1, 99.0, weights(1), metadata(config, 1))
+    assert not list(tmp_path.glob("*.ckpt"))
+
+
+def test_other_ranks_write_nothing(tmp_path: Path) -> None:
+    config = config_for(tmp_path / "run")
+    folder = RunFolder(config, writes=False)
+    folder.begin()
+    with folder.logging():
+        folder.save(weights(1), {}, {}, metadata(config, 1))
+        folder.keep_best(1, 10.0, weights(1), metadata(config, 1))
+    assert not (tmp_path / "run").exists()
