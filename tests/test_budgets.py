@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 
 from dvt import cli
-from dvt.budgets import Costs, asked_budget, choose_thresholds, compare_rules, compare_searches, met, setting
+from dvt.budgets import (
+    Costs,
+    asked_budget,
+    choose_thresholds,
+    compare_rules,
+    compare_searches,
+    from_metadata,
+    met,
+    setting,
+    to_metadata,
+)
 from dvt.config import EvalSection
 from dvt.early_exit import assign_exits
 from dvt.errors import ConfigError, DataError
+from dvt.exit_rules import ExitRule
 from dvt.outcomes import Outcomes, Predictions
 from dvt.threshold_search import Budget
 
@@ -64,6 +75,20 @@ def test_images_per_second_and_accuracy_drop():
     assert met(choice, CALIBRATION, VAL, COSTS)["calibration"] <= 2.0
     with pytest.raises(ConfigError, match="needs measured times"):
         choose_thresholds(CALIBRATION, Costs(COSTS.gmacs), EvalSection(budget_images_per_second=30.0))
+
+
+def test_a_checkpoint_keeps_thresholds_with_their_rule():
+    for rule in ("confidence", "margin"):
+        choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_gmacs=1.5, exit_rule=rule))
+        results = setting(VAL, COSTS, choice.thresholds, rule) | {"budget": None}
+        metadata = json.loads(json.dumps(to_metadata(choice, results)))
+        again = from_metadata(metadata)
+        assert again.rule == choice.rule
+        np.testing.assert_array_equal(again.thresholds, choice.thresholds)
+        # Readers of the plain row compare confidences, so it is there for that rule alone.
+        assert (metadata["thresholds"] is None) == (rule == "margin")
+    assert from_metadata({}) is None
+    assert from_metadata({"thresholds": [0.5, 0.0]}).rule == ExitRule()  # files of earlier versions
 
 
 def test_rules_and_searches_are_compared_at_the_same_budgets():

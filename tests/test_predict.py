@@ -61,8 +61,11 @@ def test_nothing_to_do_is_refused(folder: Path, tmp_path: Path, capsys: pytest.C
     assert cli.main(["predict", str(tmp_path / "no.png")]) == 1
     assert "no.png does not exist" in capsys.readouterr().err
     model, loaded = load_model(shipped_checkpoint())
-    for missing, message in (("thresholds", "give --thresholds, 3 numbers"), ("preprocessing", "does not say how")):
-        metadata = {key: value for key, value in loaded.metadata.items() if key != missing}
+    for missing, message in (
+        (("thresholds", "early_exit"), "give --thresholds, 3 numbers"),
+        (("preprocessing",), "does not say how"),
+    ):
+        metadata = {key: value for key, value in loaded.metadata.items() if key not in missing}
         save_checkpoint(tmp_path / "less.ckpt", model, metadata)
         assert cli.main(["predict", str(folder / "a.png"), "--checkpoint", str(tmp_path / "less.ckpt")]) == 2
         assert message in capsys.readouterr().err

@@ -61,6 +61,29 @@ class Choice:
     calibration_accuracy: float | None = None  # percent
 
 
+def to_metadata(choice: Choice, results: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint keeps of a choice: `early_exit`, all of it, and `thresholds`, the row by itself.
+
+    `thresholds` is None for another rule than the plain confidence: whoever reads nothing else compares confidences.
+    """
+    early_exit = {
+        "thresholds": [float(value) for value in choice.thresholds],
+        "exit_rule": choice.rule.to_dict(),
+        **{key: results[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")},
+    }
+    plain = choice.rule == ExitRule()
+    return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if plain else None}
+
+
+def from_metadata(metadata: dict[str, Any]) -> Choice | None:
+    """The thresholds and rule stored in a checkpoint; None if it has none."""
+    stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
+    if stored["thresholds"] is None:
+        return None
+    rule = ExitRule.from_dict(stored.get("exit_rule"))
+    return Choice(np.asarray(stored["thresholds"], np.float32), rule, "stored in the checkpoint")
+
+
 def asked_budget(settings: EvalSection) -> Budget:
     """The budget that the section `eval` of a configuration asks for."""
     if settings.budget_gmacs is not None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from dvt import device
+from dvt.budgets import from_metadata
 from dvt.checkpoint import load_model
 from dvt.cost import cumulative_gmacs
 from dvt.data.image_folder import EXTENSIONS
 from dvt.data.preprocess import Preprocessing
-from dvt.early_exit import check_thresholds
 from dvt.errors import CheckpointError, ConfigError, DataError
 from dvt.exit_rules import ExitRule
 from dvt.inference import AdaptiveClassifier
@@ -73,15 +73,13 @@ class Predictor:
                 f"{checkpoint} does not say how images become model inputs; use dvt.AdaptiveClassifier in Python"
             )
         self.preprocessing = Preprocessing.from_dict(stored)
-        own = thresholds is not None
-        thresholds = thresholds if own else loaded.metadata.get("thresholds")
-        if thresholds is None:
+        choice = from_metadata(loaded.metadata) if thresholds is None else None
+        if thresholds is None and choice is None:
             raise ConfigError(
                 f"{checkpoint} holds no thresholds; give --thresholds, {loaded.model.num_exits} numbers, or store some "
                 "with `dvt eval --mode 2 --eval.store`"
             )
-        rule = ExitRule() if own else ExitRule.from_dict(loaded.metadata.get("exit_rule"))
-        check_thresholds(thresholds, loaded.model.num_exits)
+        thresholds, rule = (thresholds, ExitRule()) if choice is None else (choice.thresholds, choice.rule)
         names = loaded.metadata.get("class_names")
         self.class_names = list(names) if names else [f"class {i}" for i in range(loaded.model.num_classes)]
         self._gmacs = cumulative_gmacs(loaded.model)

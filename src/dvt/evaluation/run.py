@@ -21,9 +21,11 @@ from dvt.budgets import (
     choose_thresholds,
     compare_rules,
     compare_searches,
+    from_metadata,
     frontier_on,
     met,
     setting,
+    to_metadata,
 )
 from dvt.calibration import fit_temperature, reliability
 from dvt.checkpoint import Checkpoint, load_model, save_checkpoint
@@ -78,7 +80,7 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     page = write_report(results, folder, evaluation.examples, evaluation.extremes, evaluation.attention)
     evaluation.partial.remove()
     if config.eval.store and mode == 2:
-        _store(checkpoint, loaded, results)
+        _store(checkpoint, loaded, results, evaluation.choice)
     print(summary(results))
     print(f"report: {page}")
     return results
@@ -88,6 +90,7 @@ class _Evaluation:
     """One evaluation under way: what its steps share.
 
     Attributes:
+        choice: Thresholds and rule; None until `run` has found any.
         partial: What is kept of it in case of an interruption.
         examples: Images by the exit they took; `extremes` the easiest and hardest per class; `attention` what the
             class token of each exit attends to. All empty until `run` has chosen thresholds.
@@ -102,6 +105,7 @@ class _Evaluation:
         sizes = {max(1, config.eval.batch_size >> shift) for shift in range(4)}
         self._classifier = AdaptiveClassifier(model, batch_sizes=sizes)
         self.partial = Partial(folder, _identity(loaded, config))
+        self.choice: Choice | None = None
         self.examples: list = []
         self.extremes: list = []
         self.attention: list = []
@@ -113,7 +117,7 @@ class _Evaluation:
         seconds = speed.stage_seconds(self._classifier, images, batch_size)
         costs = Costs(np.asarray(self._gmacs), seconds)
 
-        calibration, choice = None, _stored_choice(self._loaded)
+        calibration, choice = None, from_metadata(self._loaded.metadata)
         temperatures = None if choice is None or choice.rule.temperatures is None else choice.rule.temperatures
         if stored is None:
             probabilities, labels = run_all_exits(self._cell, self._splits, "calibration", batch_size, self.partial)
@@ -145,7 +149,7 @@ class _Evaluation:
             results["rules"] = compare_rules(calibration, val, costs)
             results["searches"] = compare_searches(calibration, val, costs, rule)
             others = results["frontier"]["thresholds"]
-        exit_index = None
+        exit_index, self.choice = None, choice
         if choice is not None:
             exit_index = early_exit.assign_exits(val.scores_of(choice.rule.name), choice.thresholds)
             results["recommended"] = setting(val, costs, choice.thresholds, choice.rule.name) | {
@@ -280,15 +284,7 @@ def _stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _stored_choice(loaded: Checkpoint) -> Choice | None:
-    row = loaded.metadata.get("thresholds")
-    if row is None:
-        return None
-    rule = ExitRule.from_dict(loaded.metadata.get("exit_rule"))
-    return Choice(np.asarray(row, np.float32), rule, "stored in the checkpoint")
-
-
-def _store(checkpoint: str, loaded: Checkpoint, results: dict[str, Any]) -> None:
+def _store(checkpoint: str, loaded: Checkpoint, results: dict[str, Any], choice: Choice) -> None:
     """Thresholds and results into the checkpoint, under the names of the released ones."""
     metadata = dict(loaded.metadata)
     metadata["results"] = {
@@ -297,7 +293,6 @@ def _store(checkpoint: str, loaded: Checkpoint, results: dict[str, Any]) -> None
         "dynamic_threshold": results["sweep"]["thresholds"],
         "budgeted_batch_classification": [results["sweep"]["expected_gmacs"], results["sweep"]["accuracy"]],
     }
-    metadata["thresholds"] = results["recommended"]["thresholds"]
-    metadata["exit_rule"] = results["recommended"]["exit_rule"]
+    metadata |= to_metadata(choice, results["recommended"])
     save_checkpoint(checkpoint, loaded.weights, metadata)
     log.info("stored thresholds and results in %s", checkpoint)
