@@ -215,6 +215,21 @@ def test_another_rule_decides_on_its_own_scores(model: nn.Cell, images: np.ndarr
 # ---------------------------------------------------------------------------------------------------- compiled sizes
 
 
+def test_throughput_mode_compiles_one_size(model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch):
+    """Every compiled graph holds memory of its own on the CPU, so what is left at the end is padded."""
+    sizes = []
+    plain = inference.Stage.__call__
+
+    def noted(stage: inference.Stage, *inputs: Tensor):
+        sizes.append(inputs[0].shape[0])
+        return plain(stage, *inputs)
+
+    monkeypatch.setattr(inference.Stage, "__call__", noted)
+    few = AdaptiveClassifier(model, (0.4, 0.5, 0.0), batch_sizes=BATCH_SIZES)
+    assert sum(len(part.labels) for part in few.predict_batches(np.split(images, 8))) == 64
+    assert set(sizes) == {16}
+
+
 def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch):
     sizes = set()
     plain = inference.Stage.__call__

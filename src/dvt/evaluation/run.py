@@ -102,8 +102,7 @@ class _Evaluation:
         self._folder = folder
         self._cell = AllExits(model)
         self._gmacs = cumulative_gmacs(loaded.model)
-        sizes = {max(1, config.eval.batch_size >> shift) for shift in range(4)}
-        self._classifier = AdaptiveClassifier(model, batch_sizes=sizes)
+        self._classifier = AdaptiveClassifier(model, batch_sizes=[config.eval.batch_size])
         self.partial = Partial(folder, _identity(loaded, config))
         self.choice: Choice | None = None
         self.examples: list = []
