@@ -61,13 +61,15 @@ def throughput_table(results: dict[str, Any]) -> str:
     settings = other_settings(results)
     if chosen:
         recommended = chosen | {"images_per_second": measured["adaptive_images_per_second"], "name": "recommended: "}
-        recommended |= {key: measured.get(key) for key in ("moving_fraction", "gmac_ratio", "images_per_second_range")}
+        recommended |= {key: measured.get(key) for key in ("moving_fraction", "gmac_ratio", "speed_up")}
         settings.insert(0, recommended)
     for setting in settings:
         cost, measured_speed = setting["expected_gmacs"], setting["images_per_second"]
         name = f'{setting.get("name", "")}<span class="exit">{text(threshold_list(setting["thresholds"]))}</span>'
         promised = setting.get("gmac_ratio")
-        ratios = [ratio(measured_speed, base), ratio(full, cost) if promised is None else f"{promised:.2f}"]
+        faster = setting.get("speed_up")
+        times = ratio(measured_speed, base) if faster is None else f"{faster:.2f}"
+        ratios = [times, ratio(full, cost) if promised is None else f"{promised:.2f}"]
         moving = share(setting.get("moving_fraction"))
         rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios, moving])
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
