@@ -108,7 +108,7 @@ def _images_per_second(workers: int, arguments: argparse.Namespace, folder: Path
     train += [f"--train.epochs={arguments.epochs}", "--train.warmup_epochs=0", "--train.eval_every_epochs=0"]
     train += [f"--train.checkpoint_every_epochs={arguments.epochs}", "--data.workers=1", "--data.worker_type=thread"]
     train += [f"--{key}={value}" for key, value in _overrides(arguments).items()]
-    _launch(workers, train, folder / f"logs_{workers}")
+    _launch(workers, train, output)
     with (output / "metrics.csv").open(newline="") as file:
         rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
     return max(rates[1:])
@@ -116,15 +116,14 @@ def _images_per_second(workers: int, arguments: argparse.Namespace, folder: Path
 
 def _all_reduce_seconds(folder: Path, sizes: list[int]) -> dict[int, float]:
     out = folder / "all_reduce.json"
-    _launch(2, [str(HERE / "all_reduce.py"), str(out), *map(str, sizes)], folder / "logs_all_reduce")
+    _launch(2, [str(HERE / "all_reduce.py"), str(out), *map(str, sizes)], folder)
     return {int(size): seconds for size, seconds in json.loads(out.read_text()).items()}
 
 
-def _launch(workers: int, command: list[str], log_dir: Path) -> None:
+def _launch(workers: int, command: list[str], output: Path) -> None:
     placement = Placement(workers, master_port=free_port())
     environment = {**worker_environment(placement, "CPU", Path(sys.executable)), "OMP_NUM_THREADS": "1"}
-    log_dir.mkdir()
-    code = launch.run([str(HERE / "pinned_worker.py"), *command], placement, log_dir, environment)
+    code = launch.run([str(HERE / "pinned_worker.py"), *command], placement, output, environment)
     if code:
         raise SystemExit(code)
 

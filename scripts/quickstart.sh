@@ -70,7 +70,9 @@ trained=$output/.trained
 evaluated=$output/.evaluated
 
 if [[ $fresh == true ]]; then
-    rm -f "$output"/{config.yaml,last.ckpt,state.ckpt,metrics.csv,train.log} "$begun" "$trained" "$evaluated"
+    rm -f "$output"/{config.yaml,last.ckpt,best.ckpt,state.ckpt,state_previous.ckpt,metrics.csv,train.log} \
+        "$output"/epoch_*.ckpt "$begun" "$trained" "$evaluated"
+    rm -rf "$output"/tensorboard
 elif [[ -f $state && (! -f $begun || $(<"$begun") != "$fingerprint") ]]; then
     fail "$output holds a run with another configuration or --data; --fresh replaces it, --output keeps both"
 fi

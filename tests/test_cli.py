@@ -63,6 +63,15 @@ def test_aliases_and_device_names():
     config = cli.parse_train(["--data-path", "/x-y_z", "--device-target", "ascend", "--output=runs/a-b"])
     assert (config.data.path, config.device_target, config.output) == ("/x-y_z", "Ascend", "runs/a-b")
     assert cli.parse_train(["--device_target=cpu"]).device_target == "CPU"
+    cloud = cli.parse_train(["--data_url", "/inputs/data", "--train_url", "/outputs/run"])  # as ModelArts passes them
+    assert (cloud.data.path, cloud.output) == ("/inputs/data", "/outputs/run")
+    asked = cli.parse_train(["--profile", "--deterministic", "--jit-level", "O1", "--train.dataset_sink_mode"])
+    assert (asked.profile, asked.deterministic, asked.jit_level, asked.train.dataset_sink_mode) == (
+        True,
+        True,
+        "O1",
+        True,
+    )
 
 
 def test_every_key_overrides():

@@ -61,13 +61,32 @@ def test_set_up_takes_the_cpu_and_is_quiet():
         "chosen = device.set_up('cpu', graph_mode=False)\n"
         "assert device.set_up('CPU').target == 'CPU'\n"
         "assert ms.get_context('device_target') == 'CPU' and ms.get_context('mode') == ms.GRAPH_MODE\n"
-        "device.synchronize()\n"
         "print(chosen)"
     )
     done = run_python(code, DEVICE_ID="7")  # DEVICE_ID is for cards
     assert done.returncode == 0, done.stderr
     assert "target='CPU', device_id=None, device_count=1" in done.stdout
     assert "graph_mode=False" in done.stdout
+    assert done.stderr == ""
+
+
+def test_one_process_is_rank_0_of_1_and_exchanges_nothing():
+    code = (
+        "import numpy as np, mindspore as ms\n"
+        "from dvt import device\n"
+        "chosen = device.set_up('CPU', deterministic=True, jit_level='O0')\n"
+        "assert (chosen.rank, chosen.world_size) == (device.rank(), device.world_size()) == (0, 1)\n"
+        "values = np.array([1.0, 2.0**24])\n"
+        "assert device.sum_over_ranks(values).tolist() == values.tolist()\n"
+        "assert device.gather_over_ranks(values).tolist() == [values.tolist()]\n"
+        "x = ms.Tensor([1.0, 2.0])\n"
+        "assert device.mean_over_ranks()(x).asnumpy().tolist() == [1.0, 2.0]\n"
+        "assert len(device.gradient_reducer([])((x, x))) == 2\n"
+        "assert not device.is_distributed()\n"
+        "device.leave()"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
     assert done.stderr == ""
 
 

@@ -186,15 +186,6 @@ def current_target() -> str:
     return ms.get_context("device_target")
 
 
-def synchronize() -> None:
-    """Wait until everything that was launched on the device has run; for honest timing.
-
-    On the CPU a cell's result is waited for when its values are read (`asnumpy`), so there is nothing to do.
-    """
-    if current_target() != "CPU":
-        ms.runtime.synchronize()
-
-
 def describe_machine() -> dict[str, str | int | float]:
     """Processor, cores, memory (GiB), system and versions of this machine, for reports: plain values for JSON."""
     return {

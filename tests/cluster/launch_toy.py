@@ -1,4 +1,4 @@
-"""Runs toy_worker.py by the launcher: `launch_toy.py LOG_DIR DEVICE_NUM MODE STEPS`; machines as in the environment."""
+"""Runs toy_worker.py by the launcher: `launch_toy.py OUTPUT DEVICE_NUM MODE STEPS`; machines as in the environment."""
 
 import os
 import sys
@@ -10,9 +10,8 @@ from dvt.cluster.placement import worker_environment
 
 if __name__ == "__main__":
     set_up_logging()
-    log_dir, device_num, *arguments = sys.argv[1:]
+    output, device_num, *arguments = sys.argv[1:]
     placement = launch.placement_from(os.environ, int(device_num))
     environment = worker_environment(placement, "CPU", Path(sys.executable))
     command = [str(Path(__file__).with_name("toy_worker.py")), *arguments]
-    Path(log_dir).mkdir()
-    sys.exit(launch.run(command, placement, Path(log_dir), environment))
+    sys.exit(launch.run(command, placement, Path(output), environment))

@@ -20,6 +20,8 @@ MESSAGES = {
     "out of memory": "RuntimeError: Device(id:0) memory isn't enough and alloc failed, out of memory",
     "loss not finite": "error: the loss is no longer finite at step 12 (per exit: [nan, 6.9, 6.9])",
     "address in use": "RuntimeError: bind failed, errno: 98, Address already in use",
+    "registered twice": "RuntimeError: Failed to register the compute graph node: 0. Reason: Repeated registration "
+    "node: 0 to the scheduler. Please check if there's another scheduler process with port:8118 still running",
     "cluster incomplete": "RuntimeError: Failed to initialize distributed job cluster because some processes in the "
     "cluster are not successfully spawned.",
     "worker lost": "RuntimeError: Launch kernel failed, name:Default/network/AllReduce-op12",

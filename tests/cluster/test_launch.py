@@ -32,18 +32,24 @@ FOR_EVER = "100000"
 
 @dataclass
 class Launched:
-    """A launcher that runs in `folder`, with its logs in `logs`; `rank` is the first of its workers."""
+    """A launcher with its run folder `output`; `rank` is the first of its workers."""
 
     process: subprocess.Popen
-    logs: Path
+    output: Path
     rank: int = 0
+
+    @property
+    def logs(self) -> Path:
+        """The folder of its last start: on a busy machine there may have been more than one."""
+        return max((self.output / "logs").iterdir(), key=lambda folder: folder.stat().st_mtime)
 
     def wait_for(self, text: str, rank: int | None = None, seconds: float = 120) -> str:
         """The log of a worker, as soon as it holds `text`."""
-        path = self.logs / f"worker_{self.rank if rank is None else rank}.log"
+        name = f"worker_{self.rank if rank is None else rank}.log"
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            content = path.read_text() if path.exists() else ""
+            path = self.logs / name if (self.output / "logs").exists() else self.output
+            content = path.read_text() if path.is_file() else ""
             if text in content:
                 return content
             assert self.process.poll() is None, self.process.communicate()
@@ -62,10 +68,10 @@ class Launched:
 @contextlib.contextmanager
 def launched(folder: Path, *arguments: str, rank: int = 0, prefix: tuple[str, ...] = (), **variables: str):
     """launch_toy.py with `arguments`; whatever is left of it in the end is killed."""
-    logs = folder / f"logs_{rank}"
+    output = folder / f"run_{rank}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "CLUSTER_TIMEOUT": "90", **variables}
     process = subprocess.Popen(
-        [*prefix, sys.executable, str(TOY), str(logs), *arguments],
+        [*prefix, sys.executable, str(TOY), str(output), *arguments],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,
@@ -73,7 +79,7 @@ def launched(folder: Path, *arguments: str, rank: int = 0, prefix: tuple[str, ..
         text=True,
     )
     try:
-        yield Launched(process, logs, rank)
+        yield Launched(process, output, rank)
     finally:
         for left in processes_of(folder):
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -216,6 +222,26 @@ def test_a_rank_killed_on_one_machine_ends_both_and_the_other_says_where_to_look
     assert (code_0, code_1) == (1, 1)
     assert "ended by signal 9 (SIGKILL)" in err_1
     assert "most likely on another machine" in err_0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("failures", "code", "starts"), [(1, 0, 2), (9, 1, 3)])
+def test_a_start_spoilt_by_the_scheduler_is_repeated(tmp_path: Path, failures: int, code: int, starts: int):
+    # In place of msrun: writes what a refused worker writes, the first few times.
+    msrun = tmp_path / "msrun"
+    msrun.write_text(
+        f"""#!/bin/bash
+for word in "$@"; do case $word in --log_dir=*) logs=${{word#*=}} ;; esac; done
+echo start >>{tmp_path}/starts
+(($(wc -l <{tmp_path}/starts) > {failures})) && exit 0
+echo 'error: Reason: Repeated registration node: 0 to the scheduler.' >"$logs/worker_0.log"
+exit 1
+"""
+    )
+    msrun.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    assert launch.run(["train.py"], Placement(1), tmp_path, environment) == code
+    assert len(list((tmp_path / "logs").iterdir())) == starts
 
 
 def test_each_start_gets_a_folder_of_its_own(tmp_path: Path):

@@ -1,7 +1,8 @@
 """Data-parallel training for real: CPU ranks under msrun against one process on the joined batch.
 
 Every rank sees its part of the same batches, cropped and flipped alike, since augmentation is a function of the image.
-Stochastic depth is off: it is drawn per rank.
+Stochastic depth is off: it is drawn per rank. The optimizer is SGD: some biases (of the keys, of the mixed relations)
+cannot change a softmax, and AdamW turns the rounding errors that are their gradients into steps of full size.
 """
 
 import csv
@@ -23,8 +24,8 @@ RECIPE = f"""
 model: {{name: dvt_deit_small, image_size: 24, grid_sizes: [2, 3], embed_dim: 16, depth: 1, num_heads: 2,
   mlp_hidden: 16, drop_path_rate: 0.0}}
 data: {{calibration_images: 8, workers: 1}}
-train: {{epochs: {EPOCHS}, learning_rate: 0.01, warmup_epochs: 0, base_batch_size: {TOGETHER}, ema_decay: 0.5,
-  clip_norm: 1.0}}
+train: {{epochs: {EPOCHS}, optimizer: sgd, learning_rate: 0.1, warmup_epochs: 0, weight_decay: 0.001,
+  base_batch_size: {TOGETHER}, ema_decay: 0.5, clip_norm: 1.0}}
 eval: {{batch_size: 3}}
 device_target: CPU
 """
@@ -112,8 +113,3 @@ def test_a_job_that_is_stopped_goes_on_as_if_unbroken(images: Path, alone: Path,
     assert f"resuming after step {EPOCHS - 1} of {EPOCHS}" in said
     assert len(rows_of(output)) == len(whole)
     assert_same(output, alone)
-
-
-def test_a_run_is_not_resumed_on_another_number_of_devices(images: Path, alone: Path, tmp_path: Path) -> None:
-    said = run(images, alone, 2, "--resume", "--train.batch_size=12", returncode=2)
-    assert "begun on 1 devices" in said

@@ -14,7 +14,7 @@ import pytest
 from mindspore import Tensor
 from PIL import Image
 
-from dvt.checkpoint import load_model, read_checkpoint
+from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, load_config
 from dvt.data import load_splits
@@ -131,6 +131,15 @@ def test_a_broken_image_in_mid_run_loses_nothing(folder: Path, tmp_path: Path) -
     shutil.copy(folder / "train" / "red" / "5.png", broken / "train" / "red" / "5.png")
     train(config(broken, tmp_path / "run", train__batch_size=2, resume=True))
     assert steps < read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"] == 48
+
+
+def test_a_run_is_not_resumed_on_another_number_of_devices(folder: Path, tmp_path: Path) -> None:
+    train(config(folder, tmp_path / "run", train__epochs=1))
+    path = tmp_path / "run" / "state.ckpt"
+    state = read_checkpoint(path)
+    save_checkpoint(path, state.weights, state.metadata | {"world_size": 2})
+    with pytest.raises(ConfigError, match="begun on 2 devices and cannot be resumed on 1"):
+        train(config(folder, tmp_path / "run", train__epochs=1, resume=True))
 
 
 def test_a_run_starts_from_other_weights_and_keeps_its_best_epochs(folder: Path, tmp_path: Path) -> None:

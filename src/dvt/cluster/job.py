@@ -107,22 +107,22 @@ class Job:
     def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "Follower") -> bool:
         """Until msrun has ended (returns whether well), a process failed, or a signal came."""
         expected = self.placement.device_num + self.placement.is_master
-        while started.poll() is None and self._signal_number is None:
+        settled = None
+        while started.poll() is None and self._signal_number is None and not (settled and settled.over):
             if len(self._members) < expected:
                 self._members += find_members(msrun, [member.process.pid for member in self._members])
-            now = datetime.now()
-            for member in self._members:
-                member.update(now)
+            self._update_members()
             follower.pump()
-            failed = any(member.exit_code for member in self._members)
-            if failed or follower.peer_lost:
+            if settled is None and (follower.peer_lost or any(member.exit_code for member in self._members)):
                 settled = Deadline(SETTLE_SECONDS)
-                while started.poll() is None and self._signal_number is None and not settled.over:
-                    time.sleep(POLL_SECONDS)
-                    follower.pump()
-                break
             time.sleep(POLL_SECONDS)
+        self._update_members()
         return started.poll() == 0 and self._signal_number is None
+
+    def _update_members(self) -> None:
+        now = datetime.now()
+        for member in self._members:
+            member.update(now)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal_number is None:

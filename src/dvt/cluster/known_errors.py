@@ -25,6 +25,16 @@ class KnownError:
     follows: bool = False
 
 
+# On a busy machine a worker may repeat its registration before the answer to the first one has come; MindSpore 2.10
+# takes the second for that of another worker. Nothing has begun by then, so the launcher starts again.
+REGISTERED_TWICE = KnownError(
+    "registered twice",
+    r"Repeated registration node|registered repeatedly",
+    "The scheduler took a worker for a second one of the same rank. On a busy machine that happens by chance: start "
+    "again. Otherwise workers of another job use the same MASTER_ADDR and MASTER_PORT, or two machines the same "
+    "NODE_RANK.",
+)
+
 KNOWN_ERRORS = (
     KnownError(
         "EI0002",
@@ -89,6 +99,7 @@ KNOWN_ERRORS = (
         "Another process holds the port: an earlier run that has not ended, or another job. Choose another "
         "MASTER_PORT.",
     ),
+    REGISTERED_TWICE,
     KnownError(
         "cluster incomplete",
         r"processes in the cluster are not successfully spawned|Building networking for MS_\w+ failed",

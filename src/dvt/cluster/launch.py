@@ -18,13 +18,15 @@ from pathlib import Path
 from dvt.cli import parse_train
 from dvt.cli_support import set_up_logging
 from dvt.cluster import preflight
-from dvt.cluster.diagnosis import report
+from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
+from dvt.cluster.known_errors import REGISTERED_TWICE
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.config import RunConfig
 from dvt.errors import ConfigError, DeviceError, DVTError
 from dvt.training.folder import RunFolder
 
+ATTEMPTS = 3  # to start
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
 
 log = logging.getLogger("dvt.cluster.launch")  # run with -m, __name__ is another, which would not be shown
@@ -49,14 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return done.code if isinstance(done.code, int) else 0
     _log_start(placement, config)
     command = [*train_command(), *train_arguments, f"--device_target={config.device_target}"]
-    return run(command, placement, new_log_dir(Path(config.output), placement), environment)
+    return run(command, placement, Path(config.output), environment)
 
 
-def run(command: Sequence[str], placement: Placement, log_dir: Path, environment: Mapping[str, str]) -> int:
-    """Runs `command`, a Python script with its arguments, as a job; reports its end and returns the exit code."""
-    job = Job(command, placement, log_dir, environment)
-    log.info("logs of all workers: %s", log_dir)
-    outcome = job.run()
+def run(command: Sequence[str], placement: Placement, output: Path, environment: Mapping[str, str]) -> int:
+    """Runs `command`, a Python script with its arguments, as a job; reports its end and returns the exit code.
+
+    The logs go to a new folder below `output`/logs. On one machine a start that MindSpore's scheduler spoilt by chance
+    is repeated; several machines would have to do so together.
+    """
+    attempts = ATTEMPTS if placement.nnodes == 1 else 1
+    for attempt in range(1, attempts + 1):
+        log_dir = new_log_dir(output, placement)
+        log.info("logs of all workers: %s", log_dir)
+        outcome = Job(command, placement, log_dir, environment).run()
+        first = earliest_error(outcome.logs)
+        if outcome.signal_number is not None or first is None or first.known is not REGISTERED_TWICE:
+            break
+        if attempt < attempts:
+            log.warning("MindSpore's scheduler took a worker for a second one of the same rank; starting again")
     if outcome.signal_number is not None:
         print(f"stopped; all workers have ended. Their logs are in {log_dir}", file=sys.stderr)
         return 128 + outcome.signal_number

@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 def profiled(results: Iterable[Result], folder: Path) -> Iterator[Result]:
     """The results as they come; what makes the fourth to the eighth of them is recorded into `folder`."""
-    recorder = None
+    recorder, number = None, 0
     for number, result in enumerate(results, start=1):
         yield result
         if number == SKIPPED:

@@ -134,6 +134,7 @@ class _Run:
                     len(self.rates),
                     self.folder.path / WEIGHTS_FILE,
                 )
+                device.leave()  # all ranks are here, after the same step
                 raise
             except DataError as error:  # a bad image: what was learnt until then is not lost
                 if self.done:
