@@ -92,10 +92,10 @@ def test_one_straggler_does_not_hold_up_answers_for_ever(monkeypatch: pytest.Mon
 def test_what_waits_is_bounded():
     """Between exits never more than a batch waits, however few images leave."""
     exits = Exits()
-    running = gathering.Gathering(exits, check_thresholds([2.0, 2.0, 0.0], 3), CLASSES, 8)
+    running = gathering.Gathering(exits, check_thresholds([2.0, 2.0, 0.0], 3), CLASSES, [8, 8, 4])
     for images in batches_of([13] * 30):
         running.push(images)
-        assert all(waiting.count < 8 for waiting in running._waiting)
+        assert all(waiting.count < size for waiting, size in zip(running._waiting, (8, 8, 4), strict=True))
 
 
 def test_no_batches_and_an_exit_that_fails():

@@ -63,7 +63,7 @@ class _Waiting:
 class Gathering:
     """A cascade fed with batches; see `run_gathered`, which most callers want.
 
-    Memory: between exits at most `batch_size` images wait per exit, with what is handed on to them, and answers of at
+    Memory: between exits at most a batch of images waits per exit, with what is handed on to them, and answers of at
     most `most_pending` images wait for their turn.
     """
 
@@ -72,15 +72,15 @@ class Gathering:
         run_exit: RunExit,
         thresholds: np.ndarray,
         num_classes: int,
-        batch_size: int,
+        batch_sizes: Sequence[int],
         rule: ExitRule = CONFIDENCE,
         most_pending: int | None = None,
     ) -> None:
         self.timing = Timing()
         self._run_exit, self._thresholds, self._rule = run_exit, thresholds, rule
         self._num_classes = num_classes
-        self._most_pending = max(most_pending or MOST_PENDING_BATCHES * batch_size, batch_size)
-        self._waiting = [_Waiting(batch_size) for _ in thresholds]
+        self._most_pending = most_pending or MOST_PENDING_BATCHES * max(batch_sizes)
+        self._waiting = [_Waiting(size) for size in batch_sizes]
         self._arrived = 0
         self._answers: dict[int, tuple[np.ndarray, int]] = {}  # ticket -> probabilities, exit index
 
@@ -143,25 +143,26 @@ def run_gathered(
     batches: Iterable[np.ndarray],
     thresholds: np.ndarray,
     num_classes: int,
-    batch_size: int,
+    batch_size: int | Sequence[int],
     rule: ExitRule = CONFIDENCE,
     timing: Timing | None = None,
 ) -> Iterator[Predictions]:
     """Runs the exits over many batches; yields the predictions of each, in order, once all its images are settled.
 
     Args:
-        run_exit: Runs one exit on any number of images up to `batch_size`.
+        run_exit: Runs one exit on any number of images up to what it waits for.
         batches: Checked images (B, I, S, S), B as it comes.
         thresholds: float32 (K,), from `dvt.early_exit.check_thresholds`.
         num_classes: Number of classes.
-        batch_size: Images that an exit waits for.
+        batch_size: Images that the exits wait for, one number or one per exit.
         rule: What is compared with the thresholds.
         timing: Filled with where the time went.
 
     Raises:
         DataError: An exit returned probabilities that are not finite.
     """
-    gathering = Gathering(run_exit, thresholds, num_classes, batch_size, rule)
+    batch_sizes = [batch_size] * len(thresholds) if isinstance(batch_size, int) else batch_size
+    gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule)
     if timing is not None:
         gathering.timing = timing
     pending: list[range] = []
