@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dvt import __version__, cli, cli_support
+from dvt import __version__, cli, cli_adaptive, cli_support
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, config_to_dict, key_hints, load_config
 from dvt.errors import ConfigError
@@ -276,3 +276,47 @@ def test_standalone_training_passes_everything_on():
     assert f"path: {ROOT}\n" in done.stdout
     assert "device_target: CPU\n" in done.stdout
     assert "seed: 5\n" in done.stdout
+
+
+# ------------------------------------------------------------------------------------------- early exits: commands
+
+
+def test_budgets_have_short_names():
+    _, config = cli.parse_eval(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
+    assert (config.eval.budget_gmacs, config.eval.exit_rule) == (1.5, "margin")
+    _, options = cli_adaptive.parse_thresholds(["p.npz", "--budget_images_per_second=40", "--json"])
+    assert (options.eval.budget_images_per_second, options.json) == (40.0, True)
+    path, options = cli_adaptive.parse_thresholds(["there", "--max-accuracy-drop", "0"])
+    assert (path, options.eval.max_accuracy_drop, options.json) == ("there", 0.0, False)
+
+
+def test_predict_takes_images_before_and_after_options():
+    images, options = cli_adaptive.parse_predict(["a.png", "b", "--checkpoint", "c.ckpt", "--json", "--top", "2"])
+    assert (images, options.checkpoint, options.json, options.top) == (["a.png", "b"], "c.ckpt", True, 2)
+    assert Path(cli_adaptive.parse_predict(["a.png"])[1].checkpoint).is_file()  # the one that is shipped
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("thresholds", "--predictions is required"),
+        ("thresholds nowhere.npz", "there is no nowhere.npz; `dvt eval` writes predictions.npz"),
+        ("thresholds x.npz --budget_gmacs 0", "eval.budget_gmacs is 0.0; it must be above 0"),
+        ("thresholds x.npz --budget_gmacs 1 --budget_images_per_second 2", "both set; give one budget"),
+        ("thresholds x.npz --exit_rule guess", "eval.exit_rule is 'guess'; it must be one of confidence, entropy, mar"),
+        ("predict --checkpoint c.ckpt", "images"),
+        ("predict a.png --top 0", "top is 0; it must be at least 1"),
+        ("report --checkpoint no.ckpt --mode 1 --output {tmp}", "there is no checkpoint no.ckpt"),
+    ],
+)
+def test_mistakes_with_early_exits(argv: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    assert message in refusal(capsys, *argv.format(tmp=tmp_path).split())
+
+
+def test_info_has_parts_and_memory(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["info", "dvt_deit_small"]) == 0
+    lines = {line[:24].strip(): line[24:].split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["parameters"] == ["22,878,952", "23,920,456", "23,642,824"]
+    assert lines["GMACs up to here"] == ["1.1453", "3.6563", "8.8438"]
+    assert lines["weights, MiB"][0] == "87.3"
+    assert lines["handed on, MiB"] == ["0.76", "2.95", "0.00"]

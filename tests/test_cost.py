@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from dvt.cost import cumulative_gmacs, exit_macs, parameter_count
+from dvt.cost import (
+    activation_elements,
+    cumulative_gmacs,
+    describe_all,
+    describe_model,
+    exit_macs,
+    exit_parameters,
+    handed_on_elements,
+    parameter_count,
+)
 from dvt.errors import ConfigError
 from dvt.variants import list_models, model_config
 
@@ -120,3 +129,26 @@ def test_no_framework_is_needed():
     code = "import sys, dvt.cost as c; c.cumulative_gmacs('dvt_t2t_vit_12'); sys.exit('mindspore' in sys.modules)"
     source = Path(__file__).parents[1] / "src"
     assert subprocess.run([sys.executable, "-c", code], cwd=source, check=False).returncode == 0
+
+
+def test_parameters_of_the_exits_add_up():
+    for name in list_models():
+        assert sum(exit_parameters(model_config(name))) == parameter_count(name)
+
+
+def test_memory_by_hand():
+    config = model_config(
+        "dvt_deit_small", image_size=8, grid_sizes=(2, 4), embed_dim=4, depth=2, num_heads=2, mlp_hidden=6
+    )
+    handed_on = 5 * 4 + 2 * 2 * 5 * 5  # features, relations of two layers with two heads
+    assert [handed_on_elements(config, k) for k in (0, 1)] == [handed_on, 0]
+    assert activation_elements(config, 0) == 5 * 4 + handed_on + 5 * 16 + 2 * 2 * 25
+    block = 17 * 4 + handed_on + 17 * 16 + 2 * 2 * 17 * 17 + 4 * 17 * 17
+    assert activation_elements(config, 1) == max(handed_on + 7 * 4 * 25, block)
+    assert handed_on_elements(model_config("dvt_deit_small", **NO_REUSE), 0) == 0
+
+
+def test_descriptions_name_every_part():
+    text = describe_model(model_config("dvt_t2t_vit_12"))
+    assert all(part.replace("_", " ") in text for part in exit_macs(model_config("dvt_t2t_vit_12"), 0))
+    assert all(name in describe_all() for name in list_models())

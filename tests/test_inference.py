@@ -8,6 +8,8 @@ from mindspore import Tensor, nn
 from dvt import AdaptiveClassifier, inference
 from dvt.early_exit import ALWAYS, NEVER, assign_exits
 from dvt.errors import ConfigError, DataError
+from dvt.exit_rules import ExitRule, stacked_scores
+from dvt.gathering import joined
 from dvt.models.cascade import build_model
 
 SIZES = {"image_size": 12, "embed_dim": 8, "depth": 1, "num_heads": 1, "mlp_hidden": 8, "num_classes": 5}
@@ -183,7 +185,51 @@ def test_weights_loaded_later_are_used_and_training_does_not_disturb(images: np.
         np.testing.assert_allclose(classifier.predict(images[:count]).probabilities, after[:count], atol=1e-5)
 
 
+# --------------------------------------------------------------------------------------------------- throughput mode
+
+
+@pytest.mark.parametrize("sizes", [[16] * 4, [5, 30, 1, 28]])
+def test_throughput_mode_decides_as_latency_mode_does(
+    sizes: list[int], classifier: AdaptiveClassifier, images: np.ndarray, probabilities: np.ndarray
+):
+    thresholds = [between(probabilities[k].max(axis=1), 0.4) for k in range(3)]
+    batches = np.split(images, np.cumsum(sizes)[:-1])
+    found = list(classifier.predict_batches(iter(batches), thresholds, batch_size=16))
+    assert [len(part.labels) for part in found] == sizes
+    together, expected = joined(found, 5), classifier.predict(images, thresholds)
+    np.testing.assert_array_equal(together.exit_index, expected.exit_index)
+    np.testing.assert_allclose(together.probabilities, expected.probabilities, atol=1e-5)
+
+
+def test_another_rule_decides_on_its_own_scores(model: nn.Cell, images: np.ndarray, probabilities: np.ndarray):
+    rule = ExitRule("margin", (1.2, 1.0, 0.8))
+    scores = stacked_scores(rule, probabilities)
+    thresholds = [between(each, 0.5) for each in scores]
+    chosen = AdaptiveClassifier(model, thresholds, batch_sizes=[16], rule=rule)
+    np.testing.assert_array_equal(chosen.predict(images).exit_index, assign_exits(scores, thresholds))
+    np.testing.assert_allclose(chosen.all_exits(images), probabilities, atol=1e-5)
+    with pytest.raises(ConfigError, match="2 temperatures for 3 exits"):
+        AdaptiveClassifier(model, thresholds, rule=ExitRule("margin", (1.0, 1.0)))
+
+
 # ---------------------------------------------------------------------------------------------------- compiled sizes
+
+
+def test_throughput_mode_compiles_one_size_per_exit(
+    model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+):
+    """Every compiled graph holds memory of its own on the CPU, so what is left at the end is padded."""
+    sizes = []
+    plain = inference.Stage.__call__
+
+    def noted(stage: inference.Stage, *inputs: Tensor):
+        sizes.append(inputs[0].shape[0])
+        return plain(stage, *inputs)
+
+    monkeypatch.setattr(inference.Stage, "__call__", noted)
+    few = AdaptiveClassifier(model, (NEVER, NEVER, ALWAYS), batch_sizes=BATCH_SIZES)
+    assert sum(len(part.labels) for part in few.predict_batches(np.split(images, 8))) == 64
+    assert set(sizes) == {16, 8}  # the last exit waits for half as many
 
 
 def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch):

@@ -1,7 +1,6 @@
 """The report: complete, self-contained, escaped, and never claiming more than the numbers."""
 
 import base64
-import copy
 import io
 import json
 import os
@@ -18,75 +17,9 @@ from dvt.early_exit import ALWAYS, NEVER
 from dvt.errors import ConfigError, DataError
 from dvt.report import Example, headline, summary, write_report
 from dvt.report_figures import EXIT_COLOURS
+from report_results import attention, examples, extremes, made_up, with_everything
 
 VOID_TAGS = {"meta", "link", "img", "br", "source"}
-GRIDS = {1: [9], 2: [3, 9], 3: [3, 6, 9], 4: [3, 5, 7, 9]}
-
-
-def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
-    """Results as `dvt.evaluation` hands them over; the numbers are invented."""
-    gmacs = [0.0123 * 2.5**k for k in range(num_exits)]
-    accuracy = [61.25 + 6.5 * k for k in range(num_exits)]
-    shares = np.array([[0.9, 0.06, 0.03, 0.01], [0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4]])[:, :num_exits]
-    shares /= shares.sum(axis=1, keepdims=True)
-    thresholds = [[0.5 + 0.1 * p] * (num_exits - 1) + [ALWAYS] for p in range(3)]
-    cost = shares @ gmacs
-    row = {"count": 500, "accuracy": 70.5, "exit_fractions": shares[1].tolist()}
-    return {
-        "model": {"name": "dvt_deit_small", "grid_sizes": GRIDS[num_exits], "embed_dim": 64, "soft_splits": None},
-        "checkpoint": "runs/quickstart/last.ckpt",
-        "mode": 2,
-        "dataset": "fashion_mnist_scale",
-        "num_images": 10000,
-        "class_names": list(classes),
-        "date": "2025-01-31",
-        "machine": {"processor": "A Processor", "cores": 2, "memory_gib": 15.6, "python": "3.11.7"},
-        "cumulative_gmacs": gmacs,
-        "anytime_accuracy": accuracy,
-        "sweep": {
-            "thresholds": thresholds,
-            "accuracy": [accuracy[0], accuracy[-1] - 0.3, accuracy[-1]],
-            "expected_gmacs": cost.tolist(),
-            "exit_fractions": shares.tolist(),
-        },
-        "recommended": {
-            "thresholds": thresholds[1],
-            "accuracy": accuracy[-1] - 0.3,
-            "expected_gmacs": float(cost[1]),
-            "cost_fraction": float(cost[1] / gmacs[-1]),
-            "exit_fractions": shares[1].tolist(),
-            "rule": "cheapest within 0.5 points",
-        },
-        "throughput": {
-            "batch_size": 64,
-            "num_images": 2048,
-            "rounds": 3,
-            "all_exits_images_per_second": 1000.0,
-            "adaptive_images_per_second": 1613.0,
-            "speed_up": 1.613,
-            "gmac_ratio": 1.85,
-            "settings": [
-                {
-                    "thresholds": thresholds[0],
-                    "accuracy": accuracy[0],
-                    "expected_gmacs": float(cost[0]),
-                    "images_per_second": 2471.0,
-                }
-            ],
-        },
-        "groups": {"item_size": {size: copy.deepcopy(row) for size in ("14", "28")}},
-        "per_class": {name: copy.deepcopy(row) for name in classes},
-    }
-
-
-def examples(num_exits, label="Bag"):
-    grey = np.arange(54 * 54, dtype=np.uint32).reshape(54, 54).astype(np.uint8)
-    colour = np.stack([np.zeros((300, 200), np.uint8)] * 3, axis=2)
-    return [
-        Example(image, label, predicted, k, 0.87)
-        for k in range(num_exits)
-        for image, predicted in ((grey, label), (colour, "Coat"))
-    ]
 
 
 class Page(HTMLParser):
@@ -168,10 +101,37 @@ def test_figures_are_pngs_of_sensible_size(report):
         assert max(png_size(base64.b64decode(data))) < 2500
 
 
+def test_every_part_is_written_and_shown(tmp_path):
+    name = "<b>Bag</b>"
+    results = with_everything(made_up(classes=(name, "Coat", "Dress")))
+    pictures = (examples(3, name), extremes((name, "Coat")), attention(label=name))
+    page = Page(write_report(results, tmp_path, *pictures).read_text(encoding="utf-8"))
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"reliability.png", "extremes.png", "attention.png", "results.json"} <= written
+    for picture in written - {"report.html", "results.json"}:
+        assert max(png_size((tmp_path / picture).read_bytes())) < 3500
+    for expected in ("GMACs/image", "0.03990", "0.04040", "70.75 %", "+0.50", "random", "10.0 %", "1.310", "2.1 %"):
+        assert expected in page.text
+    for expected in ("easiest", "hardest", "a table", "budget gmacs", "Expected calibration error"):
+        assert expected in page.text
+    assert name in page.text and not page.text.startswith(name)
+    assert any("attention" in alternative for alternative in page.alternatives)
+
+
+def test_overhead_has_its_own_column(tmp_path):
+    results = made_up()
+    results["throughput"] |= {"moving_fraction": 0.0321}
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    assert "gathering and scattering" in page.text and "3.2 %" in page.text
+    assert "gathering and scattering 3.2 % of the time" in summary(results)
+
+
 def test_numbers_are_kept_as_json(tmp_path):
     results = made_up()
     write_report(results, tmp_path)
-    assert json.loads((tmp_path / "results.json").read_text()) == results
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert {key: stored[key] for key in results} == results
+    assert not any(stored[key] for key in set(stored) - set(results))  # parts that these results lack
 
 
 def test_numpy_and_nan_become_plain_json(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvt.errors import ConfigError, DataError
+from dvt.exit_rules import CONFIDENCE, ExitRule
 
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -30,17 +31,21 @@ class Predictions:
     exit_index: np.ndarray  # (B,) int64, 0-based
 
 
-def run_cascade(run_exit: RunExit, images: np.ndarray, thresholds: np.ndarray, num_classes: int) -> Predictions:
+def run_cascade(
+    run_exit: RunExit, images: np.ndarray, thresholds: np.ndarray, num_classes: int, rule: ExitRule = CONFIDENCE
+) -> Predictions:
     """Runs exit after exit, each only on the images that are left, with their rows of what the exit before handed on.
 
     An image leaves at the first exit whose confidence is at least that exit's threshold; the last exit takes all that
-    are left (paper, section 3.1; spec: early exit).
+    are left (paper, section 3.1; spec: early exit). Every image of the call is answered at once; for many batches see
+    `dvt.gathering`.
 
     Args:
         run_exit: Runs one exit on any number of images.
         images: Checked images (B, I, S, S).
         thresholds: float32 (K,), from `dvt.early_exit.check_thresholds`.
         num_classes: Number of classes.
+        rule: What is compared with the thresholds; by default the confidence.
 
     Raises:
         DataError: An exit returned probabilities that are not finite.
@@ -52,25 +57,35 @@ def run_cascade(run_exit: RunExit, images: np.ndarray, thresholds: np.ndarray, n
 
     left = np.arange(count)  # indices of the images still in the cascade
     handed_on: HandedOn = {}
-    for index, threshold in enumerate(thresholds):
+    for index in range(len(thresholds)):
         if len(left) == 0:
             break
         exit_probabilities, handed_on = run_exit(index, images[left], handed_on)
-        exit_confidence = exit_probabilities.max(axis=1)
-        if not np.isfinite(exit_confidence).all():
-            raise DataError(
-                f"exit {index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
-                "its precision is too low for them"
-            )
-        last = index == len(thresholds) - 1
-        leaves = np.ones(len(left), bool) if last else exit_confidence >= threshold
+        leaves = leaving(index, exit_probabilities, thresholds, rule)
         probabilities[left[leaves]] = exit_probabilities[leaves]
-        confidence[left[leaves]] = exit_confidence[leaves]
+        confidence[left[leaves]] = exit_probabilities[leaves].max(axis=1)
         exit_index[left[leaves]] = index
         if leaves.any():
             handed_on = {name: part[~leaves] for name, part in handed_on.items()}
         left = left[~leaves]
     return Predictions(probabilities.argmax(axis=1), probabilities, confidence, exit_index)
+
+
+def leaving(
+    exit_index: int, probabilities: np.ndarray, thresholds: np.ndarray, rule: ExitRule = CONFIDENCE
+) -> np.ndarray:
+    """(n,) bool: which images of one exit's softmax outputs (n, classes) leave there; at the last exit all.
+
+    Raises DataError for probabilities that are not finite.
+    """
+    scores = rule.scores(exit_index, probabilities)
+    if not np.isfinite(scores).all():
+        raise DataError(
+            f"exit {exit_index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
+            "its precision is too low for them"
+        )
+    last = exit_index == len(thresholds) - 1
+    return np.ones(len(scores), bool) if last else scores >= thresholds[exit_index]
 
 
 def run_in_batches(

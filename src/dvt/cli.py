@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, Literal, NoReturn
 
 import dvt
+from dvt import cli_adaptive
 from dvt import cli_support as support
 from dvt.adaptive import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.config import DeviceTarget, ModelSection, RunConfig
@@ -195,23 +196,17 @@ def convert(argv: list[str], prog: str) -> int | None:
 def info(argv: list[str], prog: str) -> None:
     """`dvt info`."""
     model = parse_info(argv, prog)
-    from dvt.cost import cumulative_gmacs, parameter_count
+    from dvt.cost import describe_all, describe_model
 
-    configs = [model_config(name) for name in list_models()] if model is None else [model]
-    print(f"{'model':<18} {'parameters':>12}  GMACs up to each exit (grid)")
-    for config in configs:
-        costs = zip(cumulative_gmacs(config), config.grid_sizes, strict=True)
-        exits = "   ".join(f"{cost:.3f} ({grid}x{grid})" for cost, grid in costs)
-        print(f"{config.name:<18} {parameter_count(config):>12,}  {exits}")
-    if model is not None:
-        print()
-        for key, value in model.to_dict().items():
-            print(f"{key:<18} {value}")
+    print(describe_all() if model is None else describe_model(model))
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str], str], int | None], str]] = {
     "train": (train, "train a model"),
     "eval": (evaluate, "evaluate a checkpoint, with early exits"),
+    "report": (cli_adaptive.report, "evaluate and write the report; without arguments that of the small model here"),
+    "thresholds": (cli_adaptive.thresholds, "choose thresholds for a budget from stored predictions"),
+    "predict": (cli_adaptive.predict, "classify images, one at a time"),
     "export": (export, "write a trained model as a bundle of MindIR or ONNX files"),
     "infer": (infer, "classify images with an exported bundle"),
     "convert": (convert, "read a released PyTorch checkpoint, or write one"),
@@ -267,7 +262,7 @@ def _dispatch(argv: list[str], prog: str | None) -> int:
 
 
 def _overview() -> str:
-    lines = [f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines = [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: dvt COMMAND [options]",

@@ -23,6 +23,10 @@ ALIASES = {
     "data_path": "data.path",
     "data_url": "data.path",
     "train_url": "output",
+    "budget_gmacs": "eval.budget_gmacs",
+    "budget_images_per_second": "eval.budget_images_per_second",
+    "max_accuracy_drop": "eval.max_accuracy_drop",
+    "exit_rule": "eval.exit_rule",
 }  # the latter two as in ModelArts jobs
 
 # What someone most likely means by an option that is really a section.

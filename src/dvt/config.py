@@ -263,25 +263,46 @@ class TrainSection:
 
 @dataclass
 class EvalSection:
-    """How to evaluate.
+    """How to evaluate, and what the recommended thresholds are to achieve: a budget, or else a bound on lost accuracy.
 
     Args:
         batch_size: Images per batch.
-        max_accuracy_drop: Percentage points of the last exit's accuracy that the recommended thresholds may lose on
-            the calibration images.
+        budget_gmacs: Average GMACs per image that may be spent; the most accurate thresholds within it are chosen.
+        budget_images_per_second: Images/s to reach on this device at this batch size, by the measured times of the
+            exits; the most accurate thresholds that reach it are chosen.
+        max_accuracy_drop: Without a budget: percentage points of the last exit's accuracy that may be lost on the
+            calibration images; the cheapest thresholds that keep it are chosen.
+        threshold_search: optimised searches all thresholds on the calibration images; published takes them from the 59
+            points of the published sweep.
+        exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
+        temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
         throughput_images: Number of images over which images/s are measured, at most all.
+        keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet);
+            questions about thresholds do not need them.
         store: Write the thresholds found and the results into the checkpoint, in place of those it held.
     """
 
     batch_size: int = 64
+    budget_gmacs: float | None = None
+    budget_images_per_second: float | None = None
     max_accuracy_drop: float = 0.5
+    threshold_search: Literal["optimised", "published"] = "optimised"
+    exit_rule: Literal["confidence", "entropy", "margin"] = "confidence"
+    temperature_scaling: bool = False
     throughput_images: int = 2048
+    keep_probabilities: bool = False
     store: bool = False
 
     def __post_init__(self) -> None:
         for key in ("batch_size", "throughput_images"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"eval.{key} is {getattr(self, key)}; it must be at least 1")
+        for key in ("budget_gmacs", "budget_images_per_second"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"eval.{key} is {value}; it must be above 0")
+        if self.budget_gmacs is not None and self.budget_images_per_second is not None:
+            raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
         if not self.max_accuracy_drop >= 0:
             raise ConfigError(f"eval.max_accuracy_drop is {self.max_accuracy_drop}; it must not be negative")
 

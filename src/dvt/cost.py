@@ -1,4 +1,4 @@
-"""What a model costs: cumulative GMACs per exit and parameter counts, from its configuration alone.
+"""What a model costs: GMACs, parameters and memory per exit, from its configuration alone.
 
 GMACs are billions of multiply-adds in the published convention (the papers write "GFLOPs"): every convolution, linear
 layer and matrix product, plus 5 per element entering a LayerNorm, plus 1 per element leaving the nearest upsampling
@@ -17,6 +17,7 @@ from dvt.variants import (
     PERFORMER_FEATURES,
     RELATION_EXPANSION,
     ModelConfig,
+    list_models,
     model_config,
     patch_geometry,
     split_sides,
@@ -61,6 +62,80 @@ def parameter_count(model: Any, **overrides: Any) -> int:
     """Number of parameters, fixed positions and random features included; arguments as for `cumulative_gmacs`."""
     shapes = parameter_shapes(_config_of(model, overrides))
     return sum(math.prod(shape) for shape in shapes.values())
+
+
+def exit_parameters(config: ModelConfig) -> list[int]:
+    """Parameters of each exit (K,), its reuse layers included; they add up to `parameter_count`."""
+    counts = [0] * config.num_exits
+    for name, shape in parameter_shapes(config).items():
+        counts[int(name.split(".")[1])] += math.prod(shape)
+    return counts
+
+
+def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
+    """Numbers that an exit hands on to the next for one image: features and relations, where they are reused."""
+    if exit_index == config.num_exits - 1:
+        return 0
+    tokens = config.num_tokens(exit_index)
+    features = tokens * config.embed_dim if config.feature_reuse else 0
+    return features + (config.depth * config.num_heads * tokens**2 if config.relation_reuse else 0)
+
+
+def activation_elements(config: ModelConfig, exit_index: int) -> int:
+    """Numbers alive at once while an exit runs on one image, at the costliest of its steps.
+
+    An estimate from shapes, for what a memory pool that frees at once would hold. The steps: the mixing of the
+    relations received (hidden layer before and after the activation), their resize, and a block, in which attention
+    holds queries, keys, values, logits and weights, and the MLP its hidden layer before and after the activation.
+    """
+    n, dim, heads = config.num_tokens(exit_index), config.embed_dim, config.num_heads
+    maps = config.depth * heads
+    received = handed_on_elements(config, exit_index - 1) if exit_index else 0
+    relations = config.relation_reuse and exit_index > 0
+    attention = 4 * n * dim + 2 * heads * n**2
+    mlp = n * (dim + 2 * config.mlp_hidden)
+    block = n * dim + received + handed_on_elements(config, exit_index) + max(attention, mlp)
+    if not relations:
+        return block
+    source = config.num_tokens(exit_index - 1)
+    mixing = received + (2 * RELATION_EXPANSION + 1) * maps * source**2
+    resize = received + maps * (source**2 + n * source + n**2)
+    return max(mixing, resize, block + maps * n**2)
+
+
+def describe_all() -> str:
+    """One line per variant: parameters, and GMACs up to each exit."""
+    lines = [f"{'model':<18} {'parameters':>12}  GMACs up to each exit (grid)"]
+    for name in list_models():
+        config = model_config(name)
+        costs = zip(cumulative_gmacs(config), config.grid_sizes, strict=True)
+        exits = "   ".join(f"{cost:.3f} ({grid}x{grid})" for cost, grid in costs)
+        lines.append(f"{name:<18} {parameter_count(config):>12,}  {exits}")
+    return "\n".join(lines)
+
+
+def describe_model(config: ModelConfig) -> str:
+    """Parameters, GMACs by part, weight and activation memory of every exit, and the configuration."""
+    parts = [exit_macs(config, k) for k in range(config.num_exits)]
+    columns = [f"exit {k + 1} ({grid}x{grid})" for k, grid in enumerate(config.grid_sizes)]
+    weights = exit_parameters(config)
+    mebi = 4 / 2**20  # float32
+    rows = [("", [f"{column:>15}" for column in columns])]
+    rows.append(("parameters", [f"{count:>15,}" for count in weights]))
+    rows += [
+        (f"GMACs, {part.replace('_', ' ')}", [f"{each[part] / 1e9:>15.4f}" for each in parts]) for part in parts[0]
+    ]
+    rows.append(("GMACs, this exit", [f"{sum(each.values()) / 1e9:>15.4f}" for each in parts]))
+    rows.append(("GMACs up to here", [f"{cost:>15.4f}" for cost in cumulative_gmacs(config)]))
+    rows.append(("weights, MiB", [f"{count * mebi:>15.1f}" for count in weights]))
+    alive = [activation_elements(config, k) for k in range(config.num_exits)]
+    rows.append(("activations, MiB", [f"{count * mebi:>15.2f}" for count in alive]))
+    handed_on = [handed_on_elements(config, k) for k in range(config.num_exits)]
+    rows.append(("handed on, MiB", [f"{count * mebi:>15.2f}" for count in handed_on]))
+    lines = [f"{config.name}: {parameter_count(config):,} parameters"]
+    lines += [f"{name:<24}{''.join(cells)}" for name, cells in rows]
+    lines.append("Memory in float32: activations alive at once and what is handed on, per image, from shapes.")
+    return "\n".join([*lines, "", *(f"{key:<18} {value}" for key, value in config.to_dict().items())])
 
 
 def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:

@@ -126,8 +126,17 @@ def evaluate_many(
     if outputs.ndim != 3:
         raise DataError(f"probabilities have shape {outputs.shape}; (exits, images, classes) is needed")
     predicted, values = _predictions(outputs)  # both (K, n)
-    num_exits, num_images, num_classes = outputs.shape
-    correct = predicted == _labels(labels, num_images, num_classes)  # (K, n)
+    correct = predicted == _labels(labels, *outputs.shape[1:])  # (K, n)
+    return evaluate_scores(values, correct, cumulative_cost, thresholds)
+
+
+def evaluate_scores(scores: ArrayLike, correct: ArrayLike, cumulative_cost: ArrayLike, thresholds: ArrayLike) -> Sweep:
+    """`evaluate_many` for any exit rule: scores (K, n) that are compared with the thresholds, correct (K, n) bool."""
+    values = _confidence_matrix(scores)
+    correct = np.asarray(correct, bool)
+    num_exits, num_images = values.shape
+    if correct.shape != values.shape:
+        raise DataError(f"scores have shape {values.shape}, correct {correct.shape}; they must be the same")
     cost = _per_exit("cumulative_cost", cumulative_cost, num_exits)
     if not (np.isfinite(cost).all() and (cost >= 0).all()):
         raise ConfigError(f"cumulative_cost is {cost.tolist()}; every cost must be finite and not negative")
@@ -139,7 +148,7 @@ def evaluate_many(
     counts = np.empty((len(rows), num_exits), dtype=np.int64)
     images = np.arange(num_images)
     for point, row in enumerate(rows):
-        exit_index = _assign(values, _per_exit("thresholds", row, num_exits))
+        exit_index = _assign(values, row)
         hits[point] = np.count_nonzero(correct[exit_index, images])
         counts[point] = np.bincount(exit_index, minlength=num_exits)
     fractions = counts / num_images

@@ -9,19 +9,30 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dvt.errors import ConfigError, DataError
-from dvt.report_figures import DARK, LIGHT, draw_all, example_rows
-from dvt.report_page import batches, early_exit_speed, exit_rows, number, page, percent, share, speed, threshold_list
+from dvt.report_figures import DARK, LIGHT, draw_all
+from dvt.report_page import page
+from dvt.report_pictures import (
+    AttentionExample,
+    ClassExtremes,
+    Example,
+    attention_rows,
+    example_rows,
+    extreme_rows,
+)
+from dvt.report_words import batches, early_exit_speed, exit_rows, number, percent, share, speed, threshold_list
 
 PAGE = "report.html"
 NUMBERS = "results.json"
-FIGURES = ("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "examples.png")
+FIGURES = (
+    *("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "reliability.png"),
+    *("examples.png", "extremes.png", "attention.png"),
+)
 
 NO_LOSS = 0.5  # percentage points within which a headline says that accuracy is kept
 SAME_SPEED = 0.05  # a measured speed this close to that of all exits counts as equal
@@ -40,33 +51,27 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
         *("speed_up", "gmac_ratio", "settings"),
     ),
 }
-_OPTIONAL = {"recommended": None, "throughput": None, "groups": {}, "per_class": {}}
+_OPTIONAL: dict[str, Any] = {
+    "recommended": None,
+    "throughput": None,
+    "groups": {},
+    "per_class": {},
+    "frontier": None,
+    "published": None,
+    "reliability": [],
+    "rules": [],
+    "searches": [],
+    "config": None,
+}
 
 
-@dataclass(frozen=True)
-class Example:
-    """One image shown in the report.
-
-    Attributes:
-        image: (H, W) or (H, W, 3) uint8.
-        label: Name of its class.
-        predicted: Name of the class the model gave it.
-        exit_index: The exit it left at, 0-based.
-        confidence: Largest probability at that exit, 0 to 1.
-    """
-
-    image: np.ndarray
-    label: str
-    predicted: str
-    exit_index: int
-    confidence: float
-
-    @property
-    def wrong(self) -> bool:
-        return self.predicted != self.label
-
-
-def write_report(results: dict[str, Any], folder: Path, examples: Sequence[Example] | None = None) -> Path:
+def write_report(
+    results: dict[str, Any],
+    folder: Path,
+    examples: Sequence[Example] | None = None,
+    extremes: Sequence[ClassExtremes] = (),
+    attention: Sequence[AttentionExample] = (),
+) -> Path:
     """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
 
     Every file is written under another name first and then moved into place, the page last; figures of an earlier
@@ -80,7 +85,12 @@ def write_report(results: dict[str, Any], folder: Path, examples: Sequence[Examp
     if examples:
         files["examples.png"] = example_rows(examples, len(results["cumulative_gmacs"]))
     figures = {name: (light[name], dark[name]) for name in light}
-    files[PAGE] = page(results, headline(results), figures, examples).encode()
+    if extremes:
+        files["extremes.png"] = extreme_rows(extremes)
+    if attention:
+        figures["attention.png"] = (attention_rows(attention, LIGHT), attention_rows(attention, DARK))
+        files["attention.png"] = figures["attention.png"][0]
+    files[PAGE] = page(results, headline(results), figures, examples, extremes).encode()
 
     folder = Path(folder)
     temporary = {name: folder / f".{name}.{os.getpid()}.tmp" for name in files}
@@ -120,11 +130,19 @@ def summary(results: dict[str, Any]) -> str:
             f"{share(chosen['cost_fraction'])} of the last exit's cost",
             "  images that leave at each exit: " + ", ".join(share(f) for f in chosen["exit_fractions"]),
         ]
+        if chosen.get("budget"):
+            budget = chosen["budget"]
+            lines.append(
+                f"  budget, {budget['unit']}: asked for {number(budget['asked'])}, on the calibration images "
+                f"{number(budget['calibration'])}, on these {number(budget['held_out'])}"
+            )
     if measured:
         line = f"all exits {speed(measured['all_exits_images_per_second'])}, early exits {early_exit_speed(results)}"
         if chosen:
             line += f", {measured['speed_up']:.2f} times (GMACs: {measured['gmac_ratio']:.2f} times)"
         lines.append(f"measured images/s ({batches(measured)}): {line}")
+        if measured.get("moving_fraction") is not None:
+            lines.append(f"  gathering and scattering {share(measured['moving_fraction'])} of the time")
     return "\n".join(lines)
 
 

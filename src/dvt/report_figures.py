@@ -8,27 +8,23 @@ Axis letters: K exits, P points of the sweep.
 
 import io
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-if TYPE_CHECKING:
-    from dvt.report import Example
-
 # Okabe and Ito's palette, told apart with any common colour blindness; vermilion is kept for what is wrong.
 EXIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 WRONG_COLOUR = "#D55E00"
+PUBLISHED_COLOUR = "#8C6BB1"
 
 WIDTH = 5.2  # inches
 DOTS_PER_INCH = 160
 MOST_CLASS_BARS = 20
 GROUP_UNITS = {"item_size": "px"}
-EXAMPLE_COLUMNS = 8
 
 
 @dataclass(frozen=True)
@@ -57,17 +53,33 @@ def draw_all(results: dict[str, Any], theme: Theme = LIGHT) -> dict[str, bytes]:
         figures["accuracy_speed.png"] = accuracy_against_speed(results, theme)
     if results["recommended"] and len(results["cumulative_gmacs"]) > 1:
         figures["exit_share.png"] = exit_share(results, theme)
+    if results["reliability"]:
+        figures["reliability.png"] = reliability(results, theme)
     return figures
 
 
 def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Accuracy (percent) against the average cost of an image (GMACs): sweep, single exits, recommended setting."""
     gmacs, accuracy, sweep = results["cumulative_gmacs"], results["anytime_accuracy"], results["sweep"]
-    with _style(theme):
+    with style(theme):
         figure, axes = _axes("average cost of an image (GMACs)", "accuracy (%)")
         points = sorted(zip(sweep["expected_gmacs"], sweep["accuracy"], strict=True))
         if points:
-            axes.plot(*zip(*points, strict=True), "-o", color=theme.muted, ms=3, lw=1.4, label="early exits, sweep")
+            label = "early exits, published sweep" if results["frontier"] else "early exits, sweep"
+            axes.plot(*zip(*points, strict=True), "-o", color=theme.muted, ms=2.5, lw=1.1, label=label)
+        if results["frontier"]:
+            frontier = sorted(zip(results["frontier"]["expected_gmacs"], results["frontier"]["accuracy"], strict=True))
+            axes.plot(*zip(*frontier, strict=True), "-", color=theme.ink, lw=1.6, label="early exits, optimised")
+        if results["published"]:
+            published = results["published"]
+            axes.plot(
+                published["gmacs"],
+                published["accuracy"],
+                "--x",
+                color=PUBLISHED_COLOUR,
+                lw=1.2,
+                label=published["label"],
+            )
         axes.plot(gmacs, accuracy, ":", color=theme.muted, lw=1, zorder=1)
         for k, (x, y) in enumerate(zip(gmacs, accuracy, strict=True)):
             label = "one exit for all images" if k == 0 else None
@@ -79,21 +91,25 @@ def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> byt
             _star(axes, results["recommended"]["expected_gmacs"], results["recommended"]["accuracy"], theme)
         _from_zero(axes)
         axes.legend(loc="best")
-        return _png(figure)
+        return png(figure)
 
 
 def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
     """Accuracy (percent) against measured images per second; needs `results["throughput"]`."""
     throughput, recommended = results["throughput"], results["recommended"]
-    with _style(theme):
+    with style(theme):
         figure, axes = _axes("measured images/s", "accuracy (%)")
-        points = [(s["images_per_second"], s["accuracy"]) for s in throughput["settings"]]
+        timed = list(throughput["settings"])
         if recommended:
-            points.append((throughput["adaptive_images_per_second"], recommended["accuracy"]))
-        if points:
-            axes.plot(
-                *zip(*sorted(points), strict=True), "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured"
-            )
+            timed.append(recommended | {"images_per_second": throughput["adaptive_images_per_second"]})
+        timed.sort(key=lambda setting: setting["expected_gmacs"])
+        for setting in timed:  # the range of the rounds: how noisy the machine was
+            spread = setting.get("images_per_second_range")
+            if spread:
+                axes.plot(spread, [setting["accuracy"]] * 2, "-", color=theme.muted, lw=3, alpha=0.35, zorder=1)
+        if timed:
+            x, y = ([setting[key] for setting in timed] for key in ("images_per_second", "accuracy"))
+            axes.plot(x, y, "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured")
         last = len(results["anytime_accuracy"]) - 1
         axes.plot(
             throughput["all_exits_images_per_second"],
@@ -110,7 +126,25 @@ def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> byt
             _star(axes, throughput["adaptive_images_per_second"], recommended["accuracy"], theme)
         _from_zero(axes)
         axes.legend(loc="best")
-        return _png(figure)
+        return png(figure)
+
+
+def reliability(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
+    """Accuracy against confidence per exit, both 0 to 1; needs `results["reliability"]`."""
+    with style(theme):
+        figure, axes = _axes("confidence", "accuracy")
+        axes.plot([0, 1], [0, 1], "--", color=theme.muted, lw=1)
+        for k, row in enumerate(results["reliability"]):
+            bins = zip(row["confidence"], row["accuracy"], row["counts"], strict=True)
+            points = [(x, y, count) for x, y, count in bins if count]
+            x, y, counts = zip(*points, strict=True)
+            label = f"exit {k + 1} (error {100 * row['expected_calibration_error']:.1f} %)"
+            axes.plot(x, y, "-", color=exit_colour(k), lw=1.4, label=label)
+            sizes = [6 + 90 * count / sum(counts) for count in counts]  # few images: a small point
+            axes.scatter(x, y, s=sizes, color=exit_colour(k), edgecolor=theme.background, lw=0.5, zorder=3)
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+        axes.legend(loc="upper left")
+        return png(figure)
 
 
 def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
@@ -126,7 +160,7 @@ def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
         places.append(place)
         place += 1.0
     num_exits = len(results["cumulative_gmacs"])
-    with _style(theme):
+    with style(theme):
         figure = Figure(figsize=(WIDTH, 1.15 + 0.29 * place), layout="constrained")
         axes = figure.add_subplot()
         starts = [0.0] * len(bars)
@@ -140,7 +174,7 @@ def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
                         start + share / 2, y, f"{share:.0f}", color=_text_on(colour), ha="center", va="center", size=9
                     )
             starts = [start + share for start, share in zip(starts, shares, strict=True)]
-        axes.set_yticks(places, [_short(label) for _, label, _ in bars], parse_math=False)
+        axes.set_yticks(places, [short(label) for _, label, _ in bars], parse_math=False)
         axes.set(xlim=(0, 100), ylim=(place - 0.4, -0.6), xlabel="share of the images (%)")
         axes.tick_params(axis="y", length=0)
         axes.grid(False)
@@ -149,7 +183,7 @@ def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
             loc="outside upper center",
             ncols=min(num_exits, 4),
         )
-        return _png(figure)
+        return png(figure)
 
 
 def share_bars(results: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
@@ -169,43 +203,8 @@ def group_title(name: str) -> str:
     return name.replace("_", " ") + (f" ({GROUP_UNITS[name]})" if name in GROUP_UNITS else "")
 
 
-def example_rows(examples: Sequence["Example"], num_exits: int, theme: Theme = LIGHT) -> bytes:
-    """Images in rows by the exit they left at, with class, prediction and confidence; wrong ones framed and marked."""
-    groups = [(k, [e for e in examples if e.exit_index == k]) for k in range(num_exits)]
-    lines = [
-        (k, group[start : start + EXAMPLE_COLUMNS])
-        for k, group in groups
-        for start in range(0, len(group), EXAMPLE_COLUMNS)
-    ]
-    with _style(theme):
-        figure = Figure(figsize=(1.45 * EXAMPLE_COLUMNS, 0.2 + 1.95 * len(lines)), layout="constrained")
-        grid = figure.subplots(len(lines), EXAMPLE_COLUMNS, squeeze=False)
-        for i, ((k, group), row) in enumerate(zip(lines, grid, strict=True)):
-            for axes in row:
-                axes.set_axis_off()
-            for axes, example in zip(row, group, strict=False):
-                _example(axes, example, theme)
-            if i == 0 or lines[i - 1][0] != k:
-                row[0].set_title(f"exit {k + 1}", loc="left", color=exit_colour(k), fontweight="bold", pad=6)
-        return _png(figure)
-
-
-def _example(axes: Axes, example: "Example", theme: Theme) -> None:
-    axes.set_axis_on()
-    axes.grid(False)
-    axes.set(xticks=[], yticks=[])
-    axes.imshow(example.image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-    text = _short(example.label)
-    if example.wrong:
-        text += f"\n✗ {_short(example.predicted)} {example.confidence:.2f}"
-    else:
-        text += f"\n✓ {example.confidence:.2f}"
-    axes.set_xlabel(text, fontsize=8, parse_math=False, color=WRONG_COLOUR if example.wrong else theme.ink)
-    for spine in axes.spines.values():
-        spine.set(visible=True, color=WRONG_COLOUR if example.wrong else exit_colour(example.exit_index), linewidth=2.5)
-
-
-def _style(theme: Theme) -> Any:
+def style(theme: Theme) -> Any:
+    """Context in which figures are drawn: fonts and colours."""
     return matplotlib.rc_context(
         {
             "font.family": "sans-serif",
@@ -258,12 +257,14 @@ def _text_on(colour: str) -> str:
     return "#ffffff" if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 < 0.18 else "#111111"
 
 
-def _short(text: str, longest: int = 20) -> str:
+def short(text: str, longest: int = 20) -> str:
+    """`text` on one line, cut where it is longer."""
     text = " ".join(str(text).split())
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks

@@ -1,12 +1,21 @@
 """The cascade of exits, and the factory that builds it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from mindspore import Tensor, nn
 
 from dvt.models.backbone import Backbone
 from dvt.models.noise import DrawnKey
 from dvt.variants import ModelConfig, model_config
+
+
+class ExitFeatures(NamedTuple):
+    """What one exit computes: logits (B, classes), the last block's tokens (B, N, C) with the class token first, and
+    the relations of all layers (B, L*H, N, N), which are attention logits, layer by layer and head by head."""
+
+    logits: Tensor
+    features: Tensor
+    relations: Tensor
 
 
 class DVT(nn.Cell):
@@ -21,6 +30,7 @@ class DVT(nn.Cell):
         self.config = config
         self.exits = nn.CellList([Backbone(config, index) for index in range(config.num_exits)])
         self.drawn_key = DrawnKey()
+        self._all_features: list[nn.Cell] = []  # a list, so that it is no part of the model
 
     def construct(self, images: Tensor, noise_key: Tensor | None = None) -> tuple[Tensor, ...]:
         if noise_key is None and self.training:
@@ -31,6 +41,40 @@ class DVT(nn.Cell):
             logits, features, relations = exit_(images, features, relations, noise_key)
             all_logits = all_logits + (logits,)
         return all_logits
+
+    def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
+        """Features and relations of every exit, of the last one too, for research and figures; K entries.
+
+        All exits run on every image (B, I, S, S), in evaluation mode or training mode as the model is. Compiled apart
+        from the plain forward pass, once per batch size.
+        """
+        if not self._all_features:
+            self._all_features.append(_AllFeatures(self))
+        kept = [(exit_.hands_on_features, exit_.hands_on_relations) for exit_ in self.exits]
+        try:
+            for exit_ in self.exits:  # read when the graph is built
+                exit_.hands_on_features = exit_.hands_on_relations = True
+            outputs = self._all_features[0](images)
+        finally:
+            for exit_, (features, relations) in zip(self.exits, kept, strict=True):
+                exit_.hands_on_features, exit_.hands_on_relations = features, relations
+        return tuple(ExitFeatures(*outputs[start : start + 3]) for start in range(0, len(outputs), 3))
+
+
+class _AllFeatures(nn.Cell):
+    """images -> (logits, features, relations) of exit after exit, in one flat tuple."""
+
+    def __init__(self, model: "DVT") -> None:
+        super().__init__(auto_prefix=False)
+        self.exits = model.exits
+
+    def construct(self, images: Tensor) -> tuple[Tensor, ...]:
+        features, relations = None, None
+        outputs = ()
+        for exit_ in self.exits:
+            logits, features, relations = exit_(images, features, relations)
+            outputs = outputs + (logits, features, relations)
+        return outputs
 
 
 def build_from_config(config: ModelConfig) -> DVT:

@@ -58,8 +58,9 @@ def config(folder: Path, **eval_keys: object) -> RunConfig:
 
 def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = tmp_path / "report"
-    results = evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True), str(report))
-    assert results == json.loads((report / "results.json").read_text())
+    results = evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True, keep_probabilities=True), str(report))
+    stored = json.loads((report / "results.json").read_text())
+    assert json.loads(json.dumps(results)) == {key: stored[key] for key in results}
     assert (report / "report.html").stat().st_size > 10_000
 
     saved = np.load(report / "predictions.npz")
@@ -82,9 +83,11 @@ def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, ca
     assert sum(group["count"] for group in results["per_class"].values()) == 21
     throughput = results["throughput"]
     assert throughput["num_images"] == 16 and throughput["all_exits_images_per_second"] > 0
-    assert throughput["speed_up"] == pytest.approx(
-        throughput["adaptive_images_per_second"] / throughput["all_exits_images_per_second"]
-    )
+    slowest, fastest = throughput["all_exits_range"]
+    assert slowest <= throughput["all_exits_images_per_second"] <= fastest
+    low, high = throughput["images_per_second_range"]
+    assert low / fastest <= throughput["speed_up"] <= high / slowest
+    assert 0 < throughput["moving_fraction"] < 1
 
     stored = read_checkpoint(checkpoint).metadata
     assert np.shape(stored["results"]["dynamic_threshold"]) == (59, 3)

@@ -1,0 +1,63 @@
+"""What is refused before an evaluation starts: another data set, other calibration images, an unwritable folder."""
+
+import tempfile
+from pathlib import Path
+
+from dvt.checkpoint import Checkpoint
+from dvt.config import RunConfig
+from dvt.data import Splits
+from dvt.errors import CheckpointError, ConfigError
+
+
+def check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
+    if loaded.model.num_classes != splits.num_classes:
+        raise CheckpointError(
+            f"{checkpoint} has {loaded.model.num_classes} classes, the data set {splits.num_classes}; evaluate on the "
+            "data set the model was trained for"
+        )
+    if loaded.model.in_channels != splits.in_channels:
+        raise CheckpointError(
+            f"{checkpoint} takes images of {loaded.model.in_channels} channels, the data set has {splits.in_channels}"
+        )
+    trained_on = loaded.metadata.get("preprocessing") or {}
+    for key in ("mean", "std"):
+        if key in trained_on and list(trained_on[key]) != list(splits.preprocessing[key]):
+            raise CheckpointError(
+                f"{checkpoint} was trained on images normalised with {key} {trained_on[key]}, but this data set has "
+                f"{list(splits.preprocessing[key])}; evaluate on the data set it was trained for, or give data.{key}"
+            )
+    names = loaded.metadata.get("class_names")
+    if names and list(names) != list(splits.class_names):
+        differ = next(i for i, (a, b) in enumerate(zip(names, splits.class_names, strict=True)) if a != b)
+        raise CheckpointError(
+            f"class {differ} is {names[differ]!r} in {checkpoint} and {splits.class_names[differ]!r} in the data set; "
+            "evaluate on the data set the model was trained for"
+        )
+
+
+def check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) -> None:
+    """A held-out calibration slice is the same as in training, or it holds images that were trained on."""
+    trained = loaded.metadata.get("config")
+    if not trained or not config.data.hold_out_calibration:
+        return
+    asked = {"seed": config.seed, **vars(config.data)}
+    before = {"seed": trained["seed"], **trained["data"]}
+    for key in ("seed", "dataset", "hold_out_calibration", "calibration_images"):
+        if asked[key] != before[key]:
+            name = key if key == "seed" else f"data.{key}"
+            raise ConfigError(
+                f"{name} is {asked[key]}, but {checkpoint} was trained with {before[key]}: the calibration images "
+                "would not be those that were kept out of training; leave the key as it was"
+            )
+
+
+def prepared_folder(output: str) -> Path:
+    """The folder of the results, made and writable before any long work."""
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
+    return folder

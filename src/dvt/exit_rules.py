@@ -1,0 +1,115 @@
+"""How sure an exit is of an image: the rules that decide who leaves, and the temperature that may precede them.
+
+Every rule gives a score that rises with certainty, so that "leave where the score is at least the threshold" holds for
+all of them. Plain NumPy. Axis letters: K exits, n images, C classes.
+
+Sources: confidence is the paper's rule; entropy and random are those it compares with (paper, table "exit rule");
+margin is the gap between the two most probable classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+from dvt.errors import ConfigError
+
+RuleName = Literal["confidence", "entropy", "margin"]
+RULES: tuple[str, ...] = get_args(RuleName)
+RANDOM = "random"  # for comparison only: it knows nothing of the image
+_SMALLEST = np.finfo(np.float32).tiny
+
+
+@dataclass(frozen=True)
+class ExitRule:
+    """What is compared with the thresholds.
+
+    Args:
+        name: "confidence", the largest probability; "entropy", 1 - entropy / log(C), which is 1 for a certain answer
+            and 0 for none; "margin", the largest probability less the second largest.
+        temperatures: One per exit, by which its logits are divided first; None leaves them as they are.
+
+    Raises:
+        ConfigError: An unknown name, or a temperature that is not above 0.
+    """
+
+    name: str = "confidence"
+    temperatures: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in RULES:
+            raise ConfigError(f"unknown exit rule {self.name!r}; choose from {', '.join(RULES)}")
+        if self.temperatures is not None:
+            values = tuple(float(value) for value in self.temperatures)
+            if not all(0 < value < float("inf") for value in values):
+                raise ConfigError(f"the temperatures are {list(values)}; every one must be above 0 and finite")
+            object.__setattr__(self, "temperatures", values)
+
+    def scores(self, exit_index: int, probabilities: np.ndarray) -> np.ndarray:
+        """Scores (n,) of one exit's softmax outputs (n, C), in their precision."""
+        if self.temperatures is not None:
+            probabilities = at_temperature(probabilities, self.temperatures[exit_index])
+        return _SCORES[self.name](probabilities)
+
+    def check_exits(self, num_exits: int) -> None:
+        """Raises ConfigError unless there is a temperature for each exit, or none at all."""
+        if self.temperatures is not None and len(self.temperatures) != num_exits:
+            raise ConfigError(f"there are {len(self.temperatures)} temperatures for {num_exits} exits; give one each")
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain values for JSON; `from_dict` reads them back."""
+        return {"name": self.name, "temperatures": None if self.temperatures is None else list(self.temperatures)}
+
+    @classmethod
+    def from_dict(cls, stored: dict | None) -> "ExitRule":
+        """The inverse of `to_dict`; None is the paper's rule."""
+        if stored is None:
+            return cls()
+        temperatures = stored.get("temperatures")
+        return cls(stored.get("name", "confidence"), None if temperatures is None else tuple(temperatures))
+
+
+CONFIDENCE = ExitRule()
+
+
+def random_scores(num_exits: int, num_images: int, seed: int = 0) -> np.ndarray:
+    """Scores (K, n) of the random rule: uniform in 0..1, whatever the images."""
+    return np.random.default_rng([seed, num_exits, num_images]).random((num_exits, num_images), dtype=np.float32)
+
+
+def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Softmax outputs (..., C) of the logits divided by `temperature`: above 1 they come out flatter."""
+    if temperature == 1:
+        return probabilities
+    logits = np.log(np.maximum(probabilities, _SMALLEST)) / np.asarray(temperature, probabilities.dtype)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _margin(probabilities: np.ndarray) -> np.ndarray:
+    if probabilities.shape[-1] < 2:
+        return probabilities[..., 0]
+    second, first = np.moveaxis(np.partition(probabilities, -2, axis=-1)[..., -2:], -1, 0)
+    return first - second
+
+
+def _certainty(probabilities: np.ndarray) -> np.ndarray:
+    classes = max(probabilities.shape[-1], 2)
+    entropy = -(probabilities * np.log(np.maximum(probabilities, _SMALLEST))).sum(axis=-1)
+    return (1 - entropy / np.log(classes)).astype(probabilities.dtype)
+
+
+_SCORES = {"confidence": lambda probabilities: probabilities.max(axis=-1), "entropy": _certainty, "margin": _margin}
+
+
+def describe(rule: ExitRule) -> str:
+    """ "confidence", or "margin at temperatures 1.32, 1.10, 0.97"."""
+    if rule.temperatures is None:
+        return rule.name
+    return f"{rule.name} at temperatures {', '.join(f'{t:.3g}' for t in rule.temperatures)}"
+
+
+def stacked_scores(rule: ExitRule, probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """Scores (K, n) of all exits' softmax outputs (K, n, C)."""
+    return np.stack([rule.scores(k, each) for k, each in enumerate(probabilities)])
