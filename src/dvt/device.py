@@ -5,9 +5,11 @@ Under `msrun` it also joins the other ranks: data-parallel training with HCCL on
 What the ranks exchange outside of the compiled step are small float32 arrays, the one type that all backends sum.
 """
 
+import itertools
 import os
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,10 +151,10 @@ def local_world_size() -> int:
     return communication.get_local_rank_size() if _joined() else 1
 
 
-def gradient_reducer() -> nn.Cell:
-    """A cell that averages a tuple of float32 gradients over all ranks, for use inside a compiled step; does nothing
-    for one rank."""
-    return nn.Identity() if world_size() == 1 else _MeanOfAll(world_size())
+def gradient_reducer(sizes: Sequence[int]) -> nn.Cell:
+    """A cell that averages a tuple of float32 tensors of so many elements each over all ranks, for use inside a
+    compiled step; does nothing for one rank."""
+    return nn.Identity() if world_size() == 1 else _MeanOfAll(sizes, world_size())
 
 
 def mean_over_ranks() -> nn.Cell:
@@ -209,24 +211,9 @@ class _Mean(nn.Cell):
         return self.all_reduce(x) / self.count
 
 
-class _MeanOfAll(nn.Cell):
-    """The same for a tuple of tensors, as one message: hundreds of small ones cost the CPU more than a step itself."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.mean = _Mean(count)
-        self.map = ops.HyperMap()
-
-    def construct(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        flat = self.map(_flatten, gradients)
-        pieces = ops.split(self.mean(ops.concat(flat)), self.map(_size, flat))
-        return self.map(_reshape_like, pieces, gradients)
-
-
 # Mapped over the gradients: a Python loop in a branch of a graph nests calls until MindSpore gives up.
 _flatten = ops.MultitypeFuncGraph("flatten")
-_size = ops.MultitypeFuncGraph("size")
-_reshape_like = ops.MultitypeFuncGraph("reshape_like")
+_cut_out = ops.MultitypeFuncGraph("cut_out")
 
 
 @_flatten.register("Tensor")
@@ -234,14 +221,24 @@ def _flatten_one(x: Tensor) -> Tensor:
     return x.reshape(-1)
 
 
-@_size.register("Tensor")
-def _size_one(x: Tensor) -> int:
-    return x.shape[0]
+@_cut_out.register("Tensor", "Number", "Number", "Tensor")
+def _cut_out_one(flat: Tensor, start: int, size: int, like: Tensor) -> Tensor:
+    return ops.slice(flat, (start,), (size,)).reshape(like.shape)
 
 
-@_reshape_like.register("Tensor", "Tensor")
-def _reshape_one(piece: Tensor, like: Tensor) -> Tensor:
-    return piece.reshape(like.shape)
+class _MeanOfAll(nn.Cell):
+    """The same for a tuple of tensors, as one message: hundreds of small ones cost the CPU more than a step itself."""
+
+    def __init__(self, sizes: Sequence[int], count: int) -> None:
+        super().__init__()
+        self.mean = _Mean(count)
+        self.sizes = tuple(sizes)
+        self.starts = tuple(itertools.accumulate((0, *self.sizes[:-1])))
+        self.map = ops.HyperMap()
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        joined = self.mean(ops.concat(self.map(_flatten, tensors)))
+        return self.map(ops.partial(_cut_out, joined), self.starts, self.sizes, tensors)
 
 
 def _joined() -> bool:

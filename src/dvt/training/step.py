@@ -62,7 +62,7 @@ class TrainStep(nn.Cell):
         self.exit_weights = Tensor(weights, mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
-        self.reduce_gradients = device.gradient_reducer()
+        self.reduce_gradients = device.gradient_reducer([parameter.size for parameter in self.parameters])
         self.reduce_losses = device.mean_over_ranks()
         self.clip_norm = train.clip_norm
 
