@@ -32,8 +32,9 @@ def run() -> int:
     parser.add_argument("--threads", type=int | None, help="threads of ONNX Runtime; by default it chooses")
     parser.add_argument("--format", type=str, default="ONNX", help="files to run: ONNX or ONNX_INT8")
     parser.add_class_arguments(ServiceSettings, "limits")
-    options = parser.instantiate_classes(parser.parse_args())
+    options = parser.parse_args()
     try:
+        options = parser.instantiate(options)
         cascade = Cascade(options.bundle, graph_format=options.format, threads=options.threads)
         app = create_app(cascade, options.limits)
     except DVTError as error:
