@@ -61,6 +61,7 @@ async function classify(image) {
   const item = element("li");
   const picture = element("img");
   picture.alt = "";
+  picture.addEventListener("error", () => (picture.style.visibility = "hidden")); // the file is no image
   picture.src = URL.createObjectURL(image);
   const text = element("div");
   text.append(element("p", "…", "label"));
