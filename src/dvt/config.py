@@ -180,7 +180,7 @@ class TrainSection:
         loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow, doubled after loss_scale_window
             steps without.
         loss_scale_window: See loss_scale.
-        max_failed_steps: Stop after so many steps in a row whose loss is not finite.
+        max_failed_batches: Stop after so many batches in a row whose loss is not finite.
         recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
         init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
             or a plain T2T-ViT. What does not fit (a head of other classes, say) starts afresh and is listed.
@@ -212,7 +212,7 @@ class TrainSection:
     amp_level: AmpLevel = "O0"
     loss_scale: float = 65536.0
     loss_scale_window: int = 2000
-    max_failed_steps: int = 10
+    max_failed_batches: int = 10
     recompute: bool = False
     init_checkpoint: str | None = None
     checkpoint_every_epochs: int = 1
@@ -228,7 +228,7 @@ class TrainSection:
             "accumulation_steps",
             "base_batch_size",
             "loss_scale_window",
-            "max_failed_steps",
+            "max_failed_batches",
             "checkpoint_every_epochs",
             "eval_resize_size",
         ):
@@ -255,6 +255,9 @@ class TrainSection:
         for key in ("label_smoothing", "ema_decay", "momentum"):
             if not 0 <= getattr(self, key) < 1:
                 raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+        weights = self.exit_weights
+        if weights is not None and not (all(0 <= each < float("inf") for each in weights) and any(weights)):
+            raise ConfigError(f"train.exit_weights is {weights}; it must hold numbers from 0 up, not all of them 0")
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}; give both"

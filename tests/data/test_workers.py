@@ -204,7 +204,8 @@ try:
             for number, _ in enumerate(dataset.create_tuple_iterator(num_epochs=1)):
                 if number == 2:
                     print("going", *(child.pid for child in active_children()), flush=True)
-                stop.check()
+                if stop.requested:
+                    raise KeyboardInterrupt
 except KeyboardInterrupt:
     sys.exit(130)
 """

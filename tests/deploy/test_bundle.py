@@ -223,6 +223,15 @@ def test_settings_of_a_checkpoint():
     assert stored_settings({}) == {}
 
 
+def test_recommended_thresholds_that_are_none_of_the_sweep_keep_their_results():
+    found = {"thresholds": [0.42, -1e8], "accuracy": 61.5, "expected_gmacs": 1.25, "exit_rule": {}}
+    settings = stored_settings(METADATA | {"thresholds": found["thresholds"], "early_exit": found})
+    assert settings["recommended"] == Setting((0.42, -1e8), 1.25, 61.5)
+    assert settings["1_gmacs"] == Setting((0.1, -1e8), 1.0, 50.0)
+    # Those of another rule than the confidence are not given to programs that compare confidences.
+    assert "recommended" not in stored_settings(METADATA | {"thresholds": None, "early_exit": found})
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -36,7 +36,7 @@ class Same(nn.Cell):
         super().__init__()
         self.config = config
 
-    def construct(self, logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def construct(self, logits: tuple[Tensor, ...], noise_key: Tensor | None) -> tuple[Tensor, ...]:
         return logits
 
 

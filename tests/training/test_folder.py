@@ -72,6 +72,14 @@ def test_a_damaged_state_gives_way_to_the_one_before(damage: str, tmp_path: Path
     assert (tmp_path / DAMAGED_STATE_FILE).exists() == (damage != "gone")
 
 
+def test_a_run_begun_before_a_key_was_known_goes_on(tmp_path: Path) -> None:
+    config = config_for(tmp_path)
+    known = metadata(config, 1)
+    del known["config"]["train"]["clip_norm"], known["config"]["augment"]
+    RunFolder(config, writes=True).save(weights(1), {}, {}, known)
+    assert resumed(config).read_state().metadata["step"] == 1
+
+
 def test_two_damaged_states_are_refused(tmp_path: Path) -> None:
     config = saved(tmp_path, 2)
     for name in (STATE_FILE, PREVIOUS_STATE_FILE):
@@ -88,6 +96,10 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing_nor_mixed_up(tmp_
     with pytest.raises(ConfigError, match="already holds a run"):
         RunFolder(config, writes=True)
     RunFolder(config, writes=False)  # other ranks leave that to rank 0
+    (tmp_path / "best" / BEST_FILE).parent.mkdir()
+    (tmp_path / "best" / BEST_FILE).write_bytes(b"x")  # killed before its first state
+    with pytest.raises(ConfigError, match="already holds a run"):
+        RunFolder(config_for(tmp_path / "best"), writes=True)
     other = replace(config, train=replace(config.train, learning_rate=1.0))
     with pytest.raises(ConfigError, match=r"train\.learning_rate is 1\.0"):
         resumed(other).read_state()

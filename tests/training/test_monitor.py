@@ -32,6 +32,12 @@ def test_an_epoch_is_averaged_over_the_batches_that_succeeded() -> None:
     assert made.epoch_row(5, per_second)["loss_exit_0"] == 7.0 and not made.first_epoch
 
 
+def test_an_epoch_without_a_finite_loss_has_none() -> None:
+    made = monitor(limit=9)
+    made.read(np.full((2, 3), np.nan), 2, 10, 1e-3, per_second)
+    assert all(np.isnan(made.epoch_row(2, per_second)[f"loss_exit_{k}"]) for k in range(3))
+
+
 def test_only_failures_in_a_row_stop_a_run() -> None:
     bad, good = np.array([[np.nan, 1.0]]), np.array([[1.0, 1.0]])
     made = monitor()

@@ -19,6 +19,7 @@ from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, load_config
 from dvt.data import load_splits
 from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
+from dvt.training.monitor import Monitor
 from dvt.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +107,7 @@ def test_refusals_come_before_any_work(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DVTError, match="no longer finite at step"):
+    with pytest.raises(DVTError, match="no longer finite at step 8"):
         train(config(folder, tmp_path / "run", train__learning_rate=1e30))
 
 
@@ -120,17 +121,57 @@ def test_resume_refuses_another_recipe(folder: Path, tmp_path: Path) -> None:
         train(config(folder, tmp_path / "run", train__epochs=1))
 
 
-def test_a_broken_image_in_mid_run_loses_nothing(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_broken_image_in_mid_run_loses_nothing(accumulation: int, folder: Path, tmp_path: Path) -> None:
+    """Also where it is met within an accumulated batch, which is begun again."""
+    keys = {"train__batch_size": 2, "train__accumulation_steps": accumulation}
     broken = tmp_path / "pictures"
     shutil.copytree(folder, broken)
     (broken / "train" / "red" / "5.png").write_bytes((folder / "train" / "red" / "5.png").read_bytes()[:200])
-    asked = config(broken, tmp_path / "run", train__batch_size=2)
+    asked = config(broken, tmp_path / "run", **keys)
     with pytest.raises(DataError, match=r"5\.png"):
         train(asked)
     steps = read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"]
     shutil.copy(folder / "train" / "red" / "5.png", broken / "train" / "red" / "5.png")
-    train(config(broken, tmp_path / "run", train__batch_size=2, resume=True))
-    assert steps < read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"] == 48
+    train(config(broken, tmp_path / "run", resume=True, **keys))
+    assert 0 < steps < read_checkpoint(tmp_path / "run" / "last.ckpt").metadata["step"] == 48 // accumulation
+    assert read_checkpoint(tmp_path / "run" / "state.ckpt").weights["batches"] == 48
+
+
+def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step per epoch; the signal comes while the second one begins."""
+    begin_epoch = Monitor.begin_epoch
+
+    def interrupted(self: Monitor, epoch: int, epochs: int, step: int) -> None:
+        begin_epoch(self, epoch, epochs, step)
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Monitor, "begin_epoch", interrupted)
+    keys = {"train__batch_size": 32, "train__checkpoint_every_epochs": 100}
+    with pytest.raises(KeyboardInterrupt):
+        train(config(folder, tmp_path / "run", **keys))
+    assert [row["epoch"] for row in rows_of(tmp_path / "run")] == ["1", "2"]
+    assert (tmp_path / "run" / "epoch_002.ckpt").exists()
+    monkeypatch.undo()
+    train(config(folder, tmp_path / "run", resume=True, **keys))
+    assert [row["epoch"] for row in rows_of(tmp_path / "run")] == ["1", "2", "3"]
+
+
+def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path: Path) -> None:
+    grown, renamed = tmp_path / "grown", tmp_path / "renamed"
+    for other in (grown, renamed):
+        shutil.copytree(folder, other)
+    for i in range(16):
+        shutil.copy(grown / "train" / "red" / f"{i}.png", grown / "train" / "red" / f"more_{i}.png")
+    for part in ("train", "val"):
+        (renamed / part / "red").rename(renamed / part / "rouge")
+    train(config(folder, tmp_path / "run", train__epochs=1))
+    for other in (grown, renamed):
+        with pytest.raises(ConfigError, match="other data"):
+            train(config(other, tmp_path / "run", train__epochs=1, resume=True))
 
 
 def test_a_run_is_not_resumed_on_another_number_of_devices(folder: Path, tmp_path: Path) -> None:

@@ -41,3 +41,5 @@ def test_the_peak_scales_with_the_images_per_step() -> None:
     assert peak_learning_rate(TrainSection(learning_rate=2e-3), 128) == 2e-3
     rates = learning_rates(train, 10, peak=peak_learning_rate(train, 128))
     assert rates[0] == np.float32(2.5e-4) and rates.min() > 1e-5
+    tiny = learning_rates(train, 10, peak=5e-6)  # below the minimum: the cosine does not turn round
+    assert (tiny == np.float32(5e-6)).all()

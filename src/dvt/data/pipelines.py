@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import mindspore as ms
 import mindspore.dataset as ds
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,16 @@ class _Epochs:
             self.failure = error
             raise
 
+    @contextmanager
+    def named_failure(self) -> Iterator[None]:
+        """Raises the error of the data set itself where MindSpore raises a RuntimeError."""
+        try:
+            yield
+        except RuntimeError:
+            if self.failure is not None:
+                raise self.failure from None
+            raise
+
 
 class _Passes:
     """Iterable of batches whose k-th pass is epoch `first + k`."""
@@ -68,12 +79,8 @@ class _Iterator:
         return self
 
     def __next__(self) -> Any:
-        try:
+        with self._epochs.named_failure():
             return next(self._iterator)
-        except RuntimeError:
-            if self._epochs.failure is not None:
-                raise self._epochs.failure from None
-            raise
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._iterator, name)
@@ -121,6 +128,18 @@ class BatchDataset(ds.GeneratorDataset):
         with _prefetch(PREFETCH_BATCHES):
             iterator = super().create_dict_iterator(num_epochs, output_numpy, do_copy)
         return self._started(iterator, num_epochs)
+
+    def sunk_into(self, step: Callable[..., Any]) -> Callable[[], Any]:
+        """A function without arguments that runs `step` on the next batch, epoch after epoch, while MindSpore sends the
+        following ones to the device (Ascend and GPU). A fault in the data arrives as the `DVTError` that names it."""
+        with _prefetch(PREFETCH_BATCHES):
+            run = ms.data_sink(step, self)
+
+        def run_named() -> Any:
+            with self._epochs.named_failure():
+                return run()
+
+        return run_named
 
     def _started(self, iterator: Any, num_epochs: int) -> _Iterator:
         self._first += max(num_epochs, 1)

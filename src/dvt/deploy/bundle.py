@@ -200,7 +200,11 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     costs, accuracies = results.get("budgeted_batch_classification") or ([], [])
     settings: dict[str, Setting] = {}
     if metadata.get("thresholds") is not None:
-        settings["recommended"] = _with_results(metadata["thresholds"], rows, costs, accuracies)
+        chosen = metadata.get("early_exit")  # what this package found, with what it reached
+        known = (rows, costs, accuracies)
+        if chosen:
+            known = ([chosen["thresholds"]], [chosen["expected_gmacs"]], [chosen["accuracy"]])
+        settings["recommended"] = _with_results(metadata["thresholds"], *known)
     if not rows or not len(rows) == len(costs) == len(accuracies):
         return settings
     wanted = np.linspace(min(costs), max(costs), BUDGETS)

@@ -3,8 +3,8 @@ one would have drawn and every rank draws differently.
 
 MindSpore's generator starts anew in each process and cannot be put back in graph mode. Here a training step hands one
 int32 key to the model, made of seed, step and rank; every place that drops something mixes its own number, its `site`,
-into it. The mask is a hash in int32 arithmetic, which wraps alike on every device (the constants are those of the
-"lowbias32" integer hash; tests hold a NumPy twin). Axis letters: B batch, T tokens, E channels.
+into it. The mask is a hash in int32 arithmetic that wraps around (the constants are those of the "lowbias32" integer
+hash; tests hold a NumPy twin; tried on the CPU). Axis letters: B batch, T tokens, E channels.
 """
 
 import numpy as np

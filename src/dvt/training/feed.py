@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
-import mindspore as ms
 from mindspore import Tensor, nn
 
 from dvt import device
@@ -39,17 +38,18 @@ class Feed:
         def batches(epoch: int, skip: int = 0) -> Any:
             return splits.pipeline("train", batch_size, True, epoch, shard, skip, multiple)
 
-        self._begun = self._passes(batches(epoch, skip), count - skip) if skip else None
-        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count)
+        # Sunk batches are sent in an endless loop, which is not for an epoch that was begun.
+        self._begun = self._passes(batches(epoch, skip), count - skip, sink=False) if skip else None
+        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count, self._sink)
 
     def epoch(self) -> Iterator[Tensor]:
         """The results of the step on the batches of the next epoch, or of what is left of the first."""
         passes, self._begun = self._begun or self._whole, None
         return next(passes)
 
-    def _passes(self, batches: Any, count: int) -> Iterator[Iterator[Tensor]]:
+    def _passes(self, batches: Any, count: int, sink: bool) -> Iterator[Iterator[Tensor]]:
         """One iterator of results after the other, each over a pass of `count` batches."""
-        sunk = ms.data_sink(self._step, batches) if self._sink else None
+        sunk = batches.sunk_into(self._step) if sink else None
         while True:
             if sunk is not None:
                 yield (sunk() for _ in range(count))

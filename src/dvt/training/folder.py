@@ -22,7 +22,7 @@ import numpy as np
 
 from dvt.checkpoint import Checkpoint, read_checkpoint, replacing, save_checkpoint
 from dvt.config import RunConfig
-from dvt.config_io import config_to_dict, flattened, save_config
+from dvt.config_io import config_from_dict, config_to_dict, flattened, save_config
 from dvt.errors import CheckpointError, ConfigError
 
 CONFIG_FILE = "config.yaml"
@@ -42,7 +42,7 @@ MAY_CHANGE = (
     "train.dataset_sink_mode",
     "train.init_checkpoint",
     "train.keep_best",
-    "train.max_failed_steps",
+    "train.max_failed_batches",
 )
 RECIPE_SECTIONS = ("model", "data", "augment", "train")
 
@@ -68,14 +68,15 @@ class RunFolder:
         self.path = Path(config.output)
         self._config, self._writes = config, writes
         self._best: list[Ranked] = []
-        there = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
-        if config.resume and not there:
+        states = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
+        weights = [name for name in (WEIGHTS_FILE, BEST_FILE) if (self.path / name).exists()]
+        if config.resume and not states:
             raise CheckpointError(
                 f"cannot resume: there is no {self.path / STATE_FILE}; leave --resume out to start afresh"
             )
         if not writes:
             return
-        if not config.resume and (there or (self.path / WEIGHTS_FILE).exists()):
+        if not config.resume and (states or weights):
             raise ConfigError(f"{self.path} already holds a run; continue it with --resume, or choose another --output")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,8 @@ def _replace_by_link(path: Path, target: Path) -> None:
 
 def _check_same(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
     """Refuses to resume with another recipe: epochs and learning rates would silently be others."""
-    before = flattened(saved)
+    # Keys that are newer than the run have their defaults in it.
+    before = flattened(config_to_dict(config_from_dict(saved, f"the configuration stored in {path}")))
     for key, value in flattened(config_to_dict(config)).items():
         recipe = key == "seed" or key.split(".")[0] in RECIPE_SECTIONS
         if recipe and key not in MAY_CHANGE and before.get(key) != value:

@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class StopBetweenSteps:
-    """While entered, SIGINT and SIGTERM are remembered; `check` raises KeyboardInterrupt once one has come.
+    """While entered, SIGINT and SIGTERM are remembered: `requested` says whether one has come.
 
     Both are needed: while MindSpore runs a compiled graph it handles SIGINT itself, by sending the process a SIGTERM.
     A step that is under way is finished, so weights, optimizer and step counter that are saved belong together. In
@@ -20,10 +20,6 @@ class StopBetweenSteps:
     def __init__(self) -> None:
         self.requested = False
         self._before: dict[int, object] = {}
-
-    def check(self) -> None:
-        if self.requested:
-            raise KeyboardInterrupt
 
     def __enter__(self) -> "StopBetweenSteps":
         try:

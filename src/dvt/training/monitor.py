@@ -21,16 +21,16 @@ class Monitor:
     """Averages losses over an epoch, counts failed steps and writes the console lines. Axis letters: K exits.
 
     Args:
-        max_failed_steps: Batches in a row whose loss is not finite, after which the run is given up.
+        max_failed_batches: Batches in a row whose loss is not finite, after which the run is given up.
         mixed_precision: Whether steps may be skipped on the way to a fitting loss scale.
         last_good: A sentence on the newest weights, for the error.
     """
 
-    def __init__(self, max_failed_steps: int, mixed_precision: bool, last_good: Callable[[], str]) -> None:
+    def __init__(self, max_failed_batches: int, mixed_precision: bool, last_good: Callable[[], str]) -> None:
         self.failed_in_a_row = 0
         self.first_epoch = True
         self.status = ""
-        self._max_failed, self._mixed_precision, self._last_good = max_failed_steps, mixed_precision, last_good
+        self._max_failed, self._mixed_precision, self._last_good = max_failed_batches, mixed_precision, last_good
         self._epoch_name = ""
         self._begun = time.monotonic()  # the whole run, for the time left
         self._begun_at: int | None = None
@@ -62,10 +62,11 @@ class Monitor:
                 )
         good = losses[np.isfinite(losses).all(axis=1)]
         self._sum, self._count = self._sum + good.sum(axis=0), self._count + len(good)
+        mean = self._sum / self._count if self._count else np.full(losses.shape[1], np.nan)
         now = time.monotonic()
         steps, seconds = step - self._first_step, max(now - self._started, 1e-9)
         left = timedelta(seconds=round((total - step) * (now - self._begun) / max(step - self._begun_at, 1)))
-        self.status = f"{self._epoch_name}, loss {joined(self._sum / max(self._count, 1))}"
+        self.status = f"{self._epoch_name}, loss {joined(mean)}"
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             log.info(
@@ -77,15 +78,14 @@ class Monitor:
                 per_second(steps, seconds),
                 left,
             )
-        self._left = left
+        self._left, self._mean = left, mean
         return good.mean(axis=0) if len(good) else None
 
     def epoch_row(self, step: int, per_second: Rate) -> dict[str, float]:
         """The epoch in numbers, as they go into `metrics.csv`; call it when its last step is read."""
         steps, seconds = step - self._first_step, max(time.monotonic() - self._started, 1e-9)
-        losses = np.atleast_1d(self._sum / max(self._count, 1))
         row = {"epoch": self._epoch, "step": step}
-        row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(losses)}
+        row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(self._mean)}
         return row | {"images_per_second": round(per_second(steps, seconds), 1), "seconds": round(seconds, 2)}
 
     def log_epoch(self, row: dict[str, float], epochs: int, is_best: bool = False) -> None:

@@ -2,8 +2,8 @@
 
 AdamW: decoupled weight decay as PyTorch defines it (Loshchilov & Hutter 2019, algorithm 2); `nn.AdamWeightDecay` is
 something else (no bias correction). SGD: PyTorch's, with the decay added to the gradient. Matrices and larger are
-decayed, biases and other 1-D parameters are not (spec: recipes). One fused kernel per parameter keeps the CPU step free
-of thousands of tiny operations.
+decayed, biases and other 1-D parameters are not (spec: recipes; published for AdamW, taken over for SGD). One fused
+kernel per parameter keeps the CPU step free of thousands of tiny operations.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ def profiled(results: Iterable[Result], folder: Path) -> Iterator[Result]:
     recorder, number = None, 0
     for number, result in enumerate(results, start=1):
         yield result
-        if number == SKIPPED:
+        if number == SKIPPED:  # resumed here when the next result is asked for
             handler = tensorboard_trace_handler(str(folder))
             recorder = profile(start_profile=False, on_trace_ready=handler)
             recorder.start()
@@ -33,4 +33,4 @@ def profiled(results: Iterable[Result], folder: Path) -> Iterator[Result]:
 
 def _finish(recorder: profile, folder: Path) -> None:
     recorder.stop()
-    log.info("profile of %d batches: %s", RECORDED, folder)
+    log.info("profile of up to %d batches: %s", RECORDED, folder)

@@ -1,7 +1,7 @@
 """What a training run writes for people to read, besides its log. Imports no MindSpore; only rank 0 makes records.
 
 - `metrics.csv`: one row per epoch, rewritten whole each time, so that it is never torn and columns may be added;
-- `tensorboard/`: the losses and the learning rate of every step, and what is in the rows;
+- `tensorboard/`: losses and learning rate every few steps, and what is in the rows;
 - `curves.png`: losses, accuracies and learning rate against the epoch, drawn when the run ends;
 - `environment.json`: versions, command, device and revision of every start.
 

@@ -1,8 +1,9 @@
 """The training run: data, model, compiled steps, validation, checkpoints, log. What it leaves is described in
 `dvt.training.folder` and `dvt.training.records`.
 
-All ranks run this; rank 0 alone writes. Whatever ends a run (Ctrl-C, a signal, a loss that is not finite) must end it
-on all ranks after the same step, so such decisions are taken from values that the ranks have exchanged.
+All ranks run this; rank 0 alone writes (but profiles). Whatever ends a run (Ctrl-C, a signal, a loss that is not
+finite) must end it on all ranks after the same step, so such decisions are taken from values that the ranks have
+exchanged.
 """
 
 import contextlib
@@ -22,10 +23,11 @@ from dvt.cluster.preflight import fingerprint, require_same_fingerprint
 from dvt.config import RunConfig
 from dvt.config_io import config_to_dict, config_to_yaml
 from dvt.data import Splits, load_splits
-from dvt.errors import CheckpointError, ConfigError, DataError
+from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 from dvt.training import transfer
+from dvt.training.agreement import require_same_data, require_same_weights
 from dvt.training.feed import Feed
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
 from dvt.training.interrupt import StopBetweenSteps
@@ -57,10 +59,10 @@ def train(config: RunConfig) -> Path:
         if not main:  # what all ranks say alike is said once
             logging.getLogger("dvt").setLevel(logging.WARNING)
         log.debug("configuration:\n%s", config_to_yaml(config))
-        ms.set_seed(config.seed)
         splits = load_splits(
             config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing
         )
+        require_same_data(splits)
         run = _Run(config, splits, folder)
         ranks = f", {used.world_size} ranks" if used.world_size > 1 else ""
         log.info("device: %s%s", used.description, ranks)
@@ -99,7 +101,8 @@ class _Run:
         if train.eval_every_epochs:
             shown = splits.with_resize_size(train.eval_resize_size)
             self.validation = Validation(model_config, shown, "val", config.eval.batch_size)
-        ms.set_seed(config.seed)  # the model's weights do not depend on what was built before
+        # Here, so that the weights do not depend on what was built before; MindSpore takes seeds below 2**32.
+        ms.set_seed(config.seed % 2**32)
         self.model = build_from_config(model_config)
         self._initialise()
         self.model.set_train(True)
@@ -111,7 +114,9 @@ class _Run:
         self.step = TrainStep(self.model, train, self.rates, config.seed)
         self.step.set_train(True)
         self.done = self._load_state() if config.resume else 0  # steps
-        self.monitor = Monitor(train.max_failed_steps, train.amp_level != "O0", folder.last_good)
+        self.epochs_ended = self.done // self.steps_per_epoch
+        require_same_weights(self._weights() | self._state())
+        self.monitor = Monitor(train.max_failed_batches, train.amp_level != "O0", folder.last_good)
 
     def fit(self) -> None:
         """Trains to the end, or until something ends the run."""
@@ -137,7 +142,8 @@ class _Run:
                 device.leave()  # all ranks are here, after the same step
                 raise
             except DataError as error:  # a bad image: what was learnt until then is not lost
-                if self.done:
+                # In validation the epoch has not ended yet: resumed from here, its numbers would never be written.
+                if self.done and self.done // self.steps_per_epoch == self.epochs_ended:
                     self._save()
                     raise DataError(
                         f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on"
@@ -149,8 +155,9 @@ class _Run:
         self.monitor.begin_epoch(epoch, self.epochs, self.done)
         pending: list[Tensor] = []  # losses not yet read
         last = (epoch + 1) * self.steps_per_epoch
+        skipped_before, stopping = self._skipped_steps(), False
         alone = device.world_size() == 1
-        losses = self._profiled(feed.epoch(), epoch)
+        losses = self._profiled(feed.epoch())
         for number, each in enumerate(losses, start=1):
             pending.append(each)
             if number % self.config.train.accumulation_steps:
@@ -161,9 +168,17 @@ class _Run:
                 self._read(pending, bar)
                 pending = []
                 # A signal reaches the ranks at different steps; they stop after the same one.
-                if device.sum_over_ranks(np.array([stop.requested]))[0] > 0 and self.done < len(self.rates):
+                stopping = device.sum_over_ranks(np.array([stop.requested]))[0] > 0
+                if stopping and self.done < last:
                     raise KeyboardInterrupt
+        if self._skipped_steps() - skipped_before >= self.steps_per_epoch:
+            raise DVTError(
+                f"the gradients are no longer finite at step {self.done}: all steps of epoch {epoch + 1} were skipped; "
+                f"lower train.learning_rate, or take train.amp_level O0. {self.folder.last_good()}"
+            )
         self._end_epoch(epoch + 1)
+        if stopping and self.done < len(self.rates):
+            raise KeyboardInterrupt
 
     def _read(self, pending: list[Tensor], bar: tqdm) -> None:
         """Takes note of the losses of the last few batches; raises DVTError if they stay infinite or NaN."""
@@ -180,10 +195,11 @@ class _Run:
     def _end_epoch(self, epochs_done: int) -> None:
         """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
         train, last = self.config.train, epochs_done == self.epochs
+        self._require_finite()
         row = self.monitor.epoch_row(self.done, self._seen_per_second)
         row |= {
             "learning_rate": float(self.rates[self.done - 1]),
-            "skipped_steps": int(self.step.skipped_steps.asnumpy()),
+            "skipped_steps": self._skipped_steps(),
         }
         if train.amp_level != "O0":
             row["loss_scale"] = float(self.step.loss_scale.asnumpy())
@@ -196,6 +212,7 @@ class _Run:
         self.monitor.log_epoch(row, self.epochs, is_best)
         if self.records is not None:
             self.records.epoch(row)
+        self.epochs_ended = epochs_done
         if last or epochs_done % train.checkpoint_every_epochs == 0:
             self._save()
 
@@ -241,11 +258,21 @@ class _Run:
         }
 
     def _save(self) -> None:
-        if self.monitor.failed_in_a_row:
-            log.warning("nothing is saved while the loss is not finite; %s", self.folder.last_good())
-            return
-        state = {parameter.name: parameter.asnumpy() for parameter in self.step.state()}
-        self.folder.save(self._weights(), self.step.ema_weights(), state, self._metadata())
+        self._require_finite()
+        self.folder.save(self._weights(), self.step.ema_weights(), self._state(), self._metadata())
+
+    def _require_finite(self) -> None:
+        if not all(np.isfinite(value).all() for value in self._weights().values()):
+            raise DVTError(
+                f"the weights are no longer finite at step {self.done}; lower train.learning_rate or lengthen "
+                f"train.warmup_epochs. {self.folder.last_good()}"
+            )
+
+    def _state(self) -> dict[str, np.ndarray]:
+        return {parameter.name: parameter.asnumpy() for parameter in self.step.state()}
+
+    def _skipped_steps(self) -> int:
+        return int(self.step.skipped_steps.asnumpy())
 
     def _load_state(self) -> int:
         """Puts back what `_save` saved; steps done."""
@@ -275,13 +302,19 @@ class _Run:
         for name, parameter in (state | ms_weights).items():
             parameter.set_data(Tensor(checkpoint.weights[name].astype(parameter.asnumpy().dtype)))
         done = int(checkpoint.metadata["step"])
-        if len(set(device.gather_over_ranks(np.array(done)).tolist())) > 1:
-            raise CheckpointError(
-                f"the ranks read different states from {self.folder.path}; copy the newest to all machines"
+        names = list(self.splits.class_names)
+        if names != checkpoint.metadata["class_names"] or done != round(
+            checkpoint.metadata["epoch"] * self.steps_per_epoch
+        ):
+            raise ConfigError(
+                f"the run in {self.folder.path} was begun on other data: data.path now holds other classes or another "
+                "number of images; resume with the images it began with"
             )
+        # A run that a bad image ended within an accumulated batch begins that batch again.
+        self.step.batches.set_data(Tensor(done * self.config.train.accumulation_steps, ms.int32))
         log.info("resuming after step %d of %d", done, len(self.rates))
         return done
 
-    def _profiled(self, losses: Iterator[Tensor], epoch: int) -> Iterator[Tensor]:
-        first = self.config.profile and epoch == self.done // self.steps_per_epoch and self.monitor.first_epoch
-        return profiled(losses, self.folder.path / "profile") if first else losses
+    def _profiled(self, losses: Iterator[Tensor]) -> Iterator[Tensor]:
+        wanted = self.config.profile and self.monitor.first_epoch
+        return profiled(losses, self.folder.path / "profile") if wanted else losses

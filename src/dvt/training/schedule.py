@@ -18,7 +18,8 @@ def peak_learning_rate(train: TrainSection, images_per_step: int) -> float:
 def learning_rates(train: TrainSection, steps_per_epoch: int, peak: float | None = None) -> np.ndarray:
     """Learning rate of each step, float32 ((epochs + cooldown_epochs) * steps_per_epoch,).
 
-    `peak` takes the place of `train.learning_rate`; see `peak_learning_rate`.
+    `peak` takes the place of `train.learning_rate`; see `peak_learning_rate`. Neither warm-up nor cosine goes above it,
+    also where it is scaled down below `train.min_learning_rate`.
 
     Cosine over the absolute epoch, the warm-up included in `train.epochs`, so there is no jump back after it (spec:
     recipes). With `schedule_unit: epoch` the rate changes between epochs only, as published; with `step` every step.
@@ -26,10 +27,11 @@ def learning_rates(train: TrainSection, steps_per_epoch: int, peak: float | None
     step = np.arange((train.epochs + train.cooldown_epochs) * steps_per_epoch)
     epoch = step / steps_per_epoch if train.schedule_unit == "step" else step // steps_per_epoch
     peak = train.learning_rate if peak is None else peak
+    lowest, first = min(train.min_learning_rate, peak), min(train.warmup_learning_rate, peak)
     cosine = 0.5 * (1 + np.cos(math.pi * np.minimum(epoch / train.epochs, 1.0)))
-    rate = train.min_learning_rate + (peak - train.min_learning_rate) * cosine
+    rate = lowest + (peak - lowest) * cosine
     if train.warmup_epochs > 0:
         warmup = np.minimum(epoch / train.warmup_epochs, 1.0)
-        rising = train.warmup_learning_rate + (peak - train.warmup_learning_rate) * warmup
+        rising = first + (peak - first) * warmup
         rate = np.where(epoch < train.warmup_epochs, rising, rate)
     return rate.astype(np.float32)
