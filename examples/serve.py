@@ -40,7 +40,10 @@ def run() -> int:
     except DVTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    DrainingServer(app, options.host, options.port, options.limits.drain_seconds).run()
+    try:
+        DrainingServer(app, options.host, options.port, options.limits.drain_seconds).run()
+    except KeyboardInterrupt:  # uvicorn raises it anew once everything has been answered
+        return 130
     return 0
 
 

@@ -9,6 +9,7 @@ GET  /          a page to drop images on
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,8 @@ OWN_THRESHOLDS = "explicit"  # what answers and metrics call thresholds that a r
 IMAGE_BODY = {
     "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 }
+
+log = logging.getLogger(__name__)
 
 
 class Prediction(BaseModel):
@@ -105,9 +108,10 @@ def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> Fas
         except (QueueFullError, DrainingError) as error:
             metrics.refused(503)
             raise unavailable(draining=isinstance(error, DrainingError)) from None
-        except Exception:
+        except Exception as error:
+            log.exception("a request failed")
             metrics.refused(500)
-            raise
+            raise HTTPException(500, "the image could not be classified; the service's log says why") from error
         ended = time.perf_counter()
         metrics.answered(outcome.exit_index, name, ended - started)
         stages = {"read": read - started, "decode": decoded - read, "cascade": ended - decoded}

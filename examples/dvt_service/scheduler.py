@@ -164,34 +164,31 @@ class ExitScheduler:
             probabilities, handed_on = self._run_exit(index, images, rows)
             # Requests bring thresholds of their own, so that of one exit is a row of n numbers.
             leaves = leaving(index, probabilities, np.stack([job.thresholds for job in jobs], axis=1))
+            going_on = [_going_on(jobs[row], row, handed_on) for row in np.flatnonzero(~leaves)]
         except Exception as error:
             if len(jobs) > 1:  # one image may have spoilt the batch: only its own request shall fail
                 for job in jobs:
                     self._run(index, [job])
                 return
-            log.exception("exit %d failed", index + 1)
-            self._release(1)
+            log.warning("exit %d failed for one image: %r", index + 1, error)
+            with self._changed:
+                self._pending -= 1
             jobs[0].answer.set_exception(error)
             return
         self._on_batch(index, len(jobs))
-
-        now, going_on = time.monotonic(), []
-        for row, job in enumerate(jobs):
-            if not leaves[row]:
-                # Copies, because a view would keep the rows of the whole batch in memory.
-                kept = {name: part[row].copy() for name, part in handed_on.items()}
-                going_on.append(_Job({"images": job.rows["images"], **kept}, job.thresholds, job.answer, now))
-        if going_on:
-            with self._changed:
+        with self._changed:
+            if going_on:  # never at the last exit
                 self._queues[index + 1].extend(going_on)
-        self._release(len(jobs) - len(going_on))
+            self._pending -= len(jobs) - len(going_on)
         for row in np.flatnonzero(leaves):
             label = int(probabilities[row].argmax())
             jobs[row].answer.set_result(Outcome(label, float(probabilities[row, label]), index))
 
-    def _release(self, count: int) -> None:
-        with self._changed:
-            self._pending -= count
+
+def _going_on(job: _Job, row: int, handed_on: HandedOn) -> _Job:
+    # Copies, because a view would keep the rows of the whole batch in memory.
+    kept = {name: part[row].copy() for name, part in handed_on.items()}
+    return _Job({"images": job.rows["images"], **kept}, job.thresholds, job.answer, time.monotonic())
 
 
 class Place:

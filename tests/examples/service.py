@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import re
 import signal
 import socket
@@ -19,6 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 ROOT = Path(__file__).resolve().parents[2]
+SERVE = ROOT / "examples/serve.py"
 
 
 class Answer(NamedTuple):
@@ -30,16 +32,23 @@ class Answer(NamedTuple):
 
 
 class Service:
-    """`examples/serve.py` on a free port of this machine; use it in a `with` statement, which ends it."""
+    """`examples/serve.py` on a free port of this machine, where MindSpore cannot be imported.
+
+    Use it in a `with` statement, which ends it.
+    """
 
     def __init__(self, bundle: Path, log: Path, *options: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.log = log
-        command = [sys.executable, str(ROOT / "examples/serve.py"), str(bundle), "--port", str(self.port), *options]
+        hides = log.parent / "hides_mindspore"
+        hides.mkdir()
+        (hides / "mindspore.py").write_text("raise ModuleNotFoundError('hidden', name='mindspore')\n")
+        command = [sys.executable, str(SERVE), str(bundle), "--port", str(self.port), *options]
+        environment = {**os.environ, "PYTHONPATH": str(hides)}
         with log.open("w") as file:
-            self.process = subprocess.Popen(command, stdout=file, stderr=file, cwd=ROOT)
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
     @property
     def address(self) -> str:

@@ -63,7 +63,7 @@ def test_a_dropped_image_shows_its_exit(
     browser.drop(tmp_path / "photo.png", "#drop")
     wait_for(browser, "document.querySelectorAll('.taken').length === 2")
     assert browser.run("return document.querySelector('.taken').textContent") == "exit 3"
-    assert "2 images" in browser.run("return document.querySelector('#shares').textContent")
+    assert "2 images on this page" in browser.run("return document.querySelector('#shares').textContent")
 
     browser.drop(tmp_path / "text.png", "h1")  # beside the field
     wait_for(browser, "document.querySelector('.error')")

@@ -9,8 +9,7 @@ const setting = document.querySelector("#setting");
 const own = document.querySelector("#own");
 const results = document.querySelector("#results");
 
-const answer = await fetch("model");
-const model = await answer.json();
+const model = await (await fetch("model")).json();
 const exits = model.cumulative_gmacs.length;
 const taken = new Array(exits).fill(0);
 
@@ -35,7 +34,9 @@ setting.append(new Option("Thresholds of your own", OWN));
 for (let exit = 1; exit < exits; exit++) {
   const input = element("input");
   Object.assign(input, { type: "number", min: 0, max: 1.01, step: 0.01, value: 0.8, ariaLabel: `Threshold of exit ${exit}` });
-  own.append(input);
+  const label = element("label", `exit ${exit} from `);
+  label.append(input);
+  own.append(label);
 }
 const showOwn = () => (own.hidden = setting.value !== OWN);
 setting.addEventListener("change", showOwn);
@@ -44,7 +45,7 @@ showOwn();
 function query() {
   if (setting.value !== OWN) return `setting=${encodeURIComponent(setting.value)}`;
   // The last exit takes every image that is left, whatever its threshold.
-  return `thresholds=${[...own.children].map((input) => input.value).join(",")},0`;
+  return `thresholds=${[...own.querySelectorAll("input")].map((input) => input.value).join(",")},0`;
 }
 
 function exitBar(exit) {
@@ -83,7 +84,7 @@ async function classify(image) {
     );
     const count = taken.reduce((sum, each) => sum + each);
     const shares = taken.map((each, index) => `exit ${index + 1}: ${((100 * each) / count).toFixed(0)} %`);
-    document.querySelector("#shares").textContent = `${count} images on this page; ${shares.join(", ")}`;
+    document.querySelector("#shares").textContent = `${count} image${count === 1 ? "" : "s"} on this page; ${shares.join(", ")}`;
   } catch (error) {
     text.replaceChildren(element("p", image.name, "label"), element("p", error.message, "facts error"));
   }
