@@ -1,11 +1,13 @@
 """Latency percentiles and answers per second of the example service at several numbers of clients at once.
 
-    python benchmarks/service.py                                            # the quick start model, Fashion-MNIST "scale"
+    python benchmarks/service.py
+    python benchmarks/service.py --thresholds 2,2,0 --options --limits.max_batch=1
     python benchmarks/service.py --bundle BUNDLE --images FOLDER --setting fast --concurrency 1 8 32 --json out.json
 
 The service runs in a process of its own. Each client keeps one connection and sends its next image when it has the
 answer to the last ("closed loop"); clients and service share the machine. Without --bundle the model of
-checkpoints/quickstart.ckpt is exported; without --images its test images are written as PNG files.
+checkpoints/quickstart.ckpt is exported; without --images test images of its data, Fashion-MNIST "scale", are sent as
+PNG files. service.json beside this file holds the numbers that docs/service.md quotes.
 """
 
 import argparse
@@ -20,13 +22,15 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from deploy import machine
 from PIL import Image
+
+from deploy import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -41,17 +45,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", help="folder that export.py wrote")
     parser.add_argument("--images", type=Path, help="folder of image files")
-    parser.add_argument("--setting", help="named thresholds of the bundle; by default its first")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--setting", help="named thresholds of the bundle; by default its first")
+    budget.add_argument("--thresholds", help="thresholds, one per exit: 2,2,0 sends every image through three exits")
     parser.add_argument("--concurrency", nargs="+", type=int, default=[1, 8, 32])
     parser.add_argument("--requests", type=int, default=2000, help="requests per number of clients")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="all that follows goes to serve.py")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     options = parser.parse_args()
-    query = "" if options.setting is None else f"?setting={options.setting}"
+    budget = {key: value for key in ("setting", "thresholds") if (value := getattr(options, key)) is not None}
+    query = "?" + urllib.parse.urlencode(budget)
     with tempfile.TemporaryDirectory() as scratch:
         bundle = options.bundle or export(Path(scratch) / "bundle")
         images = test_images() if options.images is None else read_images(options.images)
-        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "options": options.options, "levels": []}
+        report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "budget": budget}
+        report |= {"options": options.options, "levels": []}
         for clients in options.concurrency:
             with service(bundle, options.options) as port:  # started anew, so that its counters are of this level
                 load(port, images, query, 1, WARM_UP)
