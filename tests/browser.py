@@ -15,7 +15,7 @@ from typing import Any
 PROGRAMS = {"chromium": shutil.which("chromium"), "chromedriver": shutil.which("chromedriver")}
 ARGUMENTS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
-    *("--disable-dev-shm-usage", "--hide-scrollbars"),
+    *("--disable-component-update", "--disable-sync", "--disable-quic", "--disable-dev-shm-usage", "--hide-scrollbars"),
 )
 
 
@@ -63,13 +63,23 @@ class Browser:
             self._driver.terminate()
             self._driver.wait(timeout=30)
 
-    def open(self, page: Path, width: int, height: int, dark: bool = False) -> None:
-        """Shows a file in a window of this size, as a phone or a desk would, in a light or dark theme."""
+    def open(self, page: Path | str, width: int, height: int, dark: bool = False) -> None:
+        """Shows a file or an address in a window of this size, as a phone or a desk would, in a light or dark theme."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self._command("Emulation.setDeviceMetricsOverride", metrics)
         theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self._command("Emulation.setEmulatedMedia", {"features": theme})
-        self._post(f"{self._session}/url", {"url": page.as_uri()})
+        self._post(f"{self._session}/url", {"url": page.as_uri() if isinstance(page, Path) else page})
+
+    def drop(self, file: Path, selector: str) -> None:
+        """Drops a file on the middle of an element, as a hand with a mouse would."""
+        where = self.run(
+            f"const box = document.querySelector('{selector}').getBoundingClientRect();"
+            "return {x: box.x + box.width / 2, y: box.y + box.height / 2}"
+        )
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._command("Input.dispatchDragEvent", {"type": kind, **where, "data": data})
 
     def run(self, script: str) -> Any:
         """The value that JavaScript returns."""

@@ -1,0 +1,41 @@
+"""What an operator can set; serve.py makes its options of it."""
+
+from dataclasses import dataclass
+
+from dvt.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """Limits of the service.
+
+    Args:
+        max_batch: Most images that an exit runs on at once.
+        max_wait_ms: Longest that an exit which could run waits for a fuller batch, while more images are on their way.
+        max_pending: Most requests that are read, decoded or waiting at once; more are answered with 503.
+        max_bytes: Largest upload, in bytes.
+        max_pixels: Largest image, in pixels, by its header and again after the resize.
+        upload_seconds: How long a client may take to send its image.
+        decoders: Threads that decode images.
+        drain_seconds: How long after SIGTERM new requests still get a 503, so that a load balancer can look elsewhere.
+            Accepted requests are answered however long they take.
+    """
+
+    max_batch: int = 16
+    max_wait_ms: float = 4.0
+    max_pending: int = 64
+    max_bytes: int = 10_000_000
+    max_pixels: int = 40_000_000
+    upload_seconds: float = 10.0
+    decoders: int = 2
+    drain_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("max_batch", "max_pending", "max_bytes", "max_pixels", "decoders"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must be at least 1")
+        if not self.upload_seconds > 0:
+            raise ConfigError(f"upload_seconds is {self.upload_seconds}; it must be above 0")
+        for key in ("max_wait_ms", "drain_seconds"):
+            if not getattr(self, key) >= 0:
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must not be negative")
