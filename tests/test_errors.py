@@ -218,15 +218,14 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.5])
-def test_an_interrupt_at_any_moment_ends_with_130(seconds: float, tmp_path: Path):
-    """While Python starts there is nothing of ours that could answer, so an early one may also end it by the signal."""
+def test_an_interrupt_ends_with_130(tmp_path: Path):
+    """Not earlier: while Python and MindSpore start, an interrupt may also end the process in other ways."""
     checkpoint = ROOT / "checkpoints" / "quickstart.ckpt"
     command = [sys.executable, ROOT / "eval.py", "--checkpoint", checkpoint, "--output", tmp_path]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(seconds)
+        process.wait(4)
     process.send_signal(signal.SIGINT)
     _, text = process.communicate(timeout=60)
-    assert process.returncode in (130, -signal.SIGINT)
+    assert process.returncode == 130
     assert "Traceback" not in text
