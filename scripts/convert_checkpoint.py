@@ -18,6 +18,8 @@ def run() -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # before there is anything that handles it
+        return 130
     return main(sys.argv[1:], prog="convert_checkpoint.py")
 
 

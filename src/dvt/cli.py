@@ -1,12 +1,11 @@
 """The command line: `dvt COMMAND ...`, and `train.py`, `eval.py`, `export.py` of a checkout.
 
-Each command parses, calls one function of the package, and returns. A user's mistake is printed as one message with
-exit code 2, Ctrl-C ends with 130; any other exception is a bug and keeps its traceback. MindSpore is imported only by
-the functions that the commands call, so help, refusals and `dvt info` come at once.
+Each command parses, calls one function of the package, and returns; `dvt.cli_support.run_command` says what becomes of
+errors. MindSpore is imported only by the functions that the commands call, so help, refusals and `dvt info` come at
+once.
 """
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ from dvt.adaptive import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.config import DeviceTarget, ModelSection, RunConfig
 from dvt.config_io import ConfigParser, build_config, config_from_dict, flattened, key_hints
 from dvt.deploy.manifest import FORMATS
-from dvt.errors import ConfigError, DVTError
+from dvt.errors import ConfigError
 from dvt.variants import ModelConfig, list_models, model_config
 
 TRAIN_KEYS = tuple(each.name for each in fields(RunConfig))
@@ -121,7 +120,7 @@ def parse_export(argv: Sequence[str], prog: str = "dvt export") -> ExportOptions
     """What the arguments of `dvt export` ask for."""
     description = "Write a trained model as files that run without this package, and check them by loading them again."
     parser = ConfigParser(prog=prog, usage=f"{prog} --checkpoint FILE [--KEY VALUE ...]", description=description)
-    support.add_log_level(parser)
+    support.add_common_options(parser)
     parser.add_dataclass(ExportOptions)
     return _options(ExportOptions, parser.parse_args(support.normalise(argv, switches=["whole"])).as_dict())
 
@@ -224,24 +223,7 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
     # While MindSpore runs a graph it turns Ctrl-C into a SIGTERM of this process; training has a handler of its own.
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        return _dispatch(list(sys.argv[1:] if argv is None else argv), prog)
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if error.name != "mindspore":
-            raise
-        print("error: this command needs MindSpore: pip install 'dvt-mindspore[train]'", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of our output went away, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except SystemExit as done:  # --help, --version and --print_config
-        return done.code if isinstance(done.code, int) else 0
+    return support.run_command(lambda words: _dispatch(words, prog), sys.argv[1:] if argv is None else argv)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

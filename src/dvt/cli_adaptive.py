@@ -72,7 +72,7 @@ def parse_predict(argv: Sequence[str], prog: str = "dvt predict") -> tuple[list[
         description="Classify images, each with as much work as it needs: classes, exit taken, GMACs, milliseconds.",
         epilog="Exit code 0: all done; 1: some files could not be classified; 2: nothing was done.",
     )
-    support.add_log_level(parser)
+    support.add_common_options(parser)
     parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="PNG, JPEG, WebP or BMP files, or folders")
     parser.add_dataclass(PredictOptions)
     values = parser.parse_args(support.normalise(argv, switches=["json"])).as_dict()
@@ -97,7 +97,7 @@ def parse_thresholds(argv: Sequence[str], prog: str = "dvt thresholds") -> tuple
         description="Choose thresholds from the predictions.npz of an evaluation, without running the model again.",
         epilog="--KEY stands for --eval.KEY.",
     )
-    support.add_log_level(parser)
+    support.add_common_options(parser)
     parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.npz, or the folder that holds it")
     parser.add_dataclass(ThresholdOptions)
     for key in ("batch_size", "throughput_images", "keep_probabilities", "store", "temperature_scaling"):

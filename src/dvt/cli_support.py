@@ -1,18 +1,21 @@
-"""What the commands of `dvt.cli` share: option names, the parser of a run configuration, logging."""
+"""What the commands share: option names, the parser of a run configuration, how they end, logging."""
 
 import argparse
+import errno
 import logging
+import os
 import sys
+import traceback
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from dvt.config import RunConfig
-from dvt.config_io import ConfigParser, config_to_yaml, did_you_mean, key_hints, read_yaml
-from dvt.errors import ConfigError
+from dvt.config_io import ConfigParser, config_to_yaml, did_you_mean, key_hints, read_yaml, reworded
+from dvt.errors import ConfigError, DVTError
 
 HIDDEN = argparse.SUPPRESS
 
@@ -37,6 +40,8 @@ MAIN_KEYS = {
     "eval": "eval.batch_size",
     "augment": "augment.policy",
 }
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 _DEVICES = {name.lower(): name for name in ("auto", "CPU", "GPU", "Ascend")}
 
@@ -110,7 +115,7 @@ def run_config_parser(prog: str, description: str, shown: Iterable[str], options
     parser.add_argument(
         "--print_config", action="store_true", help="Print the resolved configuration as YAML, and do nothing else."
     )
-    add_log_level(parser)
+    add_common_options(parser)
     if options is not None:
         parser.add_dataclass(options)
     parser.add_dataclass(RunConfig)
@@ -134,8 +139,10 @@ def print_if_asked(argv: Sequence[str], config: RunConfig) -> None:
         raise SystemExit(0)
 
 
-def add_log_level(parser: argparse.ArgumentParser) -> None:
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """The options that every command with a `ConfigParser` has."""
     parser.add_argument("--log_level", choices=LOG_LEVELS, default="info", help="Least important messages to show.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
 
 def parse(parser: ConfigParser, argv: Sequence[str], shown: Iterable[str], reason: str = "") -> dict[str, Any]:
@@ -156,6 +163,66 @@ def parse(parser: ConfigParser, argv: Sequence[str], shown: Iterable[str], reaso
 def unknown_command(name: str, commands: Iterable[str]) -> ConfigError:
     commands = list(commands)
     return ConfigError(f"unknown command {name!r}{did_you_mean(name, commands)}; commands: {', '.join(commands)}")
+
+
+class PlainParser(argparse.ArgumentParser):
+    """An argparse parser with --debug, whose refusals are ConfigErrors; for commands without a run configuration."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(reworded(message, self)) from None
+
+
+def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
+    """Runs `command` on `argv` and returns the exit code: the one place where errors become messages.
+
+    2 after a user's mistake and 1 after a bug, each with a message on standard error and, if --debug is in `argv`, the
+    traceback before it; 130 after Ctrl-C, 141 if the reader of the output went away, else what `command` returned.
+    """
+    argv = list(argv)
+    try:
+        try:
+            code = command(argv) or 0
+        except SystemExit as done:  # --help, --version and --print_config
+            code = done.code if isinstance(done.code, int) else 0
+        sys.stdout.flush()  # here, where a reader that went away is noticed
+        return code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if "--debug" in argv:
+            traceback.print_exc()
+        message = _of_user(error)
+        print(f"error: {message}" if message else _of_bug(error, "--debug" in argv), file=sys.stderr)
+        return 2 if message else 1
+
+
+def _of_user(error: Exception) -> str | None:
+    """The message of an error that a user can mend; None for a bug."""
+    if isinstance(error, DVTError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name == "mindspore":
+        return "this command needs MindSpore: pip install 'dvt-mindspore[train]'"
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return f"{error.filename or 'a file'} cannot be written: {error.strerror}; free some space, then run this again"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be used: {error.strerror}; give another path, or change its permissions"
+    return None
+
+
+def _of_bug(error: Exception, traceback_shown: bool) -> str:
+    where = "the traceback is above" if traceback_shown else "run the same command with --debug for the traceback"
+    return (
+        f"internal error: {type(error).__name__}: {error}\nThis is a bug in dvt, not a mistake of yours: {where}. "
+        "Please report it with the command and that traceback."
+    )
 
 
 class _ProgressSafeHandler(logging.StreamHandler):

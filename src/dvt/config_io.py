@@ -4,6 +4,7 @@ Unknown keys are refused with the nearest valid one, values of the wrong type wi
 Types, merging and help texts are jsonargparse's work; this module words its refusals.
 """
 
+import argparse
 import difflib
 import re
 import types
@@ -33,7 +34,7 @@ class ConfigParser(ArgumentParser):
         self.hints.update(key_hints(cls))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ConfigError(_reworded(message, self.hints)) from None
+        raise ConfigError(reworded(message, self, self.hints)) from None
 
 
 def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -249,8 +250,11 @@ def _refuse_null(key: str, hint: Any, source: str = "") -> None:
         raise ConfigError(f"{source}{key} is null; it must be {describe_type(hint)}")
 
 
-def _reworded(message: str, hints: Mapping[str, Any]) -> str:
-    """jsonargparse's message for a wrong value, as one sentence; other messages on one line."""
+def reworded(message: str, parser: argparse.ArgumentParser, hints: Mapping[str, Any] | None = None) -> str:
+    """What `parser` says of a wrong argument, as one sentence; `hints` are the types of its dataclass keys."""
+    hints = hints or {}
+    options = {option.lstrip("-") for action in parser._actions for option in action.option_strings}
+    positional = {action.dest: action.metavar or action.dest for action in parser._actions if not action.option_strings}
     key = re.search(r'Parser key "([^"]+)"', message)
     value = re.search(r"Given value: (.*)", message) or re.search(r"Got value: (.*)", message)
     if key and value and key[1] in hints:
@@ -258,12 +262,15 @@ def _reworded(message: str, hints: Mapping[str, Any]) -> str:
     unknown = re.match(r"unrecognized arguments: (\S+)", message)
     if unknown and unknown[1].startswith("-"):
         option = unknown[1].lstrip("-").partition("=")[0]
-        return f"unknown option --{option}{did_you_mean(option, hints, '--')}"
+        return f"unknown option --{option}{did_you_mean(option, hints or sorted(options), '--')}"
     if unknown:
         return f"unexpected argument {unknown[1]!r}; options begin with --"
-    missing = re.search(r'Key "([^"]+)" is required', message) or re.search(r"arguments are required: (\S+)", message)
+    missing = re.search(r'Key "([^"]+)" is required', message) or re.search(r"arguments are required: (.+)", message)
     if missing:
-        return f"--{missing[1].lstrip('-')} is required"
+        names = [positional.get(name, name) for name in missing[1].split(", ")]
+        names = [name if name in positional.values() or name.startswith("-") else f"--{name}" for name in names]
+        verb = "is" if len(names) == 1 else "are"
+        return f"{' and '.join(names)} {verb} required; `{parser.prog} --help` shows how to call it"
     return " ".join(message.split())
 
 

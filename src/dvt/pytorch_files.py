@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from dvt.checkpoint import read_checkpoint, replacing, save_checkpoint
+from dvt.cli_support import PlainParser, run_command
 from dvt.convert import from_reference, recognise, reference_shapes, strip_module, to_reference
-from dvt.errors import CheckpointError, ConfigError, DVTError
+from dvt.errors import CheckpointError, ConfigError
 from dvt.variants import ModelConfig, list_models, model_config
 
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
@@ -249,28 +250,24 @@ def _check_target(source: Path, target: Path, force: bool) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "convert_checkpoint.py") -> int:
-    """The command: 0 when the file is written, 2 after a sentence on stderr, 130 after Ctrl-C."""
+    """The command; returns its exit code, 0 when the file is written."""
+    return run_command(lambda words: _run(words, prog), sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: list[str], prog: str) -> None:
     options = _parse(arguments, prog)
-    try:
-        if options.to_pytorch:
-            report = convert_to_pytorch(options.input, options.output, options.model, options.force)
-        else:
-            report = convert_from_pytorch(options.input, options.output, options.model, options.weights, options.force)
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    if options.to_pytorch:
+        report = convert_to_pytorch(options.input, options.output, options.model, options.force)
+    else:
+        report = convert_from_pytorch(options.input, options.output, options.model, options.weights, options.force)
     print("\n".join(report))
-    return 0
 
 
-def _parse(arguments: Sequence[str] | None, prog: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def _parse(arguments: Sequence[str], prog: str) -> argparse.Namespace:
+    parser = PlainParser(
         prog=prog,
         description="Converts a released PyTorch checkpoint of DVT to MindSpore, or back, with the results stored in "
         "it. The PyTorch file is only read, never executed. PyTorch comes from requirements-torch.txt.",
-        allow_abbrev=False,
     )
     parser.add_argument("input", metavar="IN", help="file to convert: .pth.tar, or .ckpt with --to-pytorch")
     parser.add_argument("output", metavar="OUT", help="file to write: .ckpt, or .pth.tar with --to-pytorch")

@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvt.cli import parse_train
-from dvt.cli_support import set_up_logging
+from dvt.cli_support import run_command, set_up_logging
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
 from dvt.cluster.known_errors import REGISTERED_TWICE
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.config import RunConfig
-from dvt.errors import ConfigError, DeviceError, DVTError
+from dvt.errors import ConfigError, DeviceError
 from dvt.training.folder import RunFolder
 
 ATTEMPTS = 3  # to start
@@ -35,20 +35,18 @@ log = logging.getLogger("dvt.cluster.launch")  # run with -m, __name__ is anothe
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one job from its checks to its end and returns the exit code."""
     set_up_logging()
-    try:
-        device_num, train_arguments = _parse(sys.argv[1:] if argv is None else argv)
-        config = parse_train(train_arguments, "train.py")
-        counts = preflight.count_devices()
-        config.device_target = _resolve(config.device_target, counts)
-        placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))
-        environment = worker_environment(placement, config.device_target, Path(sys.executable))
-        preflight.check(placement, config, counts, environment["PATH"])
-        RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as done:  # --help and --print_config
-        return done.code if isinstance(done.code, int) else 0
+    return run_command(_launch, sys.argv[1:] if argv is None else argv)
+
+
+def _launch(argv: list[str]) -> int:
+    device_num, train_arguments = _parse(argv)
+    config = parse_train(train_arguments, "train.py")
+    counts = preflight.count_devices()
+    config.device_target = _resolve(config.device_target, counts)
+    placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))
+    environment = worker_environment(placement, config.device_target, Path(sys.executable))
+    preflight.check(placement, config, counts, environment["PATH"])
+    RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
     _log_start(placement, config)
     command = [*train_command(), *train_arguments, f"--device_target={config.device_target}"]
     return run(command, placement, Path(config.output), environment)

@@ -4,12 +4,10 @@ Files are written into a hidden folder, read back and compared, and only then mo
 makes them count comes last. Whatever ends the work before leaves nothing that looks whole.
 """
 
-import argparse
 import io
 import json
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from dvt.cli_support import PlainParser, run_command
 from dvt.data.image_folder import PARTS, check_layout, check_same_classes, list_classes, list_images
 from dvt.data.records import (
     FORMAT,
@@ -27,7 +26,7 @@ from dvt.data.records import (
     metadata_file,
     record_file_name,
 )
-from dvt.errors import ConfigError, DataError, DVTError
+from dvt.errors import ConfigError, DataError
 
 IMAGES_AT_ONCE = 128
 MAX_SHARDS = 1000
@@ -39,7 +38,11 @@ DEFAULT_SHARDS = 8
 
 def main(arguments: Sequence[str], prog: str | None = None) -> int:
     """The command: parses, writes, and returns the exit code."""
-    parser = argparse.ArgumentParser(
+    return run_command(lambda words: _run(words, prog), arguments)
+
+
+def _run(arguments: list[str], prog: str | None) -> None:
+    parser = PlainParser(
         prog=prog, description="Make MindRecord files of an image folder, to be given as data.path in its place."
     )
     parser.add_argument("data_path", type=Path, help="folder that holds train/CLASS/* and val/CLASS/*")
@@ -47,17 +50,9 @@ def main(arguments: Sequence[str], prog: str | None = None) -> int:
     parser.add_argument("--shards", type=int, default=DEFAULT_SHARDS, help="files per part (%(default)s)")
     parser.add_argument("--part", default=",".join(PARTS), help="parts to write, separated by commas (%(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        counts = write_records(options.data_path, options.output, options.shards, options.part.split(","))
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; nothing unfinished was left behind", file=sys.stderr)
-        return 130
+    counts = write_records(options.data_path, options.output, options.shards, options.part.split(","))
     for part, count in counts.items():
         print(f"{part}: {count:,} images in {options.output}")
-    return 0
 
 
 def write_records(

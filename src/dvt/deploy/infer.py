@@ -6,7 +6,6 @@ DATA_PATH is one image, a folder of images, or a folder of class folders (also b
 compared with the predictions. The runners need neither MindSpore nor the training modules.
 """
 
-import argparse
 import contextlib
 import csv
 import sys
@@ -18,16 +17,17 @@ import numpy as np
 from tqdm import tqdm
 
 from dvt.adaptive import Predictions
+from dvt.cli_support import PlainParser, run_command
 from dvt.data.image_folder import EXTENSIONS, list_classes, list_images
 from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS
 from dvt.deploy.cascade import Cascade
-from dvt.errors import BundleError, ConfigError, DataError, DVTError
+from dvt.errors import BundleError, ConfigError, DataError
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int:
-    """Runs the command; returns its exit code. Raises DVTError."""
-    parser = argparse.ArgumentParser(prog=prog, description="Classify images with an exported bundle.")
+    """Runs the command; returns its exit code. Raises DVTError for `dvt.cli_support.run_command`."""
+    parser = PlainParser(prog=prog, description="Classify images with an exported bundle.")
     parser.add_argument("bundle", help="folder that export.py wrote")
     parser.add_argument("data_path", help="an image, a folder of images, or a folder of class folders")
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime")
@@ -111,6 +111,8 @@ def _write(rows: list[tuple], output: Path | None) -> None:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(("file", "label", "class", "confidence", "exit"))
             writer.writerows((*row[:3], f"{row[3]:.4f}", row[4]) for row in rows)
+    except BrokenPipeError:
+        raise  # the reader went away, as `| head` does: no matter of files
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from error
 
@@ -131,8 +133,4 @@ def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(prog="infer"))
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run_command(lambda words: main(words, "infer"), sys.argv[1:]))

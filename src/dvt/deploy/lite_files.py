@@ -3,15 +3,15 @@
 `python -m dvt.deploy.lite_files BUNDLE TARGET` registers what scripts/run_lite_convert.sh has converted.
 """
 
-import argparse
 import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dvt.cli_support import PlainParser, run_command
 from dvt.deploy.manifest import CONVERTED, GraphSet, describe_file, read_manifest, write_manifest
-from dvt.errors import BundleError, DVTError
+from dvt.errors import BundleError
 
 TARGETS = {"cpu": ("ONNX", "{stem}.ms"), "ascend": ("MINDIR", "{stem}_ascend.mindir")}
 """By target: the format that is converted, and the names of the results."""
@@ -60,17 +60,16 @@ def register(folder: str | os.PathLike, target: str) -> GraphSet:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="lite_files", description="Register files converted for MindSpore Lite.")
+    return run_command(_run, sys.argv[1:] if arguments is None else arguments)
+
+
+def _run(arguments: list[str]) -> None:
+    parser = PlainParser(prog="lite_files", description="Register files converted for MindSpore Lite.")
     parser.add_argument("bundle", help="folder that export.py wrote")
     parser.add_argument("target", choices=TARGETS)
     options = parser.parse_args(arguments)
-    try:
-        converted = register(options.bundle, options.target)
-    except DVTError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    converted = register(options.bundle, options.target)
     print(f"registered {', '.join(entry.file for entry in converted.exits)} in {options.bundle}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,231 @@
+"""What a clumsy user sees: one message with what was given and what to do, exit code 2, and no traceback."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from dvt import cli
+from dvt.cli_support import run_command
+from dvt.cluster.launch import main as launch
+from dvt.data.record_writer import main as make_mindrecord
+from dvt.deploy.lite_files import main as lite_files
+from dvt.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+NOBODY = 65534
+
+Main = Callable[[list[str]], int]
+
+
+@pytest.fixture
+def clumsy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with files of the wrong kind."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("folder", "images", "bundle"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "bundle" / "manifest.json").write_text("{}")
+    (tmp_path / "empty.ckpt").touch()
+    for name in ("text", "text.ckpt", "text.npz", "text.yaml", "text.pth"):
+        (tmp_path / name).write_text("some notes: [")
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], main: Main, arguments: str) -> str:
+    """The message of a call that must be refused; nothing but it may be printed."""
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: "), captured.err
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
+
+
+# Arguments; what was given, as the message names it; what to do.
+COMMANDS = [
+    ("trian", "'trian'", "did you mean 'train'?"),
+    ("train --model.name dvt_deit_smal", "'dvt_deit_smal'", "Did you mean 'dvt_deit_small'?"),
+    ("train --data.dataset fashion", "'fashion'", "it must be one of image_folder, cifar10"),
+    ("train --data.path images --output run", "images has no folder train/", "images belong in train/CLASS/"),
+    ("train --resume --output run", "run/state.ckpt", "leave --resume out to start afresh"),
+    ("train --config folder", "configuration file folder", "Is a directory"),
+    ("train --config text.yaml", "text.yaml, line 1", "is not valid YAML"),
+    ("train --config txt.yaml", "txt.yaml", "did you mean text.yaml?"),
+    ("train --output text --data.path images", "output folder text", "cannot write"),
+    ("train --output text/run --data.path images", "output folder text/run", "Not a directory"),
+    ("eval", "--checkpoint is required", "`dvt eval --help`"),
+    ("eval --checkpoint folder", "folder is a folder", "There is no .ckpt file in folder"),
+    ("eval --checkpoint non.ckpt", "non.ckpt", "empty.ckpt, text.ckpt"),
+    ("eval --checkpoint text", "text is not a checkpoint", "those end in .ckpt"),
+    ("eval --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("eval --checkpoint empty.ckpt", "empty.ckpt is empty", "copy or save it again"),
+    ("export", "--checkpoint is required", "`dvt export --help`"),
+    ("export --checkpoint text.ckpt --format ONX", "'ONX'", "choose from MINDIR, ONNX"),
+    ("export --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("predict", "IMAGE_OR_FOLDER is required", "`dvt predict --help`"),
+    ("predict images", "the folder images holds no images", "files must end in .jpg"),
+    ("predict text --topp 3", "--topp", "did you mean '--top'?"),
+    ("predict text --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("thresholds folder", "folder/predictions.npz", "`dvt eval` writes"),
+    ("thresholds text.npz", "text.npz is not a predictions file", "or only part of one"),
+    ("report non.ckpt --output report", "non.ckpt", "Checkpoints in ."),
+    ("info dvt_deit_smal", "'dvt_deit_smal'", "Did you mean"),
+    ("infer", "bundle and data_path are required", "`dvt infer --help`"),
+    ("infer folder images", "folder is not a bundle", "make one with export.py"),
+    ("infer text images", "text", "Not a directory"),
+    ("infer bundle images", "bundle/manifest.json", "Export the checkpoint again"),
+    ("infer bundle images --batch-size 3", "--batch-size", "did you mean '--batch_size'?"),
+    ("infer bundle images --batch_size x", "'x'", "int"),
+    ("infer bundle images --backend onx", "'onx'", "choose from"),
+    ("convert", "IN and OUT are required", "`dvt convert --help`"),
+    ("convert non.pth out.ckpt", "non.pth", "there is no"),
+    ("convert text.ckpt out.pth.tar --to-pytorch", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("convert a b --to-pytorch --weights k", "--weights is for PyTorch files", "one set of weights"),
+]
+
+SCRIPTS = [
+    (make_mindrecord, "", "data_path and output are required", "--help` shows how to call it"),
+    (make_mindrecord, "nowhere out", "nowhere is not a folder", "give the one that holds train/CLASS/"),
+    (make_mindrecord, "images out --shards x", "'x'", "int"),
+    (make_mindrecord, "images out --shard 3", "--shard", "did you mean '--shards'?"),
+    (make_mindrecord, "images out --part trian", "'trian'", "there are train, val"),
+    (lite_files, "folder cpu", "folder is not a bundle", "make one with export.py"),
+    (lite_files, "folder gpu", "'gpu'", "choose from"),
+    (launch, "--device_num x", "DEVICE_NUM", "x"),
+    (launch, "--device_num 2 -- --train.epoch 3", "--train.epoch", "did you mean '--train.epochs'?"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "given", "to_do"), COMMANDS)
+def test_commands_say_what_was_given_and_what_to_do(
+    arguments: str, given: str, to_do: str, clumsy: Path, capsys: pytest.CaptureFixture[str]
+):
+    message = refused(capsys, cli.main, arguments)
+    assert given in message
+    assert to_do in message
+
+
+@pytest.mark.parametrize(("main", "arguments", "given", "to_do"), SCRIPTS)
+def test_scripts_say_what_was_given_and_what_to_do(
+    main: Main, arguments: str, given: str, to_do: str, clumsy: Path, capsys: pytest.CaptureFixture[str]
+):
+    message = refused(capsys, main, arguments)
+    assert given in message
+    assert to_do in message
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """As a user whom file permissions bind; root they do not."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize(
+    "arguments", ["eval --checkpoint text.ckpt", "train --config text.yaml", "thresholds text.npz"]
+)
+def test_unreadable_files_are_named(arguments: str, clumsy: Path, capsys: pytest.CaptureFixture[str]):
+    import mindspore  # noqa: F401  the other user may not read where it is installed
+
+    import dvt.budgets
+    import dvt.checkpoint  # noqa: F401
+
+    path = arguments.split()[-1]
+    for folder in (clumsy, *clumsy.parents[:2]):  # pytest's are for their owner alone
+        folder.chmod(0o755)
+    Path(path).chmod(0)
+    with unprivileged():
+        message = refused(capsys, cli.main, arguments)
+    assert path in message
+    assert "Permission denied" in message
+
+
+def test_debug_shows_the_traceback_of_a_mistake(clumsy: Path, capsys: pytest.CaptureFixture[str]):
+    for arguments in ("eval --checkpoint folder --debug", "infer folder images --debug", "predict images --debug"):
+        assert cli.main(arguments.split()) == 2
+        text = capsys.readouterr().err
+        assert "Traceback (most recent call last):" in text
+        assert text.splitlines()[-1].startswith("error: ")
+
+
+def test_a_bug_says_so_and_where_its_traceback_is(capsys: pytest.CaptureFixture[str]):
+    def command(argv: list[str]) -> int:
+        return 1 // len(argv[1:])
+
+    assert run_command(command, ["x"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("internal error: ZeroDivisionError: ")
+    assert "bug in dvt" in text
+    assert "--debug" in text
+    assert "Traceback" not in text
+
+    def debugged(argv: list[str]) -> int:
+        raise IndexError("no such exit")
+
+    assert run_command(debugged, ["--debug"]) == 1
+    text = capsys.readouterr().err
+    assert "Traceback" in text
+    assert "internal error: IndexError: no such exit\n" in text
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "free some space"), (errno.EACCES, "give another path"), (errno.EROFS, "path")]
+)
+def test_errors_of_the_file_system_are_no_bugs(number: int, words: str, capsys: pytest.CaptureFixture[str]):
+    def command(argv: list[str]) -> None:
+        raise OSError(number, os.strerror(number), "/some/file")
+
+    assert run_command(command, []) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: /some/file cannot be ")
+    assert os.strerror(number) in text
+    assert words in text
+
+
+def test_exit_codes_and_messages_of_commands_are_kept(capsys: pytest.CaptureFixture[str]):
+    def refuse(argv: list[str]) -> None:
+        raise ConfigError("x is 3; it must be 4")
+
+    assert run_command(lambda argv: None, []) == 0
+    assert run_command(lambda argv: 7, []) == 7
+    assert run_command(refuse, []) == 2
+    assert capsys.readouterr().err == "error: x is 3; it must be 4\n"
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly():
+    command = f"set -o pipefail; '{sys.executable}' -m dvt.deploy.infer --help | true; echo ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stderr == ""
+    assert done.stdout in ("141\n", "0\n")  # 0 where all was written before the reader went
+    command = f"'{sys.executable}' {ROOT / 'train.py'} --print_config > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "free some space" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_with_130(tmp_path: Path):
+    """Not earlier: while Python and MindSpore start, an interrupt may also end the process in other ways."""
+    checkpoint = ROOT / "checkpoints" / "quickstart.ckpt"
+    command = [sys.executable, ROOT / "eval.py", "--checkpoint", checkpoint, "--output", tmp_path]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(4)
+    process.send_signal(signal.SIGINT)
+    _, text = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in text
