@@ -79,7 +79,10 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     path = Path(path)
     _check_readable(path)
     complete = _check_crc(path)
-    _check_content(path)
+    try:
+        _check_content(path)
+    except UnicodeDecodeError as error:  # protobuf decodes names when they are read
+        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
     try:
         entries = ms.load_checkpoint(str(path))
     except (ValueError, TypeError, RuntimeError) as error:
