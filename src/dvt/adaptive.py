@@ -71,6 +71,17 @@ def run_cascade(
     return Predictions(probabilities.argmax(axis=1), probabilities, confidence, exit_index)
 
 
+def run_all(run_exit: RunExit, images: np.ndarray, num_exits: int, num_classes: int) -> np.ndarray:
+    """Every exit on every one of the checked images (B, I, S, S) -> probabilities (K, B, classes)."""
+    if len(images) == 0:
+        return np.zeros((num_exits, 0, num_classes), np.float32)
+    results, handed_on = [], {}
+    for index in range(num_exits):
+        probabilities, handed_on = run_exit(index, images, handed_on)
+        results.append(probabilities)
+    return np.stack(results)
+
+
 def leaving(
     exit_index: int, probabilities: np.ndarray, thresholds: np.ndarray, rule: ExitRule = CONFIDENCE
 ) -> np.ndarray:

@@ -6,6 +6,7 @@ MindSpore is imported only where a file or a model is touched, so that `dvt.conv
 """
 
 import json
+import math
 import os
 import shutil
 import stat
@@ -32,7 +33,10 @@ METADATA_KEY = "dvt_metadata"
 _CRC_MARK = b"crc_num"  # what MindSpore's crc_check=True writes in front of the checksum
 _CRC_BYTES = 10
 _CHUNK = 1 << 22
+_NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one; if it was copied, copy it again"
 _SHOWN = 3  # names per kind in an error
+_ITEM_BYTES = {f"{kind}{bits}": bits // 8 for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)}
+_ITEM_BYTES |= {"BFloat16": 2, "Bool": 1}
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,13 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     _check_readable(path)
     complete = _check_crc(path)
     try:
+        _check_content(path)
+    except UnicodeDecodeError as error:  # protobuf decodes names when they are read
+        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
+    try:
         entries = ms.load_checkpoint(str(path))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is not a MindSpore checkpoint, or only the start of one; if it was copied, copy it again"
-        ) from error
+        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
     text = entries.pop(METADATA_KEY, None)
     if not isinstance(text, str):
         raise CheckpointError(
@@ -96,6 +102,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         model = ModelConfig.from_dict(metadata["model"])
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
+    foreign = [name for name, value in entries.items() if not isinstance(value, ms.Tensor)]
+    if foreign:
+        raise CheckpointError(f"{path} holds entries that are no tensors: {listing(foreign)}; save it again")
     return Checkpoint({name: value.asnumpy() for name, value in entries.items()}, metadata, model)
 
 
@@ -116,9 +125,12 @@ def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: st
 
 def load_model(path: str | os.PathLike) -> tuple["nn.Cell", Checkpoint]:
     """Builds the model that `path` describes, with its weights. Raises CheckpointError as `read_checkpoint` does."""
+    from dvt.convert import parameter_shapes
     from dvt.models.cascade import build_from_config
 
     checkpoint = read_checkpoint(path)
+    # Before building: a few bytes of configuration must not make a model of any size.
+    check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, str(path))
     model = build_from_config(checkpoint.model)
     load_weights(model, checkpoint.weights, source=str(path))
     return model, checkpoint
@@ -144,7 +156,9 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, n
     no_floats = [name for name in common if np.asarray(weights[name]).dtype.kind != "f"]
     if no_floats:
         faults.append(f"{len(no_floats)} not floating-point ({listing(no_floats)})")
-    broken = [name for name in common if name not in no_floats and not np.isfinite(weights[name]).all()]
+    # Only where the shape is right: a few bytes in a file can claim an array of any size.
+    numbers = [name for name in common if name not in no_floats and np.shape(weights[name]) == tuple(shapes[name])]
+    broken = [name for name in numbers if not np.isfinite(weights[name]).all()]
     if broken:
         faults.append(f"{len(broken)} with NaN or infinity ({listing(broken)})")
     if faults:
@@ -225,7 +239,7 @@ def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
     try:
         metadata = json.loads(text)
         version = metadata["format"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({_reason(error)})") from error
     if not isinstance(version, int) or version < 1:
         raise CheckpointError(f"{path} has the unknown format {version!r}; this version reads format {FORMAT}")
@@ -284,6 +298,45 @@ def _check_crc(path: Path) -> bool:
     if crc != expected:
         raise CheckpointError(f"{path} is damaged: its content does not match the checksum at its end; copy it again")
     return True
+
+
+def _check_content(path: Path) -> None:
+    """Raises CheckpointError for what MindSpore's own reader would take on trust: tensors with another number of bytes
+    than their shape crash it or are filled up with whatever lies in memory, and texts that are none crash Python."""
+    from google.protobuf.message import DecodeError
+    from mindspore.train.checkpoint_pb2 import Checkpoint as Message
+
+    content = path.read_bytes()
+    if content[-len(_CRC_MARK) - _CRC_BYTES :].startswith(_CRC_MARK):
+        content = content[: -len(_CRC_MARK) - _CRC_BYTES]
+    try:
+        entries = Message.FromString(content).value
+    except DecodeError as error:
+        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
+    held: dict[str, int] = {}
+    wanted: dict[str, int] = {}
+    wrong = []
+    for entry in entries:  # large tensors come in several entries of one name
+        tensor = entry.tensor
+        if tensor.tensor_type in _ITEM_BYTES and min(tensor.dims, default=0) >= 0:
+            dims = [] if list(tensor.dims) == [0] else tensor.dims
+            held[entry.tag] = held.get(entry.tag, 0) + len(tensor.tensor_content)
+            wanted[entry.tag] = math.prod(dims) * _ITEM_BYTES[tensor.tensor_type]
+        elif tensor.tensor_type != "str" or not _is_text(tensor.tensor_content):
+            wrong.append(entry.tag)
+    wrong += [name for name in held if held[name] != wanted[name]]
+    if wrong:
+        raise CheckpointError(
+            f"{path} is damaged, or only the start of a file: the bytes of {listing(map(repr, wrong))} do not fit type "
+            "and shape; save or copy it again"
+        )
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        return bool(content.decode("utf-32"))
+    except UnicodeDecodeError:
+        return False
 
 
 def _reason(error: Exception) -> str:

@@ -7,10 +7,22 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dvt.errors import ConfigError
+from dvt.value_checks import check_values
 from dvt.variants import ModelConfig, model_config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SMALLEST_STD = 1e-6  # pixels are divided by it in float32
+
+# More is a slip of the pen: tables and batches of this size fit no machine.
+LARGEST = {
+    **dict.fromkeys(("epochs", "cooldown_epochs"), 100_000),
+    **dict.fromkeys(("batch_size", "accumulation_steps"), 2**20),
+    **dict.fromkeys(("resize_size", "canvas_size", "eval_resize_size", "item_sizes"), 2**14),
+    "workers": 1024,
+    "seed": 2**63 - 1,
+}
 
 DatasetName = Literal["image_folder", "cifar10", "cifar100", "fashion_mnist", "fashion_mnist_scale"]
 DeviceTarget = Literal["auto", "CPU", "GPU", "Ascend"]
@@ -56,6 +68,9 @@ class ModelSection:
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
     init_std: float | None = None
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "model.")
 
     @property
     def input_size(self) -> int:
@@ -116,12 +131,15 @@ class DataSection:
     worker_type: Literal["auto", "process", "thread"] = "auto"
 
     def __post_init__(self) -> None:
+        check_values(vars(self), "data.", LARGEST)
         for key in ("train_images", "val_images", "calibration_images", "resize_size", "canvas_size", "workers"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key} is {value}; it must be at least 1")
-        if self.std is not None and any(not s > 0 for s in self.std):
-            raise ConfigError(f"data.std is {self.std}; every entry must be above 0")
+        if self.item_sizes is not None and min(self.item_sizes) < 1:
+            raise ConfigError(f"data.item_sizes is {self.item_sizes}; every entry must be at least 1")
+        if self.std is not None and any(not s >= SMALLEST_STD for s in self.std):
+            raise ConfigError(f"data.std is {self.std}; every entry must be above 0, at least {SMALLEST_STD:g}")
 
 
 @dataclass
@@ -143,6 +161,7 @@ class AugmentSection:
     cutmix: float = 0.0
 
     def __post_init__(self) -> None:
+        check_values(vars(self), "augment.")
         if not 0 <= self.erasing <= 1:
             raise ConfigError(f"augment.erasing is {self.erasing}; it must be a share between 0 and 1")
         for key in ("mixup", "cutmix"):
@@ -222,6 +241,7 @@ class TrainSection:
     dataset_sink_mode: bool = False
 
     def __post_init__(self) -> None:
+        check_values(vars(self), "train.", LARGEST)
         for key in (
             "epochs",
             "batch_size",
@@ -297,6 +317,7 @@ class EvalSection:
     store: bool = False
 
     def __post_init__(self) -> None:
+        check_values(vars(self), "eval.", LARGEST)
         for key in ("batch_size", "throughput_images"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"eval.{key} is {getattr(self, key)}; it must be at least 1")
@@ -341,3 +362,8 @@ class RunConfig:
     deterministic: bool = False
     jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
     profile: bool = False
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), largest=LARGEST)
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must not be negative")

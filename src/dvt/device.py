@@ -8,6 +8,7 @@ What the ranks exchange outside of the compiled step are small float32 arrays, t
 import itertools
 import os
 import platform
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ NEEDS = {
     "exists, and CUDA's lib64 in LD_LIBRARY_PATH",
     "CPU": "nothing beyond MindSpore itself",
 }
+
+GRAPH_LOCK = threading.Lock()
+"""Held while a thread compiles or runs a MindSpore graph: two at a time crash the process (MindSpore 2.10, CPU)."""
 
 _LAST_MESSAGE_SECONDS = 1.0
 

@@ -18,11 +18,13 @@ from dvt.adaptive import (
     Predictions,
     check_batch_sizes,
     check_images,
+    run_all,
     run_cascade,
     run_in_batches,
 )
+from dvt.device import GRAPH_LOCK
 from dvt.early_exit import check_thresholds
-from dvt.errors import ConfigError
+from dvt.errors import ConfigError, DataError
 from dvt.exit_rules import CONFIDENCE, ExitRule
 from dvt.gathering import Timing, run_gathered
 
@@ -41,6 +43,9 @@ class AdaptiveClassifier:
     images that an exit does not settle wait until the next one has a full batch of them (throughput).
 
     The model is put into evaluation mode, and used with the weights that it has when it is called.
+
+    Several threads may share a classifier: exits run one after the other (`dvt.device.GRAPH_LOCK`), each of them on all
+    cores, while other threads prepare images.
 
     Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence is
     that close to a threshold may leave one exit earlier or later.
@@ -91,26 +96,29 @@ class AdaptiveClassifier:
                 of a DVT-DeiT-S, three times as much as for the one before.
             timing: Filled with the seconds spent in the exits and between them.
 
-        Raises as `predict` does.
+        Raises as `predict` does; the message names the batch, counted from 0.
         """
         thresholds = self._chosen(thresholds)
         sizes = self._gathered_sizes(self.batch_sizes[-1] if batch_size is None else check_batch_sizes([batch_size])[0])
         self._ready()
-        checked = map(self._checked, batches)
+
+        def checked() -> Iterator[np.ndarray]:
+            for number, images in enumerate(batches):
+                try:
+                    yield self._checked(images)
+                except DataError as error:
+                    raise DataError(f"batch {number}: {error}") from error
 
         def run_exit(index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]) -> tuple:
             return self._run_exit(index, images, handed_on, [sizes[index]])
 
-        return run_gathered(run_exit, checked, thresholds, self.config.num_classes, sizes, self.rule, timing)
+        return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule, timing)
 
     def all_exits(self, images: np.ndarray) -> np.ndarray:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
-        images, handed_on, results = self._checked(images), {}, []
+        images = self._checked(images)
         self._ready()
-        for index in range(self.config.num_exits):
-            probabilities, handed_on = self._run_exit(index, images, handed_on)
-            results.append(probabilities)
-        return np.stack(results)
+        return run_all(self._run_exit, images, self.config.num_exits, self.config.num_classes)
 
     def with_rule(self, rule: ExitRule) -> "AdaptiveClassifier":
         """The same classifier, compiled graphs included, with another exit rule. Raises ConfigError."""
@@ -165,7 +173,8 @@ class AdaptiveClassifier:
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             # Shares the memory of `inputs`, which nobody changes before the outputs are read.
             tensors = [Tensor.from_numpy(np.ascontiguousarray(part)) for part in inputs]
-            return [output.asnumpy() for output in stage(*tensors)]
+            with GRAPH_LOCK:
+                return [output.asnumpy() for output in stage(*tensors)]
 
         inputs = [images, *(handed_on[name] for name in stage.input_names[1:])]
         probabilities, *rest = run_in_batches(run, inputs, batch_sizes or self.batch_sizes)

@@ -48,6 +48,15 @@ class Outcomes:
         scores = {name: stacked_scores(ExitRule(name, scaled), probabilities) for name in RULES}
         return cls(probabilities.argmax(axis=2), np.asarray(labels), scores)
 
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """The images of all parts, in order."""
+        return cls(
+            np.concatenate([part.predicted for part in parts], axis=1),
+            np.concatenate([part.labels for part in parts]),
+            {name: np.concatenate([part.scores[name] for part in parts], axis=1) for name in parts[0].scores},
+        )
+
     @property
     def correct(self) -> np.ndarray:
         """(K, n) bool."""

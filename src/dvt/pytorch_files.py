@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import read_checkpoint, replacing, save_checkpoint
+from dvt.checkpoint import listing, read_checkpoint, replacing, save_checkpoint
 from dvt.cli_support import PlainParser, run_command
 from dvt.convert import from_reference, recognise, reference_shapes, strip_module, to_reference
 from dvt.errors import CheckpointError, ConfigError
@@ -25,6 +25,7 @@ from dvt.variants import ModelConfig, list_models, model_config
 
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
 WEIGHTS_KEY = "model_state_dict"
+MOST_RESULTS, MOST_NESTED = 100_000, 8  # numbers in one stored result, lists around them; released: 177 and 2
 MODEL_KEY = "dvt_model"  # our own entry, only for models that names and shapes do not tell
 
 
@@ -46,6 +47,7 @@ def convert_from_pytorch(
     sets = _weight_sets(content)
     key = _choose(source, sets, weights_key)
     tensors = strip_module(sets[key])
+    _check_tensors(source, tensors)
     shapes = {tensor: tuple(value.shape) for tensor, value in tensors.items()}
     config = _stored_config(source, content, name) or recognise(shapes, str(source), name)
     weights = from_reference(config, {tensor: _to_numpy(value) for tensor, value in tensors.items()}, str(source))
@@ -118,7 +120,9 @@ def read_weights(path: str | os.PathLike) -> TorchWeights:
     content = _read_torch_file(path)
     sets = _weight_sets(content)
     key = _choose(path, sets, None)
-    tensors = {name: _to_numpy(value) for name, value in strip_module(sets[key]).items()}
+    stripped = strip_module(sets[key])
+    _check_tensors(path, stripped)
+    tensors = {name: _to_numpy(value) for name, value in stripped.items()}
     return TorchWeights(key, tensors, _stored_config(path, content, None))
 
 
@@ -194,7 +198,10 @@ def _weight_sets(content: Any) -> dict[str, dict[str, Any]]:
     return {
         key: value
         for key, value in candidates.items()
-        if isinstance(value, dict) and value and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
+        if isinstance(key, str)
+        and isinstance(value, dict)
+        and value
+        and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
     }
 
 
@@ -207,19 +214,41 @@ def _choose(source: Path, sets: Mapping[str, Any], wanted: str | None) -> str:
     return next(key for key in (wanted, WEIGHTS_KEY, *averaged, "state_dict", "model", *sets) if key in sets)
 
 
+def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for tensors that claim more numbers than the file holds, or hold them in a special form:
+    made into arrays they would take any amount of memory."""
+    torch = _torch()
+    odd = [
+        name
+        for name, value in tensors.items()
+        if value.layout != torch.strided
+        or value.is_quantized
+        or value.device.type != "cpu"
+        or value.numel() * value.element_size() > value.untyped_storage().nbytes()
+    ]
+    if odd:
+        raise CheckpointError(
+            f"{path}: {listing(odd)} cannot be read; plain dense tensors are needed, each with all its numbers in the "
+            "file. Save the state dict again with torch.save"
+        )
+
+
 def _to_numpy(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach().to_dense() if tensor.is_sparse else tensor.detach()
+    tensor = tensor.detach()
     return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
 
 
-def _plain(key: str, value: Any) -> tuple[Any, Any]:
+def _plain(key: str, value: Any, depth: int = 0) -> tuple[Any, Any]:
     """(numbers and lists, what they were): None for what JSON keeps by itself, else a dtype or a list of such."""
+    size = value.numel() if _torch().is_tensor(value) else np.size(value) if isinstance(value, np.ndarray) else 0
+    if depth > MOST_NESTED or size > MOST_RESULTS:
+        raise CheckpointError(f"the stored {key} is no list of results: it is too large, or lists in lists in lists")
     if _torch().is_tensor(value):
         return value.tolist(), str(value.dtype)
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist(), f"numpy.{value.dtype}"
     if isinstance(value, list | tuple):
-        pairs = [_plain(key, item) for item in value]
+        pairs = [_plain(key, item, depth + 1) for item in value]
         kinds = [kind for _, kind in pairs]
         return [item for item, _ in pairs], kinds if any(kinds) else None
     if value is None or isinstance(value, bool | int | float | str):

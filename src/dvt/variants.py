@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from dvt.errors import ConfigError
+from dvt.value_checks import check_values
 
 # Released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code. What a row does not name is
 # the dataclass default below.
@@ -42,6 +43,23 @@ PERFORMER_FEATURES = 32  # random features m of the performer's kernel
 FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP
 FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
 RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
+
+# Far beyond any model of this family; more is a slip of the pen that no machine could hold.
+LARGEST = {
+    "embed_dim": 16384,
+    "depth": 512,
+    "num_heads": 1024,
+    "mlp_hidden": 65536,
+    "num_classes": 1_000_000,
+    "image_size": 4096,
+    "in_channels": 1024,
+}
+LARGEST_GRID = 256
+LARGEST_WEIGHTS = 10**10  # parameters of all blocks; float32 makes 40 GB of them
+LARGEST_RELATIONS = 2**31 - 1  # elements per image that an exit hands on, L*H*N*N
+LARGEST_RATE = 0.999  # of dropout and stochastic depth: what is kept is divided by 1 - rate
+NORM_EPS_RANGE = (1e-12, 1.0)
+LARGEST_INIT_STD = 10.0
 
 
 @dataclass(frozen=True)
@@ -77,9 +95,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.tokenizer not in ("patch", "t2t"):
             raise ConfigError(f"model.tokenizer is {self.tokenizer!r}; it must be 'patch' or 't2t'")
-        for key in ("embed_dim", "depth", "num_heads", "mlp_hidden", "num_classes", "image_size", "in_channels"):
+        for key, largest in LARGEST.items():
             _require_positive_int(key, getattr(self, key))
             _set(self, key, int(getattr(self, key)))
+            if getattr(self, key) > largest:
+                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at most {largest}")
         _set(self, "grid_sizes", _int_tuple("grid_sizes", self.grid_sizes))
         if self.embed_dim % self.num_heads:
             raise ConfigError(
@@ -93,19 +113,28 @@ class ModelConfig:
                 raise ConfigError(f"model.{key} is {getattr(self, key)!r}; it must be true or false")
         for key in ("norm_eps", "drop_path_rate", "dropout_rate", "init_std"):
             _require_number(key, getattr(self, key))
+            check_values({key: float(getattr(self, key))}, "model.")
         for key in ("drop_path_rate", "dropout_rate"):
             if not 0.0 <= getattr(self, key) < 1.0:
                 raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+            if getattr(self, key) > LARGEST_RATE:
+                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at most {LARGEST_RATE}")
         if not self.init_std > 0:
             raise ConfigError(f"model.init_std is {self.init_std}; it must be above 0")
+        if self.init_std > LARGEST_INIT_STD:
+            raise ConfigError(f"model.init_std is {self.init_std}; it must be at most {LARGEST_INIT_STD:g}")
         if not self.norm_eps > 0:
             raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must be above 0")
+        smallest, largest = NORM_EPS_RANGE
+        if not smallest <= self.norm_eps <= largest:
+            raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must lie between {smallest:g} and {largest:g}")
         if not self.grid_sizes:
             raise ConfigError("model.grid_sizes is empty; give one grid side per exit, such as [7, 10, 14]")
         if min(self.grid_sizes) < 1:
             raise ConfigError(f"model.grid_sizes is {list(self.grid_sizes)}; every grid side must be at least 1")
         if any(a >= b for a, b in zip(self.grid_sizes, self.grid_sizes[1:], strict=False)):
             raise ConfigError(f"model.grid_sizes {list(self.grid_sizes)} must rise from exit to exit: [7, 10, 14]")
+        self._check_size()
         self._check_resize_sides()
         if self.tokenizer == "t2t":
             self._check_soft_splits()
@@ -149,6 +178,24 @@ class ModelConfig:
             raise ConfigError(f"the model configuration lacks {', '.join(missing)}")
         return cls(**values)
 
+    def _check_size(self) -> None:
+        """Refuses what each key allows but all of them together make too large for any machine."""
+        if max(self.grid_sizes) > LARGEST_GRID:
+            raise ConfigError(f"model.grid_sizes is {list(self.grid_sizes)}; sides must be at most {LARGEST_GRID}")
+        weights = self.num_exits * self.depth * (4 * self.embed_dim**2 + 2 * self.embed_dim * self.mlp_hidden)
+        if weights > LARGEST_WEIGHTS:
+            raise ConfigError(
+                f"model.embed_dim {self.embed_dim}, model.depth {self.depth} and model.mlp_hidden {self.mlp_hidden} "
+                f"make {weights:,} weights; at most {LARGEST_WEIGHTS:,} can be built: lower one of them"
+            )
+        relations = self.depth * self.num_heads * self.num_tokens(self.num_exits - 1) ** 2
+        if relations > LARGEST_RELATIONS:
+            raise ConfigError(
+                f"model.grid_sizes {list(self.grid_sizes)}, model.depth {self.depth} and model.num_heads "
+                f"{self.num_heads} make {relations:,} attention logits per image; at most {LARGEST_RELATIONS:,} can be "
+                "computed: lower one of them"
+            )
+
     def _check_resize_sides(self) -> None:
         pairs = list(zip(self.grid_sizes, self.grid_sizes[1:], strict=False))
         if self.resize_sides is None:
@@ -162,6 +209,8 @@ class ModelConfig:
         for (source, _), side in zip(pairs, self.resize_sides, strict=True):
             if side < source:
                 raise ConfigError(f"model.resize_sides holds {side}, less than the {source} it upsamples from")
+            if side > 2 * LARGEST_GRID:
+                raise ConfigError(f"model.resize_sides holds {side}; sides must be at most {2 * LARGEST_GRID}")
 
     def _check_soft_splits(self) -> None:
         if self.soft_splits is None:
@@ -229,12 +278,14 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
     patch = -(-image_size // grid)
     excess = patch * grid - image_size
     if grid > image_size:
-        raise ConfigError(f"a {grid}x{grid} grid needs an image_size of at least {grid} pixels; it is {image_size}")
+        raise ConfigError(
+            f"model.grid_sizes: a {grid}x{grid} grid needs an image_size of at least {grid} pixels; it is {image_size}"
+        )
     if excess % 2:
         raise ConfigError(
-            f"a {grid}x{grid} grid cannot be cut from image_size {image_size}: patches of {patch} pixels cover "
-            f"{patch * grid}, and the {excess} extra pixels do not split evenly over both sides. Choose an image_size "
-            f"such as {patch * grid} or another grid"
+            f"model.grid_sizes: a {grid}x{grid} grid cannot be cut from image_size {image_size}: patches of {patch} "
+            f"pixels cover {patch * grid}, and the {excess} extra pixels do not split evenly over both sides. Choose "
+            f"an image_size such as {patch * grid} or another grid"
         )
     return patch, excess // 2
 

@@ -9,9 +9,11 @@ import pytest
 from mindspore import Tensor
 
 from dvt.errors import ConfigError
-from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Partial, run_all_exits
+from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.pictures import class_token_attention
+from dvt.exit_rules import RULES
 from dvt.models.cascade import build_model
+from dvt.outcomes import Outcomes
 
 SIZES = {"image_size": 12, "grid_sizes": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_hidden": 8}
 
@@ -46,27 +48,45 @@ def cell() -> AllExits:
     return AllExits(build_model("dvt_deit_small", num_classes=4, **SIZES))
 
 
+def assert_same(left: SplitOutputs, right: SplitOutputs) -> None:
+    arrays = left.to_arrays()
+    assert arrays.keys() == right.to_arrays().keys()
+    for name, value in right.to_arrays().items():
+        np.testing.assert_array_equal(arrays[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("temperatures", [None, (0.7, 1.5)])
+def test_what_is_kept_is_what_all_probabilities_say(cell: AllExits, temperatures: tuple[float, ...] | None):
+    """Kept batch by batch without probabilities, or worked out from all of them afterwards."""
+    everything = run_all_exits(cell, Pictures(), "val", 8, keep_probabilities=True)
+    kept = run_all_exits(cell, Pictures(), "val", 8, temperatures=temperatures)
+    assert kept.probabilities is None
+    expected = Outcomes.of(everything.probabilities, Pictures().labels, temperatures)
+    np.testing.assert_array_equal(kept.outcomes.predicted, expected.predicted)
+    np.testing.assert_array_equal(kept.outcomes.labels, expected.labels)
+    np.testing.assert_array_equal(kept.confidence, everything.probabilities.max(axis=2))
+    for rule in RULES:
+        np.testing.assert_array_equal(kept.outcomes.scores[rule], expected.scores[rule], err_msg=rule)
+
+
 def test_an_interrupted_run_goes_on(cell: AllExits, tmp_path: Path):
-    expected, labels = run_all_exits(cell, Pictures(), "val", 8)
-    assert expected.shape == (2, 30, 4)
+    expected = run_all_exits(cell, Pictures(), "val", 8, keep_probabilities=True)
+    assert expected.probabilities.shape == (2, 30, 4)
     partial = Partial(tmp_path, {"weights": "a"})
     with pytest.raises(KeyboardInterrupt):
-        run_all_exits(cell, Pictures(stop_after=2), "val", 8, partial)
+        run_all_exits(cell, Pictures(stop_after=2), "val", 8, partial, keep_probabilities=True)
     for stop_after, drawn in ((1, [16]), (None, [24])):
         pictures = Pictures(stop_after)
         again = Partial(tmp_path, {"weights": "a"})
         if stop_after:
             with pytest.raises(KeyboardInterrupt):
-                run_all_exits(cell, pictures, "val", 8, again)
+                run_all_exits(cell, pictures, "val", 8, again, keep_probabilities=True)
         else:
-            found, found_labels = run_all_exits(cell, pictures, "val", 8, again)
-            np.testing.assert_array_equal(found, expected)
-            np.testing.assert_array_equal(found_labels, labels)
+            found = run_all_exits(cell, pictures, "val", 8, again, keep_probabilities=True)
+            assert_same(found, expected)
         assert pictures.drawn == drawn
     complete = Pictures()
-    np.testing.assert_array_equal(
-        run_all_exits(cell, complete, "val", 8, Partial(tmp_path, {"weights": "a"}))[0], found
-    )
+    assert_same(run_all_exits(cell, complete, "val", 8, Partial(tmp_path, {"weights": "a"})), expected)
     assert complete.drawn == []
     again.remove()
     assert not (tmp_path / PARTIAL_FOLDER).exists()

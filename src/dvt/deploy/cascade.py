@@ -7,7 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
-from dvt.adaptive import HandedOn, Predictions, check_images, run_cascade, run_in_batches
+from dvt.adaptive import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS
 from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
@@ -97,11 +97,7 @@ class Cascade:
     def all_exits(self, images: np.ndarray) -> np.ndarray:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
         images = check_images(images, self._image_shape)
-        results, handed_on = [], {}
-        for index in range(len(self._exits)):
-            probabilities, handed_on = self.run_exit(index, images, handed_on)
-            results.append(probabilities)
-        return np.stack(results)
+        return run_all(self.run_exit, images, len(self._exits), self.manifest.model.num_classes)
 
     def run_exit(
         self, index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -40,10 +41,12 @@ class LiteBackend:
         except RuntimeError as error:
             raise BundleError(f"MindSpore Lite cannot run the files of {folder}: {error}") from error
         self._names = [[value.name for value in entry.inputs] for entry in graphs.exits]
+        self._lock = threading.Lock()
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """One exit on inputs in the manifest's order; its outputs in that order."""
-        return self._sessions.run(index, self._names[index], list(inputs))
+        with self._lock:  # one question at a time, or a thread reads another's answer
+            return self._sessions.run(index, self._names[index], list(inputs))
 
     def close(self) -> None:
         """Ends the worker, if there is one."""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from dvt.adaptive import check_batch_sizes
 from dvt.early_exit import ALWAYS, NEVER, check_thresholds
 from dvt.errors import BundleError, ConfigError
 from dvt.variants import ModelConfig
@@ -131,7 +132,7 @@ def manifest_from_dict(content: Mapping[str, Any], source: str = "the manifest")
             + ("Update the package" if newer else "Export the checkpoint again")
         )
     try:
-        return Manifest(
+        manifest = Manifest(
             model=ModelConfig.from_dict(content["model"]),
             class_names=content["class_names"],
             preprocessing=content["preprocessing"],
@@ -141,7 +142,9 @@ def manifest_from_dict(content: Mapping[str, Any], source: str = "the manifest")
             graphs={str(name): _graph_set(values) for name, values in content["graphs"].items()},
             versions=dict(content["versions"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_fit(manifest)
+        return manifest
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{source} is damaged: {what}. Export the checkpoint again") from error
 
@@ -157,7 +160,7 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         ) from None
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: {error}. Copy the bundle again, or export it again") from error
     return manifest_from_dict(content, str(path))
 
@@ -250,6 +253,37 @@ def named_settings(thresholds: Any, num_exits: int) -> dict[str, Setting]:
             raise ConfigError(f"thresholds {name!r}: {error}") from error
         settings[str(name)] = Setting(tuple(float(value) for value in np.clip(vector, ALWAYS, NEVER)))
     return settings
+
+
+def _check_fit(manifest: Manifest) -> None:
+    """Raises ValueError where parts of a manifest do not fit its model, which would be seen only when images come."""
+    model = manifest.model
+    if manifest.class_names is not None and not (
+        isinstance(manifest.class_names, list)
+        and len(manifest.class_names) == model.num_classes
+        and all(isinstance(name, str) for name in manifest.class_names)
+    ):
+        raise ValueError(f"class_names are not the names of {model.num_classes} classes")
+    if manifest.preprocessing is not None and not isinstance(manifest.preprocessing, Mapping):
+        raise ValueError("preprocessing is neither null nor keys with values")
+    costs = manifest.cumulative_gmacs
+    if len(costs) != model.num_exits or not all(0 <= cost < float("inf") for cost in costs):
+        raise ValueError(f"cumulative_gmacs {costs} are not the costs of {model.num_exits} exits")
+    check_batch_sizes(manifest.batch_sizes)
+    own = [graphs.thresholds for graphs in manifest.graphs.values() if graphs.thresholds is not None]
+    for name, setting in (pair for settings in (manifest.thresholds, *own) for pair in settings.items()):
+        try:
+            check_thresholds(setting.values, model.num_exits)
+        except ConfigError as error:
+            raise ValueError(f"thresholds {name!r}: {error}") from error
+    for name, graphs in manifest.graphs.items():
+        if len(graphs.exits) != model.num_exits:
+            raise ValueError(f"{name} has {len(graphs.exits)} files for {model.num_exits} exits")
+        for index, entry in enumerate(graphs.exits):
+            for found, expected in zip((entry.inputs, entry.outputs), exit_values(model, index), strict=True):
+                roles = sorted(value.role for value in found)
+                if roles != sorted(value.role for value in expected):
+                    raise ValueError(f"{entry.file} takes or returns {', '.join(roles) or 'nothing'}")
 
 
 def _settings(values: Mapping[str, Any]) -> dict[str, Setting]:

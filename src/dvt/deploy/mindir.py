@@ -9,6 +9,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from dvt.deploy.manifest import Value
+from dvt.device import GRAPH_LOCK
 from dvt.errors import DVTError
 from dvt.inference import Stage
 
@@ -84,9 +85,10 @@ def save(cell: nn.Cell, inputs: Sequence[Value], path: Path) -> None:
 
 
 def run_cell(cell: nn.Cell, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of a cell as arrays."""
-    outputs = cell(*[Tensor(value) for value in inputs])
-    return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else (outputs,))]
+    """Outputs of a cell as arrays; threads take turns."""
+    with GRAPH_LOCK:
+        outputs = cell(*[Tensor(value) for value in inputs])
+        return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else (outputs,))]
 
 
 def load_file(path: Path) -> nn.Cell:

@@ -8,6 +8,8 @@ import logging
 import os
 import shutil
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,11 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from tqdm import tqdm
 
+from dvt import early_exit
 from dvt.data import Splits
 from dvt.errors import ConfigError
+from dvt.exit_rules import RULES
+from dvt.outcomes import Outcomes
 
 SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way
 PARTIAL_FOLDER = ".evaluation"
@@ -36,6 +41,55 @@ class AllExits(nn.Cell):
         return ops.softmax(ops.stack(self.model(images)).astype(mstype.float32), axis=-1)
 
 
+@dataclass(frozen=True)
+class SplitOutputs:
+    """What is kept of the images of a split: some 20 bytes per image and exit, whatever the number of classes.
+
+    Attributes:
+        outcomes: Predicted and true classes and the scores of every exit rule.
+        confidence: (K, n) largest probability, at no temperature.
+        probabilities: (K, n, C), only where they were asked for: 12 KB per image for three exits and 1000 classes.
+    """
+
+    outcomes: Outcomes
+    confidence: np.ndarray
+    probabilities: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls, probabilities: np.ndarray, labels: np.ndarray, temperatures: Sequence[float] | None, keep: bool
+    ) -> "SplitOutputs":
+        """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
+        outcomes = Outcomes.of(probabilities, labels, temperatures)
+        predicted = outcomes.predicted.astype(np.int32)
+        outcomes = Outcomes(predicted, outcomes.labels, outcomes.scores)
+        return cls(outcomes, early_exit.confidence(probabilities), probabilities if keep else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
+        """The images of all parts, in order."""
+        probabilities = None
+        if parts[0].probabilities is not None:
+            probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
+        return cls(
+            Outcomes.joined([part.outcomes for part in parts]),
+            np.concatenate([part.confidence for part in parts], axis=1),
+            probabilities,
+        )
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """By name, as a file keeps them; `from_arrays` reads them back."""
+        arrays = {"predicted": self.outcomes.predicted, "labels": self.outcomes.labels, "largest": self.confidence}
+        arrays |= self.outcomes.scores
+        return arrays if self.probabilities is None else arrays | {"probabilities": self.probabilities}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "SplitOutputs":
+        """The inverse of `to_arrays`."""
+        outcomes = Outcomes(arrays["predicted"], arrays["labels"], {rule: arrays[rule] for rule in RULES})
+        return cls(outcomes, arrays["largest"], arrays.get("probabilities"))
+
+
 class Partial:
     """What an evaluation has done so far, kept in a folder until the evaluation is complete.
 
@@ -49,7 +103,7 @@ class Partial:
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder = folder / PARTIAL_FOLDER
-        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting: list[SplitOutputs] = []
         self._saved = time.monotonic()
         text = json.dumps(identity, sort_keys=True, default=str)
         note = self._folder / "identity.json"
@@ -61,29 +115,27 @@ class Partial:
         except OSError as error:
             raise ConfigError(f"cannot write to {self._folder}: {error.strerror or error}") from error
 
-    def load(self, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Probabilities (K, n', C) and labels (n',) of the images done before, in parts."""
-        probabilities, labels = [], []
+    def load(self, split: str) -> list[SplitOutputs]:
+        """What was kept of the images done before, in parts."""
+        parts = []
         for path in sorted(self._folder.glob(f"{split}_*.npz")):
-            with np.load(path) as stored:
-                probabilities.append(stored["probabilities"])
-                labels.append(stored["labels"])
-        return probabilities, labels
+            with np.load(path, allow_pickle=False) as stored:
+                parts.append(SplitOutputs.from_arrays({name: stored[name] for name in stored.files}))
+        return parts
 
-    def add(self, split: str, probabilities: np.ndarray, labels: np.ndarray) -> None:
+    def add(self, split: str, outputs: SplitOutputs) -> None:
         """One more batch; written to the disk together with others."""
-        self._waiting.append((probabilities, labels))
+        self._waiting.append(outputs)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self.flush(split)
 
     def flush(self, split: str) -> None:
         """Writes what has been added since the last time."""
         if self._waiting:
-            probabilities, labels = (list(parts) for parts in zip(*self._waiting, strict=True))
             path = self._folder / f"{split}_{len(list(self._folder.glob(f'{split}_*.npz'))):06d}.npz"
             unfinished = path.with_suffix(".tmp")
             with unfinished.open("wb") as file:
-                np.savez(file, probabilities=np.concatenate(probabilities, axis=1), labels=np.concatenate(labels))
+                np.savez(file, **SplitOutputs.joined(self._waiting).to_arrays())
             os.replace(unfinished, path)
         self._waiting, self._saved = [], time.monotonic()
 
@@ -93,31 +145,39 @@ class Partial:
 
 
 def run_all_exits(
-    cell: AllExits, splits: Splits, split: str, batch_size: int, partial: Partial | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Every exit on every image of a split, each image once, in order -> probabilities (K, n, C), labels (n,).
+    cell: AllExits,
+    splits: Splits,
+    split: str,
+    batch_size: int,
+    partial: Partial | None = None,
+    temperatures: Sequence[float] | None = None,
+    keep_probabilities: bool = False,
+) -> SplitOutputs:
+    """Every exit on every image of a split, each image once, in order.
 
     With `partial`, images done before an interruption are not run again, and an interruption keeps what is done.
+    Scores are taken at `temperatures` (K,). Memory does not grow with the number of classes unless
+    `keep_probabilities`. Raises DataError as soon as a batch comes out not finite.
     """
     cell.model.set_train(False)
-    probabilities, labels = partial.load(split) if partial else ([], [])
-    done = sum(map(len, labels))
+    parts = partial.load(split) if partial else []
+    done = sum(len(part.outcomes.labels) for part in parts)
     if done:
         log.info("%s: going on after %d of %d images, which were evaluated before", split, done, splits.sizes[split])
     try:
         with tqdm(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
             if done < splits.sizes[split]:
                 pipeline = splits.pipeline(split, batch_size, skip=done // batch_size)
-                for images, batch_labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                    probabilities.append(_padded_run(cell, images, batch_size))
-                    labels.append(batch_labels)
+                for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                    probabilities = _padded_run(cell, images, batch_size)
+                    parts.append(SplitOutputs.of(probabilities, labels, temperatures, keep_probabilities))
                     if partial:
-                        partial.add(split, probabilities[-1], batch_labels)
+                        partial.add(split, parts[-1])
                     bar.update(len(images))
     finally:
         if partial:
             partial.flush(split)
-    return np.concatenate(probabilities, axis=1), np.concatenate(labels)
+    return SplitOutputs.joined(parts)
 
 
 def _padded_run(cell: AllExits, images: np.ndarray, batch_size: int) -> np.ndarray:

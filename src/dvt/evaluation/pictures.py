@@ -17,21 +17,21 @@ MOST_CLASSES = 10
 ATTENTION_PER_EXIT = 2
 
 
-def examples_by_exit(splits: Splits, val: Outcomes, probabilities: np.ndarray, exit_index: np.ndarray) -> list[Example]:
-    """A few images per exit, evenly spread over those that took it."""
+def examples_by_exit(splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray) -> list[Example]:
+    """A few images per exit, evenly spread over those that took it; `confidence` is (K, n)."""
     positions: list[int] = []
     for k in range(len(val.predicted)):
         members = np.flatnonzero(exit_index == k)
         positions += _spread(members, EXAMPLES_PER_EXIT)
-    return [_example(splits, val, probabilities, exit_index, position) for position in positions]
+    return [_example(splits, val, confidence, exit_index, position) for position in positions]
 
 
 def extremes_by_class(
-    splits: Splits, val: Outcomes, probabilities: np.ndarray, exit_index: np.ndarray
+    splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray
 ) -> list[ClassExtremes]:
     """The images of a class that leave first with the highest confidence, and those that go furthest with the lowest
     confidence at the first exit (paper, figure of easy and hard images); at most `MOST_CLASSES` classes."""
-    first = probabilities[0].max(axis=1)
+    first = confidence[0]
     rows = []
     for label in _spread(np.unique(val.labels), MOST_CLASSES):
         members = np.flatnonzero(val.labels == label)
@@ -40,7 +40,7 @@ def extremes_by_class(
         if count == 0:
             continue
         ends = [
-            [_example(splits, val, probabilities, exit_index, position) for position in part]
+            [_example(splits, val, confidence, exit_index, position) for position in part]
             for part in (order[:count], order[::-1][:count])
         ]
         rows.append(ClassExtremes(splits.class_names[label], *ends))
@@ -89,16 +89,14 @@ def _spread(values: np.ndarray, count: int) -> list[int]:
     return [int(values[i]) for i in np.unique(np.linspace(0, len(values) - 1, count, dtype=int))]
 
 
-def _example(
-    splits: Splits, val: Outcomes, probabilities: np.ndarray, exit_index: np.ndarray, position: int
-) -> Example:
+def _example(splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray, position: int) -> Example:
     taken = int(exit_index[position])
     return Example(
         image=_pixels(splits, splits.batch("val", [position])[0][0]),
         label=splits.class_names[val.labels[position]],
         predicted=splits.class_names[val.predicted[taken, position]],
         exit_index=taken,
-        confidence=float(probabilities[taken, position].max()),
+        confidence=float(confidence[taken, position]),
     )
 
 

@@ -37,7 +37,7 @@ from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import groups, pictures, speed
 from dvt.evaluation.all_exits import AllExits, Partial, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit, prepared_folder
-from dvt.exit_rules import ExitRule, at_temperature
+from dvt.exit_rules import ExitRule
 from dvt.inference import AdaptiveClassifier
 from dvt.outcomes import PREDICTIONS_FILE, Outcomes, Predictions
 from dvt.published import published_curve
@@ -74,7 +74,7 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     for line in splits.describe().splitlines():
         log.info("%s", line)
 
-    evaluation = _Evaluation(model, loaded, splits, config, folder)
+    evaluation = _Evaluation(model, loaded, splits, config, folder, mode)
     results = evaluation.run(stored)
     results |= {"checkpoint": str(checkpoint), "mode": mode}
     page = write_report(results, folder, evaluation.examples, evaluation.extremes, evaluation.attention)
@@ -96,14 +96,16 @@ class _Evaluation:
             class token of each exit attends to. All empty until `run` has chosen thresholds.
     """
 
-    def __init__(self, model: nn.Cell, loaded: Checkpoint, splits: Splits, config: RunConfig, folder: Path) -> None:
+    def __init__(
+        self, model: nn.Cell, loaded: Checkpoint, splits: Splits, config: RunConfig, folder: Path, mode: int
+    ) -> None:
         self._model, self._loaded, self._splits, self._config = model, loaded, splits, config
         self._settings: EvalSection = config.eval
         self._folder = folder
         self._cell = AllExits(model)
         self._gmacs = cumulative_gmacs(loaded.model)
         self._classifier = AdaptiveClassifier(model, batch_sizes=[config.eval.batch_size])
-        self.partial = Partial(folder, _identity(loaded, config))
+        self.partial = Partial(folder, _identity(loaded, config, mode))
         self.choice: Choice | None = None
         self.examples: list = []
         self.extremes: list = []
@@ -119,18 +121,29 @@ class _Evaluation:
         calibration, choice = None, from_metadata(self._loaded.metadata)
         temperatures = None if choice is None or choice.rule.temperatures is None else choice.rule.temperatures
         if stored is None:
-            probabilities, labels = run_all_exits(self._cell, self._splits, "calibration", batch_size, self.partial)
-            temperatures = None
-            if self._settings.temperature_scaling:
-                temperatures = [fit_temperature(each, labels) for each in probabilities]
-            calibration = Outcomes.of(probabilities, labels, temperatures)
+            scaled = self._settings.temperature_scaling
+            found = run_all_exits(
+                self._cell, self._splits, "calibration", batch_size, self.partial, keep_probabilities=scaled
+            )
+            temperatures, calibration = None, found.outcomes
+            if scaled:
+                temperatures = [fit_temperature(each, found.outcomes.labels) for each in found.probabilities]
+                calibration = Outcomes.of(found.probabilities, found.outcomes.labels, temperatures)
             choice = choose_thresholds(calibration, costs, self._settings, temperatures)
-            rows = early_exit.find_sweep_thresholds(early_exit.confidence(probabilities))
+            rows = early_exit.find_sweep_thresholds(found.confidence)
         else:
             rows = np.asarray(stored["dynamic_threshold"], np.float32)
-        probabilities, labels = run_all_exits(self._cell, self._splits, "val", batch_size, self.partial)
-        val = Outcomes.of(probabilities, labels, temperatures)
-        sweep = early_exit.evaluate_many(probabilities, labels, self._gmacs, rows)
+        found = run_all_exits(
+            self._cell,
+            self._splits,
+            "val",
+            batch_size,
+            self.partial,
+            temperatures,
+            self._settings.keep_probabilities,
+        )
+        val = found.outcomes
+        sweep = early_exit.evaluate_scores(found.confidence, val.correct, self._gmacs, rows)
 
         results = self._facts(val, costs)
         results["sweep"] = {
@@ -139,7 +152,7 @@ class _Evaluation:
             "expected_gmacs": sweep.expected_cost.tolist(),
             "exit_fractions": sweep.exit_fractions.tolist(),
         }
-        results["reliability"] = _reliability(probabilities, labels, temperatures)
+        results["reliability"] = _reliability(val, found.confidence, temperatures)
         others: Sequence[np.ndarray] = sweep.thresholds
         if calibration is not None:
             rule = self._settings.exit_rule
@@ -159,9 +172,9 @@ class _Evaluation:
             }
             results["per_class"] = groups.by_class(val, exit_index, self._splits.class_names)
             results["groups"] = groups.by_attribute(val, exit_index, self._splits)
-            self._choose_pictures(val, probabilities, exit_index)
+            self._choose_pictures(val, found.confidence, exit_index)
         results["throughput"] = self._measure(images, val, costs, choice, others)
-        self._keep(val, calibration, costs, choice, exit_index, probabilities)
+        self._keep(val, calibration, costs, choice, exit_index, found.probabilities)
         return results
 
     def _facts(self, val: Outcomes, costs: Costs) -> dict[str, Any]:
@@ -183,9 +196,9 @@ class _Evaluation:
             "per_class": {},
         }
 
-    def _choose_pictures(self, val: Outcomes, probabilities: np.ndarray, exit_index: np.ndarray) -> None:
-        self.examples = pictures.examples_by_exit(self._splits, val, probabilities, exit_index)
-        self.extremes = pictures.extremes_by_class(self._splits, val, probabilities, exit_index)
+    def _choose_pictures(self, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray) -> None:
+        self.examples = pictures.examples_by_exit(self._splits, val, confidence, exit_index)
+        self.extremes = pictures.extremes_by_class(self._splits, val, confidence, exit_index)
         self.attention = pictures.attention_examples(self._model, self._splits, val, exit_index)
 
     def _measure(
@@ -204,7 +217,7 @@ class _Evaluation:
         costs: Costs,
         choice: Choice | None,
         exit_index: np.ndarray | None,
-        probabilities: np.ndarray,
+        probabilities: np.ndarray | None,
     ) -> None:
         temperatures = None if choice is None else choice.rule.temperatures
         Predictions(
@@ -215,12 +228,12 @@ class _Evaluation:
             None if temperatures is None else np.asarray(temperatures),
             None if choice is None else choice.thresholds,
             exit_index,
-            probabilities if self._settings.keep_probabilities else None,
+            probabilities,
         ).save(self._folder / PREDICTIONS_FILE)
 
 
-def _identity(loaded: Checkpoint, config: RunConfig) -> dict[str, Any]:
-    """All that the outputs of all exits depend on."""
+def _identity(loaded: Checkpoint, config: RunConfig, mode: int) -> dict[str, Any]:
+    """All that what is kept of the outputs of all exits depends on."""
     digest = hashlib.sha256()
     for name in sorted(loaded.weights):
         digest.update(name.encode() + loaded.weights[name].tobytes())
@@ -230,17 +243,20 @@ def _identity(loaded: Checkpoint, config: RunConfig) -> dict[str, Any]:
         "data": vars(config.data),
         "seed": config.seed,
         "batch_size": config.eval.batch_size,
+        "mode": mode,  # the scores of mode 1 are taken at stored temperatures
+        "temperature_scaling": config.eval.temperature_scaling,
+        "keep_probabilities": config.eval.keep_probabilities,
     }
 
 
-def _reliability(
-    probabilities: np.ndarray, labels: np.ndarray, temperatures: Sequence[float] | None
-) -> list[dict[str, Any]]:
-    """Per exit: bins of confidence against accuracy, and the expected calibration error, before and after scaling."""
+def _reliability(val: Outcomes, confidence: np.ndarray, temperatures: Sequence[float] | None) -> list[dict[str, Any]]:
+    """Per exit: bins of confidence against accuracy, and the expected calibration error, before and after scaling.
+
+    `confidence` (K, n) is that before; the scores of `val` are those after.
+    """
     rows = []
-    for k, each in enumerate(probabilities):
-        correct = each.argmax(axis=1) == labels
-        plain = reliability(each.max(axis=1), correct)
+    for k, correct in enumerate(val.correct):
+        plain = reliability(confidence[k], correct)
         row = {
             "counts": plain.counts.tolist(),
             "confidence": _with_gaps(plain.confidence),
@@ -248,7 +264,7 @@ def _reliability(
             "expected_calibration_error": plain.expected_error,
         }
         if temperatures is not None:
-            scaled = reliability(at_temperature(each, temperatures[k]).max(axis=1), correct)
+            scaled = reliability(val.scores["confidence"][k], correct)
             row |= {"temperature": temperatures[k], "scaled_expected_calibration_error": scaled.expected_error}
         rows.append(row)
     return rows
