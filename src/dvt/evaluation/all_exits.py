@@ -95,7 +95,8 @@ class Partial:
 def run_all_exits(
     cell: AllExits, splits: Splits, split: str, batch_size: int, partial: Partial | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Every exit on every image of a split, each image once, in order -> probabilities (K, n, C), labels (n,).
+    """Every exit on every image of a split, each image once, in order -> probabilities (K, n, C), labels (n,); the
+    label of an image that cannot be read and is skipped is `LEFT_OUT`.
 
     With `partial`, images done before an interruption are not run again, and an interruption keeps what is done.
     """
