@@ -225,7 +225,7 @@ class _Run:
         replaced = int(device.sum_over_ranks(np.array([here]))[0])
         if replaced:
             log.warning(
-                "epoch %d/%d: %d training images could not be read; others took their places",
+                "epoch %d/%d: %d of the training images shown could not be read; others took their places",
                 epochs_done,
                 self.epochs,
                 replaced,
