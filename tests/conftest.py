@@ -5,6 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of the fuzzing that is part of the soak tests."""
+    group = parser.getgroup("fuzzing (with -m soak)")
+    group.addoption("--fuzz-seconds", type=float, default=600.0, help="seconds per target (default: 600)")
+    group.addoption("--fuzz-seed", type=int, default=0, help="which cases are made (default: 0)")
+
+
 def _in_mode(name: str) -> Iterator[None]:
     import mindspore as ms
 

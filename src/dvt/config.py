@@ -114,6 +114,10 @@ class DataSection:
             of this machine.
         worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
             threads, which start at once; auto takes processes where an epoch is long enough to repay their start.
+        on_bad_image: What an image that cannot be read does: fail ends the run and names the file; skip names it in the
+            log and goes on, in training with the next readable image of the epoch in its place, in evaluation without.
+        max_bad_images: With skip, the most bad images of a split, beyond which the run fails after all: below 1 a share
+            of its images (but at least one image), from 1 up a number.
     """
 
     dataset: DatasetName = "image_folder"
@@ -129,6 +133,8 @@ class DataSection:
     std: list[float] | None = None
     workers: int | None = None
     worker_type: Literal["auto", "process", "thread"] = "auto"
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_images: float = 0.01
 
     def __post_init__(self) -> None:
         check_values(vars(self), "data.", LARGEST)
@@ -136,6 +142,11 @@ class DataSection:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key} is {value}; it must be at least 1")
+        limit = self.max_bad_images
+        if not 0 < limit < float("inf") or (limit > 1 and limit % 1):
+            raise ConfigError(
+                f"data.max_bad_images is {limit:g}; it must be a share between 0 and 1 or a whole number from 1 up"
+            )
         if self.item_sizes is not None and min(self.item_sizes) < 1:
             raise ConfigError(f"data.item_sizes is {self.item_sizes}; every entry must be at least 1")
         if self.std is not None and any(not s >= SMALLEST_STD for s in self.std):

@@ -54,6 +54,7 @@ _REQUIRED: dict[str, tuple[str, ...]] = {
 _OPTIONAL: dict[str, Any] = {
     "recommended": None,
     "throughput": None,
+    "images_left_out": {},
     "groups": {},
     "per_class": {},
     "frontier": None,
@@ -122,6 +123,10 @@ def summary(results: dict[str, Any]) -> str:
     lines = [f"{'exit':<6}{'tokens':>8}{'GMACs/image':>14}{'accuracy':>12}"]
     for k, (tokens, gmacs, accuracy) in enumerate(exit_rows(results)):
         lines.append(f"{k + 1:<6}{tokens:>8}{number(gmacs):>14}{percent(accuracy):>12}")
+    lines += [
+        f"{count:,} images of {name} could not be read and are left out"
+        for name, count in results["images_left_out"].items()
+    ]
     chosen, measured = results["recommended"], results["throughput"]
     if chosen:
         lines += [

@@ -217,6 +217,9 @@ def _facts(results: dict[str, Any]) -> str:
     run = {
         "checkpoint": results["checkpoint"],
         "data set": f"{results['dataset']}, {results['num_images']:,} images, {len(results['class_names'])} classes",
+        **{
+            f"unreadable images of {name}": f"{count:,}, left out" for name, count in results["images_left_out"].items()
+        },
         "evaluated": f"{results['date']}, {_MODES.get(results['mode'], 'mode ' + str(results['mode']))}",
     }
     if results["published"]:

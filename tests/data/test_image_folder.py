@@ -94,6 +94,10 @@ def other_val_class(root):
     (root / "val" / "owl").rename(root / "val" / "eagle")
 
 
+def missing_val_class(root):
+    shutil.rmtree(root / "val" / "owl")
+
+
 def stray_image(root):
     write_image(root / "train" / "stray.jpg", (20, 20))
 
@@ -115,6 +119,7 @@ def one_class(root):
         (not_an_image, ["owl/notes.txt is not an image"]),
         (nested_folder, ["owl/more is a folder"]),
         (other_val_class, ["only in val: eagle", "only in train: owl"]),
+        (missing_val_class, ["differ (only in train: owl)"]),
         (stray_image, ["train/stray.jpg lies outside"]),
         (one_class, ["one class only (cat)"]),
     ],

@@ -3,12 +3,15 @@
 A class is a folder; labels follow the sorted class names. JPEG, PNG, WebP and BMP files are read, whatever the case of
 their extension, and turned into RGB. Everything else in a class folder is an error, except for files that file
 managers leave behind: names with a leading dot (.DS_Store), Thumbs.db and desktop.ini are ignored. Files beside the
-class folders are ignored too unless they are images.
+class folders are ignored too unless they are images. Classes whose names differ by case alone are two classes, with a
+note in the log. Faults of the layout are errors whatever `data.on_bad_image` says.
 
 If the folder holds MindRecord files that were made of such a one instead, they are read; see `dvt.data.records`.
 """
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +57,7 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
         check_same_classes(class_names, list_classes(root / "val"), root)
         parts = {part: PhotoImages(*list_images(root / part, class_names)) for part in PARTS}
         note = f"images of {root}"
-    return Source(parts["train"], parts["val"], tuple(class_names), preprocessing, [note])
+    return Source(parts["train"], parts["val"], tuple(class_names), preprocessing, [note, *_alike_notes(class_names)])
 
 
 def _root(path: str | None) -> Path:
@@ -84,6 +87,7 @@ def list_classes(folder: Path) -> list[str]:
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         if entry.is_dir():
             if not entry.name.startswith("."):
+                _check_encodable(entry.path)
                 names.append(entry.name)
         elif _is_image_name(entry.name) and not _is_ignored(entry.name):
             raise DataError(f"image {entry.path} lies outside of a class folder; {LAYOUT}")
@@ -101,8 +105,10 @@ def check_same_classes(train: list[str], val: list[str], root: Path) -> None:
             parts.append(f"only in val: {_some(only_val)}")
         if only_train:
             parts.append(f"only in train: {_some(only_train)}")
+        same = {_folded(name) for name in only_train} & {_folded(name) for name in only_val}
+        hint = "; some differ by case or by the Unicode form of accents alone: rename those" if same else ""
         raise DataError(
-            f"the classes of {root}/train and {root}/val differ ({'; '.join(parts)}); they must be the same"
+            f"the classes of {root}/train and {root}/val differ ({'; '.join(parts)}); they must be the same{hint}"
         )
     if len(train) < 2:
         raise DataError(f"{root}/train has one class only ({train[0]}); a classifier needs at least two")
@@ -124,12 +130,15 @@ def list_images(folder: Path, class_names: list[str]) -> tuple[list[str], list[i
                 continue
             if not entry.is_file():
                 kind = "a folder" if entry.is_dir() else "not a file"
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    kind = f"a link to {os.readlink(entry.path)}, which does not exist"
                 raise DataError(f"{entry.path} is {kind}; a class folder must hold image files only")
             if not _is_image_name(entry.name):
                 raise DataError(
                     f"{entry.path} is not an image: a class folder must hold {', '.join(EXTENSIONS)} files only;"
                     " remove it"
                 )
+            _check_encodable(entry.path)
             found.append(entry.path)
         if not found:
             empty.append(name)
@@ -146,6 +155,30 @@ def _is_image_name(name: str) -> bool:
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.lower() in IGNORED
+
+
+def _check_encodable(path: str) -> None:
+    """Raises DataError for a name that cannot be written to logs and checkpoints."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        shown = path.encode(errors="backslashreplace").decode()
+        raise DataError(f"the name of {shown} is not valid UTF-8; rename it") from None
+
+
+def _folded(name: str) -> str:
+    """What file systems take names for that ignore case and the Unicode form of accents."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _alike_notes(class_names: list[str]) -> list[str]:
+    """A note on classes that are easily mistaken for each other, if there are any."""
+    folded = [_folded(name) for name in class_names]
+    counts = Counter(folded)
+    alike = [name for name, fold in zip(class_names, folded, strict=True) if counts[fold] > 1]
+    if not alike:
+        return []
+    return [f"classes that differ by case or by the Unicode form of accents alone: {_some(alike)}"]
 
 
 def _some(names: list[str], limit: int = 5) -> str:

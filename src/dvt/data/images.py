@@ -18,7 +18,8 @@ from dvt.data.augment import CROP_FLIP_DRAWS, random_resized_crop_flip, random_s
 from dvt.data.draws import uniforms
 from dvt.data.preprocess import Preprocessing, read_image
 from dvt.data.recipe import Recipe
-from dvt.data.workers import Task
+from dvt.data.workers import BadImages, Task
+from dvt.errors import DataError
 
 SHIFT_FLIP_DRAWS = 3
 """Random numbers that `random_shift_flip` uses."""
@@ -40,6 +41,38 @@ class ImageSet(Protocol):
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """What is known of the images in evaluation besides their class: name -> (n,); empty for most sources."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The images of one split.
+
+    Args:
+        images: Where they come from.
+        indices: (N,) ascending indices into `images`.
+        recipe: What is done to them.
+        augmentation_key: Evaluation shows these images augmented with this key; None: evaluation preprocessing.
+    """
+
+    images: ImageSet
+    indices: NDArray[np.int64]
+    recipe: Recipe
+    augmentation_key: int | None = None
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """(N,) class of each image."""
+        return self.images.labels[self.indices]
+
+    def evaluation(self, positions: NDArray[np.int64]) -> Task:
+        """How the images at positions 0..N-1 of the split are made."""
+        if self.augmentation_key is None:
+            return self.images.evaluation(self.indices[positions], self.recipe)
+        return self.training(positions, self.augmentation_key)
+
+    def training(self, positions: NDArray[np.int64], key: int) -> Task:
+        """The same, augmented with the random numbers of (key, image)."""
+        return self.images.training(self.indices[positions], key, self.recipe)
 
 
 @dataclass
@@ -112,18 +145,32 @@ def _decoded(photo: str | StoredPhoto) -> Image.Image:
     return read_image(photo) if isinstance(photo, str) else photo.image()
 
 
-def _evaluate_photos(recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto]) -> None:
+def _evaluate_photos(recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto]) -> BadImages:
+    bad = []
     for i, photo in enumerate(photos):
-        out[i] = recipe.preprocessing(_decoded(photo))
+        try:
+            image = _decoded(photo)
+        except DataError as error:
+            bad.append((i, str(error)))
+        else:
+            out[i] = recipe.preprocessing(image)
+    return bad
 
 
 def _train_photos(
     recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto], draws: NDArray[np.float64]
-) -> None:
+) -> BadImages:
     side = recipe.preprocessing.image_size
+    bad = []
     for i, (photo, row) in enumerate(zip(photos, draws.tolist(), strict=True)):
-        image = random_resized_crop_flip(_decoded(photo), side, recipe.interpolation, row[:CROP_FLIP_DRAWS])
-        recipe.finish(out[i], image, row[CROP_FLIP_DRAWS:])
+        try:
+            image = _decoded(photo)
+        except DataError as error:
+            bad.append((i, str(error)))
+        else:
+            image = random_resized_crop_flip(image, side, recipe.interpolation, row[:CROP_FLIP_DRAWS])
+            recipe.finish(out[i], image, row[CROP_FLIP_DRAWS:])
+    return bad
 
 
 class ArrayImages:

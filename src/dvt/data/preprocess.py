@@ -2,26 +2,38 @@
 
 The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
 cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own
-and therefore equal to it bit for bit; the arithmetic of the sizes is that of torchvision, with which the published
-models were evaluated.
+and therefore equal to it bit for bit, but for images of absurd shape (`MAX_RATIO`); the arithmetic of the sizes is that
+of torchvision, with which the published models were evaluated.
+
+Every image that this package reads, in training, evaluation, `dvt predict` or for record files, is decoded by
+`read_image`. As PIL and torchvision do, it leaves the orientation in the EXIF data alone: the published models were
+trained on images as they are stored. Of animations it takes the first frame.
 
 Legend: C channels, S side of the square model input, H and W height and width.
 """
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from dvt.errors import ConfigError, DataError
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 EVALUATION_CROP = 224 / 256
 """Share of the resized image's shorter side that the published evaluation keeps."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What files may hold, whatever their extension. PIL knows more, some of which (EPS) start other programs."""
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they take memory; it is where PIL begins to warn of decompression bombs."""
+MAX_RATIO = 64
+"""Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
+memory. That differs from PIL's resize and crop by rounding, one level in a few pixels of a thousand."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +112,11 @@ class Preprocessing:
         """(S, S) or (S, S, 3) pixels of the resized and cropped image."""
         image = to_mode(image, self.mode)
         size = resized_size(image.width, image.height, self.resize_size)
-        image = image.resize(size, self.resample)
-        return np.asarray(image.crop(centre_box(*size, self.image_size)))
+        box = centre_box(*size, self.image_size)
+        if max(size) > MAX_RATIO * min(size):
+            scale = np.array(image.size * 2) / np.array(size * 2)
+            return np.asarray(image.resize((self.image_size,) * 2, self.resample, tuple(box * scale)))
+        return np.asarray(image.resize(size, self.resample).crop(box))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (..., S, S) of grey or (..., S, S, 3) of RGB images -> float32 (..., C, S, S)."""
@@ -141,39 +156,59 @@ def centre_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     return left, top, left + side, top + side
 
 
-def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: str | None = None) -> Image.Image:
+def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
     """The decoded image of a file in the PIL mode asked for.
 
     Args:
         file: Path, or an open file.
         mode: "RGB" or "L".
-        name: What messages call it; None: its path.
+        name: Returns what messages call it; None: its path.
 
     Raises:
-        DataError: The file is missing, is no image or is cut short; the message names it.
+        DataError: The file is missing, cannot be opened, is no image, is cut short, or is larger than `MAX_PIXELS`; the
+            message names it.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
             return to_mode(image, mode)
-    # Decoders report broken files in many ways: UnidentifiedImageError and truncation are OSErrors, PNG chunks raise
-    # SyntaxError, odd headers ValueError, and absurd sizes DecompressionBombError.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
-            raise DataError(f"image file {file} does not exist") from error
-        raise DataError(f"image file {name or file} cannot be read: {error}; replace or remove it") from error
+    except MemoryError:  # not the file's fault
+        raise
+    except Exception as error:  # decoders report broken files in more ways than can be listed
+        called = file if name is None else name()
+        if isinstance(error, FileNotFoundError):
+            link = f": it is a link to {os.readlink(file)}" if os.path.islink(file) else ""
+            raise DataError(f"image file {called} does not exist{link}") from error
+        raise DataError(f"image file {called} cannot be read: {_reason(error, file)}; replace or remove it") from error
+
+
+def _reason(error: Exception, file: str | Path | BinaryIO) -> str:
+    """Why a file cannot be read, without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        size = os.path.getsize(file) if isinstance(file, str | os.PathLike) else file.seek(0, os.SEEK_END)
+        return f"it is none of {', '.join(FORMATS)}" if size else "it is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """The image in PIL mode `mode` ("RGB" or "L"). Transparency is dropped, as PIL's own conversion does.
 
     16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
+
+    Raises:
+        DataError: The pixels are floats or 32-bit numbers, of which nobody says what is white.
     """
     if image.mode == mode:
         image.load()
         return image
+    if image.mode == "F" or (image.mode == "I" and not 0 <= image.getextrema()[0] <= image.getextrema()[1] < 2**16):
+        raise DataError("its pixels are floats or 32-bit numbers; save it with 8 or 16 bits")
     if image.mode.startswith("I"):
-        values = np.asarray(image)
-        image = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("P", "L", "RGB") and "transparency" in image.info:
         # A palette with transparency warns when converted straight to RGB; RGBA in between gives the same colours.
         image = image.convert("RGBA")

@@ -10,13 +10,14 @@ import os
 import shutil
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from dvt.cli_support import PlainParser, run_command
 from dvt.data.image_folder import PARTS, check_layout, check_same_classes, list_classes, list_images
+from dvt.data.preprocess import read_image
 from dvt.data.records import (
     FORMAT,
     INDEXED,
@@ -26,6 +27,7 @@ from dvt.data.records import (
     metadata_file,
     record_file_name,
 )
+from dvt.data.workers import available_cores
 from dvt.errors import ConfigError, DataError
 
 IMAGES_AT_ONCE = 128
@@ -134,11 +136,12 @@ def _write_files(target: Path, files: list[str], labels: list[int], shards: int)
         writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
         writer.add_schema(SCHEMA, "photographs")
         writer.add_index(list(INDEXED))
-        with tqdm(total=len(files), unit="img", desc=f"writing {target.name}") as bar:
+        bar = tqdm(total=len(files), unit="img", desc=f"writing {target.name}")
+        with bar, ThreadPoolExecutor(available_cores()) as threads:
             for start in range(0, len(files), IMAGES_AT_ONCE):
                 rows = []
-                for index, file in enumerate(files[start : start + IMAGES_AT_ONCE], start):
-                    content = _encoded(file)
+                chunk = files[start : start + IMAGES_AT_ONCE]
+                for index, (file, content) in enumerate(zip(chunk, threads.map(_encoded, chunk), strict=True), start):
                     checksums.append(zlib.crc32(content))
                     name = "/".join(Path(file).parts[-2:])
                     rows.append({"index": index, "label": labels[index], "file_name": name, "image": content})
@@ -151,12 +154,9 @@ def _write_files(target: Path, files: list[str], labels: list[int], shards: int)
 
 
 def _encoded(file: str) -> bytes:
-    """The bytes of an image file, which must at least begin like an image."""
+    """The bytes of an image file, which training must be able to decode."""
     content = Path(file).read_bytes()
-    try:
-        Image.open(io.BytesIO(content)).close()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"image file {file} cannot be read: it is no image; replace or remove it") from error
+    read_image(io.BytesIO(content), name=lambda: file)
     if len(content) > MAX_IMAGE_BYTES:
         raise DataError(
             f"image file {file} has {len(content) / 2**20:.0f} MiB; a record holds at most"

@@ -95,11 +95,7 @@ class RecordImage(NamedTuple):
         Raises:
             DataError: See `read`; or what is stored is no image or is cut short.
         """
-        content = self.read()
-        try:
-            return read_image(io.BytesIO(content))
-        except DataError as error:
-            raise DataError(f"image {self.name} in {self.file} cannot be decoded: {error.__cause__}") from error
+        return read_image(io.BytesIO(self.read()), name=lambda: f"{self.name} in {self.file}")
 
     @property
     def name(self) -> str:

@@ -7,22 +7,23 @@ Legend: N images of a split, n of a batch, C channels, S side of the model input
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dvt.config import AugmentSection, DataSection
+from dvt.data.bad_images import BadImagePolicy, Pass
 from dvt.data.cifar import open_cifar
 from dvt.data.draws import even_subset, permutation, stream_key
 from dvt.data.fashion_mnist import open_fashion_mnist
 from dvt.data.image_folder import open_image_folder
-from dvt.data.images import ImageSet, Source
+from dvt.data.images import Source, View
 from dvt.data.mixing import Mixing
 from dvt.data.recipe import Recipe
 from dvt.data.scale import open_scale
-from dvt.data.workers import Task, Workers
+from dvt.data.workers import Workers
 from dvt.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -47,38 +48,6 @@ Shard = tuple[int, int]
 WHOLE: Shard = (0, 1)
 
 
-@dataclass(frozen=True)
-class View:
-    """The images of one split.
-
-    Args:
-        images: Where they come from.
-        indices: (N,) ascending indices into `images`.
-        recipe: What is done to them.
-        augmentation_key: Evaluation shows these images augmented with this key; None: evaluation preprocessing.
-    """
-
-    images: ImageSet
-    indices: NDArray[np.int64]
-    recipe: Recipe
-    augmentation_key: int | None = None
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """(N,) class of each image."""
-        return self.images.labels[self.indices]
-
-    def evaluation(self, positions: NDArray[np.int64]) -> Task:
-        """How the images at positions 0..N-1 of the split are made."""
-        if self.augmentation_key is None:
-            return self.images.evaluation(self.indices[positions], self.recipe)
-        return self.training(positions, self.augmentation_key)
-
-    def training(self, positions: NDArray[np.int64], key: int) -> Task:
-        """The same, augmented with the random numbers of (key, image)."""
-        return self.images.training(self.indices[positions], key, self.recipe)
-
-
 class Splits:
     """A data set divided into "train", "calibration" and "val"; made by `load_splits`.
 
@@ -91,10 +60,11 @@ class Splits:
         sizes: Images per split.
         preprocessing: Evaluation preprocessing as plain numbers and strings, to be stored with checkpoints;
             `dvt.data.Preprocessing.from_dict` applies it to single images.
+        bad_images: What becomes of images that cannot be read, and how many there were.
     """
 
     def __init__(
-        self, source: Source, views: dict[str, View], seed: int, workers: Workers, mixing: Mixing, notes: list[str]
+        self, source: Source, views: dict[str, View], seed: int, data: DataSection, mixing: Mixing, notes: list[str]
     ) -> None:
         self.class_names = source.class_names
         self.num_classes = len(source.class_names)
@@ -106,7 +76,8 @@ class Splits:
         self._drawn = source.drawn
         self._views = views
         self._seed = seed
-        self._workers = workers
+        self._workers = Workers(data.workers, data.worker_type)
+        self.bad_images = BadImagePolicy(data, self.sizes)
         self._mixing = mixing
         self._notes = notes
 
@@ -161,7 +132,8 @@ class Splits:
         return other
 
     def batch(self, split: str, positions: ArrayLike) -> Batch:
-        """Single images as evaluation sees them, for figures and checks; needs no MindSpore.
+        """Single images as evaluation sees them, for figures and checks; needs no MindSpore. Where bad images are
+        skipped, the next readable one is shown in the place of each.
 
         Args:
             split: "train", "calibration" or "val".
@@ -170,8 +142,9 @@ class Splits:
         Returns:
             Images float32 (n, C, S, S), normalised, and labels int32 (n,).
         """
-        view, positions = self._view(split), np.asarray(positions, np.int64)
-        return self._workers.one_batch(view.evaluation(positions)), view.labels[positions]
+        images, positions = self._in_order(split, fill=True), np.asarray(positions, np.int64)
+        labels = images.labels(positions)
+        return self._workers.one_batch(self.bad_images.task(images, positions, labels)), labels
 
     def positions(self, split: str, shard: Shard = WHOLE) -> NDArray[np.int64]:
         """The positions 0..N-1 of a split that a shard evaluates, ascending: neighbours, since they lie side by side on
@@ -197,20 +170,21 @@ class Splits:
         count = self.num_batches(split, batch_size, training, shard, multiple)
         rank, ranks = shard
         if training:
-            # Batch i of all ranks together is batch i of one process with a batch size `ranks` times as large.
             order = permutation(stream_key(self._seed, _ORDER, epoch), len(view.indices))
-            together = order[: count * ranks * batch_size].reshape(count, ranks, batch_size)
-            chosen = list(together[:, rank])[skip:]
             key = stream_key(self._seed, _AUGMENTATION, epoch)
-            tasks = (view.training(positions, key) for positions in chosen)
+            shown = Pass(split, view, order, fill=True, key=key, epoch=epoch)
+            # Batch i of all ranks together is batch i of one process with a batch size `ranks` times as large.
+            together = np.arange(count * ranks * batch_size).reshape(count, ranks, batch_size)
+            places = list(together[:, rank])
         else:
-            positions = self.positions(split, shard)
-            chosen = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-            chosen = chosen[skip:]
-            tasks = map(view.evaluation, chosen)
-        made = self._workers.batches(tasks, images=sum(map(len, chosen)), ranks=ranks)
-        for i, (images, positions) in enumerate(zip(made, chosen, strict=True), start=skip):
-            labels = view.images.labels[view.indices[positions]]
+            shown = self._in_order(split, fill=False)
+            share = self.positions(split, shard)
+            places = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
+        places = places[skip:]
+        targets = [shown.labels(each) for each in places]
+        tasks = (self.bad_images.task(shown, *each) for each in zip(places, targets, strict=True))
+        made = self._workers.batches(tasks, images=sum(map(len, places)), ranks=ranks)
+        for i, (images, labels) in enumerate(zip(made, targets, strict=True), start=skip):
             if training and self._mixing.active:
                 yield self._mixing(images, labels, stream_key(self._seed, _MIXING, epoch, i, rank))
             else:
@@ -264,7 +238,8 @@ class Splits:
         shuffled and augmented, the remainder dropped; every pass is the next epoch, and what an epoch looks like
         depends on (seed, epoch) alone, not on workers, batch size (but for the cut into batches) or earlier epochs.
         With mixup or cutmix, `label` is float32 (n, classes) in training, and what is mixed also depends on the batch
-        and the rank. Errors met while reading arrive as the `DataError` that names the file.
+        and the rank. Errors met while reading arrive as the `DataError` that names the file. With `data.on_bad_image`
+        skip, a bad image has the label `bad_images.LEFT_OUT` in evaluation, and is replaced in training.
 
         Args:
             split: "train", "calibration" or "val".
@@ -290,6 +265,19 @@ class Splits:
             return self.batches(split, batch_size, training, number, shard, skip, multiple)
 
         return BatchDataset(batches, count - skip, epoch)
+
+    def without(self, split: str, positions: ArrayLike) -> "Splits":
+        """These splits less the images of one of them at some positions 0..N-1."""
+        view, other = self._view(split), copy.copy(self)
+        kept = replace(view, indices=np.delete(view.indices, np.asarray(positions, np.int64)))
+        other._views = self._views | {split: kept}
+        other.sizes = self.sizes | {split: len(kept.indices)}
+        return other
+
+    def _in_order(self, split: str, fill: bool) -> Pass:
+        """The images of a split in index order, as evaluation sees them; `fill` as of `Pass`."""
+        view = self._view(split)
+        return Pass(split, view, np.arange(len(view.indices)), fill)
 
     def _view(self, split: str) -> View:
         if split not in self._views:
@@ -367,7 +355,7 @@ def load_splits(
         "calibration": calibration,
         "val": View(source.val, val, plain),
     }
-    return Splits(source, views, seed, Workers(data.workers, data.worker_type), mixing, notes)
+    return Splits(source, views, seed, data, mixing, notes)
 
 
 def _augmentation_notes(augment: AugmentSection) -> list[str]:

@@ -48,6 +48,8 @@ TERM_SECONDS = 10.0
 """How long a worker still serves its parent after SIGTERM."""
 SHARED_FOLDER = "/dev/shm"
 
+BadImages = Sequence[tuple[int, str]]
+"""Images that cannot be read: place in the batch or in a part of it, ascending, and why, with the name of the file."""
 WorkerType = Literal["auto", "process", "thread"]
 Segment = SharedMemory | NDArray[np.uint8]
 
@@ -58,17 +60,21 @@ class Task:
 
     Args:
         make: Called as make(out, *parts) with a part of the batch, out (k, C, S, S), and the same part of each of
-            `columns`; fills `out`. Must be picklable: a function of a module, or a `functools.partial` of one.
+            `columns`; fills `out`. Returns the images that it could not, by their place in the part; None: it could.
+            Must be picklable: a function of a module, or a `functools.partial` of one.
         columns: What it needs for each image, (n,) each; picklable.
         shape: (C, S, S).
         chunk: Images worth a task of their own: 1 where each takes milliseconds, more for cheap ones; None: so cheap
             that all are made at once by whoever asks for the batch.
+        mend: Called as mend(out, bad) by whoever asks for the batch, if some images of it could not be made; None: they
+            are an error.
     """
 
-    make: Callable[..., None]
+    make: Callable[..., BadImages | None]
     columns: tuple[Sequence[Any], ...]
     shape: tuple[int, int, int]
     chunk: int | None
+    mend: Callable[[NDArray[np.float32], BadImages], None] | None = None
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -155,9 +161,9 @@ class Workers:
     def _begin(self, task: Task, out: NDArray[np.float32], shared: str | None, kind: str, ranks: int) -> "_Batch":
         """Hands out the parts of a batch; `shared` is the name of its memory if other processes can attach it."""
         count = self.count(ranks)
-        batch = _Batch(out)
+        batch = _Batch(out, task.mend)
         if task.chunk is None or (kind == "thread" and count == 1):
-            task.make(out, *task.columns)
+            batch.bad = list(task.make(out, *task.columns) or ())
             return batch
         if kind not in self._executors:
             self._executors[kind] = _process_pool(count) if kind == "process" else _thread_pool(count)
@@ -180,15 +186,21 @@ class _Batch:
     """A batch of which parts may still be in the making."""
 
     out: NDArray[np.float32]
+    mend: Callable[[NDArray[np.float32], BadImages], None] | None
     parts: list[Future] = field(default_factory=list)
+    bad: list[tuple[int, str]] = field(default_factory=list)
 
     def result(self) -> NDArray[np.float32]:
         try:
             for part in self.parts:
-                part.result()
+                self.bad += part.result()
         except BaseException:
             self.abandon()
             raise
+        if self.bad and self.mend is None:
+            raise DataError(self.bad[0][1])
+        if self.bad:
+            self.mend(self.out, self.bad)
         return self.out
 
     def abandon(self) -> None:
@@ -224,13 +236,18 @@ def _shut_down(executors: dict[str, Executor]) -> None:
 
 
 def _fill(
-    reference: NDArray[np.float32] | str, shape: tuple[int, ...], start: int, make: Callable[..., None], columns: tuple
-) -> None:
+    reference: NDArray[np.float32] | str,
+    shape: tuple[int, ...],
+    start: int,
+    make: Callable[..., BadImages | None],
+    columns: tuple,
+) -> BadImages:
     """Makes a part of a batch in place: of an array, or of the shared memory of that name."""
     out = reference
     if isinstance(out, str):
         out = np.ndarray(shape, np.float32, buffer=_attached(out).buf)
-    make(out[start : start + len(columns[0])], *columns)
+    bad = make(out[start : start + len(columns[0])], *columns)
+    return [(start + place, reason) for place, reason in bad or ()]
 
 
 @functools.lru_cache(maxsize=32)

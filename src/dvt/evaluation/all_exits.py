@@ -77,6 +77,14 @@ class SplitOutputs:
             probabilities,
         )
 
+    def chosen(self, mask: np.ndarray) -> "SplitOutputs":
+        """Some images, those where `mask` (n,) is true."""
+        kept = self.outcomes
+        scores = {rule: values[:, mask] for rule, values in kept.scores.items()}
+        outcomes = Outcomes(kept.predicted[:, mask], kept.labels[mask], scores)
+        probabilities = None if self.probabilities is None else self.probabilities[:, mask]
+        return SplitOutputs(outcomes, self.confidence[:, mask], probabilities)
+
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, as a file keeps them; `from_arrays` reads them back."""
         arrays = {"predicted": self.outcomes.predicted, "labels": self.outcomes.labels, "largest": self.confidence}
@@ -153,7 +161,8 @@ def run_all_exits(
     temperatures: Sequence[float] | None = None,
     keep_probabilities: bool = False,
 ) -> SplitOutputs:
-    """Every exit on every image of a split, each image once, in order.
+    """Every exit on every image of a split, each image once, in order; the label of an image that cannot be read
+    and is skipped is `LEFT_OUT`.
 
     With `partial`, images done before an interruption are not run again, and an interruption keeps what is done.
     Scores are taken at `temperatures` (K,). Memory does not grow with the number of classes unless

@@ -33,9 +33,10 @@ from dvt.config import EvalSection, RunConfig
 from dvt.config_io import config_to_dict
 from dvt.cost import cumulative_gmacs
 from dvt.data import Splits, load_splits
+from dvt.data.bad_images import LEFT_OUT
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import groups, pictures, speed
-from dvt.evaluation.all_exits import AllExits, Partial, run_all_exits
+from dvt.evaluation.all_exits import AllExits, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit, prepared_folder
 from dvt.exit_rules import ExitRule
 from dvt.inference import AdaptiveClassifier
@@ -92,6 +93,7 @@ class _Evaluation:
     Attributes:
         choice: Thresholds and rule; None until `run` has found any.
         partial: What is kept of it in case of an interruption.
+        left_out: Split -> images that could not be read, if there were any and they were to be skipped.
         examples: Images by the exit they took; `extremes` the easiest and hardest per class; `attention` what the
             class token of each exit attends to. All empty until `run` has chosen thresholds.
     """
@@ -106,6 +108,7 @@ class _Evaluation:
         self._gmacs = cumulative_gmacs(loaded.model)
         self._classifier = AdaptiveClassifier(model, batch_sizes=[config.eval.batch_size])
         self.partial = Partial(folder, _identity(loaded, config, mode))
+        self.left_out: dict[str, int] = {}
         self.choice: Choice | None = None
         self.examples: list = []
         self.extremes: list = []
@@ -122,9 +125,7 @@ class _Evaluation:
         temperatures = None if choice is None or choice.rule.temperatures is None else choice.rule.temperatures
         if stored is None:
             scaled = self._settings.temperature_scaling
-            found = run_all_exits(
-                self._cell, self._splits, "calibration", batch_size, self.partial, keep_probabilities=scaled
-            )
+            found = self._all_exits("calibration", keep_probabilities=scaled)
             temperatures, calibration = None, found.outcomes
             if scaled:
                 temperatures = [fit_temperature(each, found.outcomes.labels) for each in found.probabilities]
@@ -133,15 +134,7 @@ class _Evaluation:
             rows = early_exit.find_sweep_thresholds(found.confidence)
         else:
             rows = np.asarray(stored["dynamic_threshold"], np.float32)
-        found = run_all_exits(
-            self._cell,
-            self._splits,
-            "val",
-            batch_size,
-            self.partial,
-            temperatures,
-            self._settings.keep_probabilities,
-        )
+        found = self._all_exits("val", temperatures, self._settings.keep_probabilities)
         val = found.outcomes
         sweep = early_exit.evaluate_scores(found.confidence, val.correct, self._gmacs, rows)
 
@@ -177,12 +170,36 @@ class _Evaluation:
         self._keep(val, calibration, costs, choice, exit_index, found.probabilities)
         return results
 
+    def _all_exits(
+        self, split: str, temperatures: Sequence[float] | None = None, keep_probabilities: bool = False
+    ) -> SplitOutputs:
+        """Outputs of the images of a split that can be read; from here on, these are the split."""
+        batch_size = self._settings.batch_size
+        found = run_all_exits(
+            self._cell, self._splits, split, batch_size, self.partial, temperatures, keep_probabilities
+        )
+        bad = found.outcomes.labels == LEFT_OUT
+        if not bad.any():
+            return found
+        self._splits.bad_images.check(split, int(bad.sum()))
+        log.warning(
+            "%d of %d images of %s cannot be read; all results are over the other %d",
+            bad.sum(),
+            len(bad),
+            split,
+            (~bad).sum(),
+        )
+        self._splits = self._splits.without(split, np.flatnonzero(bad))
+        self.left_out[split] = int(bad.sum())
+        return found.chosen(~bad)
+
     def _facts(self, val: Outcomes, costs: Costs) -> dict[str, Any]:
         curve = published_curve(self._loaded.model, self._config.data.dataset)
         return {
             "model": self._loaded.model.to_dict(),
             "dataset": self._config.data.dataset,
             "num_images": len(val.labels),
+            "images_left_out": self.left_out,
             "class_names": list(self._splits.class_names),
             "date": datetime.date.today().isoformat(),
             "machine": device.describe_machine(),

@@ -35,6 +35,8 @@ DAMAGED_STATE_FILE = "state_damaged.ckpt"
 
 # Keys of the recipe that may change between a run and its resumption: they do not touch what is computed.
 MAY_CHANGE = (
+    "data.max_bad_images",
+    "data.on_bad_image",
     "data.path",
     "data.workers",
     "data.worker_type",

@@ -196,6 +196,7 @@ class _Run:
         """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
         train, last = self.config.train, epochs_done == self.epochs
         self._require_finite()
+        self._tell_bad_images(epochs_done)
         row = self.monitor.epoch_row(self.done, self._seen_per_second)
         row |= {
             "learning_rate": float(self.rates[self.done - 1]),
@@ -215,6 +216,21 @@ class _Run:
         self.epochs_ended = epochs_done
         if last or epochs_done % train.checkpoint_every_epochs == 0:
             self._save()
+
+    def _tell_bad_images(self, epochs_done: int) -> None:
+        """How many images of the epoch were replaced, over all ranks; raises DataError on all of them if too many."""
+        if not self.splits.bad_images.skips:
+            return
+        here = self.splits.bad_images.replaced[epochs_done - 1]
+        replaced = int(device.sum_over_ranks(np.array([here]))[0])
+        if replaced:
+            log.warning(
+                "epoch %d/%d: %d of the training images shown could not be read; others took their places",
+                epochs_done,
+                self.epochs,
+                replaced,
+            )
+        self.splits.bad_images.check("train", replaced)
 
     def _announce(self) -> None:
         train = self.config.train

@@ -1,13 +1,18 @@
 """Accuracy of every exit during training, shared by the ranks. Axis letters: K exits, B images."""
 
+import logging
+
 import numpy as np
 from mindspore import Tensor, nn, ops
 
 from dvt import device
 from dvt.checkpoint import load_weights
 from dvt.data import Splits
+from dvt.data.bad_images import LEFT_OUT
 from dvt.models.cascade import build_from_config
 from dvt.variants import ModelConfig
+
+log = logging.getLogger(__name__)
 
 
 class _Answers(nn.Cell):
@@ -22,7 +27,7 @@ class _Answers(nn.Cell):
 
 
 class Validation:
-    """Top-1 accuracy of given weights on a split, every image counted once over all ranks.
+    """Top-1 accuracy of given weights on a split, every image that can be read counted once over all ranks.
 
     A model of its own holds the weights (usually the moving average), so that the compiled training step stays as it
     is; it computes in float32.
@@ -43,7 +48,8 @@ class Validation:
         splits.num_batches(split, batch_size, shard=self._shard)  # refuses more ranks than images now
 
     def accuracy(self, weights: dict[str, np.ndarray]) -> list[float]:
-        """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite."""
+        """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite,
+        DataError for a bad image or too many of them."""
         load_weights(self._model, weights, source="the weights to validate")
         pipeline = self._splits.pipeline(self._split, self._batch_size, shard=self._shard)
         correct, seen = 0.0, 0
@@ -52,6 +58,16 @@ class Validation:
             if count < self._batch_size:  # one compiled shape serves all
                 images = np.concatenate([images, np.repeat(images[-1:], self._batch_size - count, axis=0)])
             answers = self._answers(Tensor(images)).asnumpy()[:, :count]  # (K, B)
-            correct, seen = correct + (answers == labels).sum(axis=1), seen + count
+            correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
         totals = device.sum_over_ranks(np.append(correct, seen))
+        left_out = self._splits.sizes[self._split] - int(totals[-1])
+        if left_out:
+            self._splits.bad_images.check(self._split, left_out)
+            log.info(
+                "%d of %d images of %s cannot be read; accuracy is over the other %d",
+                left_out,
+                self._splits.sizes[self._split],
+                self._split,
+                totals[-1],
+            )
         return [float(100.0 * each / totals[-1]) for each in totals[:-1]]
