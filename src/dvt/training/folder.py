@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import Checkpoint, read_checkpoint, replacing, save_checkpoint
+from dvt.checkpoint import Checkpoint, explained, read_checkpoint, replacing, save_checkpoint, write_failure
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, config_to_dict, flattened, save_config
 from dvt.errors import CheckpointError, ConfigError
@@ -81,13 +82,18 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / LOG_FILE).touch()
+            with tempfile.TemporaryFile(dir=self.path):  # an earlier log may be writable in a folder that is not
+                pass
         except OSError as error:
-            raise ConfigError(f"cannot write to the output folder {self.path}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot write to the output folder {self.path}: {write_failure(self.path, error)}"
+            ) from error
 
     def begin(self) -> None:
         """Writes the resolved configuration, once all checks are passed."""
         if self._writes:
-            save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
+            with explained(self.path / CONFIG_FILE):
+                save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
@@ -181,7 +187,7 @@ class RunFolder:
 
 def _replace_by_link(path: Path, target: Path) -> None:
     """Makes `path` another name of the file `target`, in one step; a copy where the file system has no links."""
-    with replacing(path) as written:
+    with explained(path), replacing(path) as written:
         try:
             os.link(target, written)
         except OSError:

@@ -28,7 +28,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from dvt.checkpoint import replacing
+from dvt.checkpoint import explained, replacing
 from dvt.training.curves import draw_curves
 
 METRICS_FILE = "metrics.csv"
@@ -53,7 +53,7 @@ class RunRecords:
             which replaces the records of an earlier one.
         title: Above the curves.
 
-    Raises OSError, here and in all methods but `close`, if the folder cannot be written to.
+    Raises DVTError, here and in all methods but `close`, if the folder cannot be written to.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int | None = None, title: str = "") -> None:
@@ -62,13 +62,15 @@ class RunRecords:
         self._rows = [] if resume_step is None else _read_rows(self.folder / METRICS_FILE, resume_step)
         if resume_step is not None:
             self._write_rows()
-        self._board: SummaryWriter | None = SummaryWriter(
-            str(self.folder / TENSORBOARD_FOLDER),
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=_FLUSH_SECONDS,
-            # Names hold the second of the start; a run stopped and resumed within it must not overwrite its own file.
-            filename_suffix=f".{resume_step or 0}",
-        )
+        board = self.folder / TENSORBOARD_FOLDER
+        with explained(board):
+            self._board: SummaryWriter | None = SummaryWriter(
+                str(board),
+                purge_step=None if resume_step is None else resume_step + 1,
+                flush_secs=_FLUSH_SECONDS,
+                # Names hold the second of the start; a run stopped and resumed within it must not overwrite its file.
+                filename_suffix=f".{resume_step or 0}",
+            )
 
     @property
     def rows(self) -> list[Row]:
@@ -84,12 +86,13 @@ class RunRecords:
         """Adds a row: `epoch` and `step` (both done), and any numbers besides.
 
         The curves show `loss_exit_K`, `val_accuracy_exit_K` (percent) and `learning_rate`. Keys that earlier rows lack
-        become new columns, empty above.
+        become new columns, empty above. The row of an epoch that a resumed run validates again takes the place of its
+        earlier one.
         """
         row = {key: float(value) for key, value in values.items()}
         if not {"epoch", "step"} <= row.keys():
             raise ValueError(f"a row of {METRICS_FILE} needs 'epoch' and 'step'; it has {', '.join(row)}")
-        self._rows.append(row)
+        self._rows = [earlier for earlier in self._rows if earlier["step"] < row["step"]] + [row]
         self._write_rows()
         self._to_board("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
 
@@ -126,7 +129,8 @@ class RunRecords:
 
     def _write_rows(self) -> None:
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        with replacing(self.folder / METRICS_FILE) as written, written.open("w", newline="") as file:
+        path = self.folder / METRICS_FILE
+        with explained(path), replacing(path) as written, written.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows({key: _plain(value) for key, value in row.items()} for row in self._rows)
@@ -136,7 +140,7 @@ def write_environment(folder: str | os.PathLike, device: str) -> None:
     """Adds this start to `environment.json` in `folder`: what it ran with. A resumed run keeps the earlier starts.
 
     `device` describes the device in words. The revision is that of this package's checkout, null where it is none or
-    git is missing. Raises OSError if the folder cannot be written to.
+    git is missing. Raises DVTError if the folder cannot be written to.
     """
     path = Path(folder) / ENVIRONMENT_FILE
     starts = []
@@ -155,7 +159,7 @@ def write_environment(folder: str | os.PathLike, device: str) -> None:
         "git": git_state(Path(__file__).resolve().parents[3]),
         "packages": _packages(),
     }
-    with replacing(path) as written:
+    with explained(path), replacing(path) as written:
         written.write_text(json.dumps({"starts": [*starts, start]}, indent=2) + "\n", encoding="utf-8")
 
 
