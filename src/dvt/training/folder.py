@@ -101,7 +101,7 @@ class RunFolder:
         if not self._writes:
             yield
             return
-        handler = logging.FileHandler(self.path / LOG_FILE)
+        handler = _LogFile(self.path / LOG_FILE)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("dvt")
         level = logger.level
@@ -183,6 +183,18 @@ class RunFolder:
 
     def _of_epoch(self, epoch: int) -> Path:
         return self.path / f"epoch_{epoch:03d}.ckpt"
+
+
+class _LogFile(logging.FileHandler):
+    """Once the file cannot be written any more (the disk is full), the console alone shows what is logged."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
+        logging.getLogger("dvt").removeHandler(self)
+        log.warning("%s is incomplete: it cannot be written any more", self.baseFilename)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is still buffered does not fit either
+            super().close()
 
 
 def _replace_by_link(path: Path, target: Path) -> None:

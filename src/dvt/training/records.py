@@ -26,9 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from dvt.checkpoint import explained, replacing
+from dvt.training.board import Board
 from dvt.training.curves import draw_curves
 
 METRICS_FILE = "metrics.csv"
@@ -36,7 +35,6 @@ CURVES_FILE = "curves.png"
 ENVIRONMENT_FILE = "environment.json"
 TENSORBOARD_FOLDER = "tensorboard"
 
-_FLUSH_SECONDS = 10  # how stale TensorBoard may be
 _GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the run
 
 log = logging.getLogger(__name__)
@@ -62,15 +60,7 @@ class RunRecords:
         self._rows = [] if resume_step is None else _read_rows(self.folder / METRICS_FILE, resume_step)
         if resume_step is not None:
             self._write_rows()
-        board = self.folder / TENSORBOARD_FOLDER
-        with explained(board):
-            self._board: SummaryWriter | None = SummaryWriter(
-                str(board),
-                purge_step=None if resume_step is None else resume_step + 1,
-                flush_secs=_FLUSH_SECONDS,
-                # Names hold the second of the start; a run stopped and resumed within it must not overwrite its file.
-                filename_suffix=f".{resume_step or 0}",
-            )
+        self._board: Board | None = Board(self.folder / TENSORBOARD_FOLDER, resume_step)
 
     @property
     def rows(self) -> list[Row]:
@@ -105,8 +95,8 @@ class RunRecords:
         if self._board is None:
             return
         board, self._board = self._board, None
+        board.close()
         try:
-            board.close()
             if self._rows:
                 with replacing(self.folder / CURVES_FILE) as written:
                     written.write_bytes(draw_curves(self._rows, self.title))
@@ -124,8 +114,7 @@ class RunRecords:
     def _to_board(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._board is None:
             raise ValueError("the records are closed")
-        for name, value in values.items():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+        self._board.scalars(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def _write_rows(self) -> None:
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
