@@ -5,6 +5,8 @@ entry, `dvt_metadata`, a JSON text. MindSpore ends the file with the CRC32 of al
 MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
 """
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -16,11 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from dvt.errors import CheckpointError, ConfigError
+from dvt.errors import CheckpointError, ConfigError, DVTError
 from dvt.variants import ModelConfig
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ _NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one; if
 _SHOWN = 3  # names per kind in an error
 _ITEM_BYTES = {f"{kind}{bits}": bits // 8 for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)}
 _ITEM_BYTES |= {"BFloat16": 2, "Bool": 1}
+_SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
+_LOCK = "new"  # the file in them that is locked while they are in use
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -55,8 +60,8 @@ def save_checkpoint(
 
     The file is written beside `path`, synced and moved, so `path` holds the old file or the whole new one.
     `metadata["model"]` is a ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers
-    and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written and for metadata
-    that JSON cannot hold.
+    and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written (on a full disk it
+    tells the space that is free) and for metadata that JSON cannot hold.
     """
     import mindspore as ms
 
@@ -69,7 +74,25 @@ def save_checkpoint(
         with replacing(path) as written:
             ms.save_checkpoint(entries, str(written), append_dict={METADATA_KEY: text}, crc_check=True)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot save the checkpoint {path}: {_reason(error)}") from error
+        before = f" The {path.name} saved before is untouched." if path.exists() else ""
+        raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
+
+
+def write_failure(path: Path, error: Exception) -> str:
+    """Why `path` could not be written and, if the disk is full, how much is free there and what to do."""
+    if getattr(error, "errno", None) not in _FULL:
+        return _reason(error)
+    free = shutil.disk_usage(path.parent).free
+    return f"{_reason(error)}: {free / 2**20:.1f} MiB are free in {path.parent}; make room or choose another folder"
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Around the writing of `path`: raises DVTError, naming it and the cause, where an OSError comes."""
+    try:
+        yield
+    except OSError as error:
+        raise DVTError(f"cannot write {path}: {write_failure(path, error)}") from error
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
@@ -179,14 +202,14 @@ def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) ->
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, else it is gone.
 
-    The name lies in a hidden folder beside `path`, removed with all that a failed save left in it. The finished file is
-    synced and gets the mode that the umask gives to new files (MindSpore leaves 0400). Raises OSError.
+    The name lies in a hidden folder beside `path`, removed with all that a failed save left in it; folders of processes
+    that were killed while saving are removed by the next call. The finished file is synced and gets the mode that the
+    umask gives to new files (MindSpore leaves 0400). Raises OSError.
     """
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.stem}.", dir=path.parent))
+    _remove_abandoned(path.parent)
+    scratch, lock = _locked_folder(path)
     try:
-        new = scratch / "new"
-        new.touch()
-        mode = stat.S_IMODE(new.stat().st_mode)
+        mode = stat.S_IMODE(os.fstat(lock.fileno()).st_mode)
         written = scratch / path.name
         yield written
         written.chmod(mode)
@@ -195,6 +218,46 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        lock.close()
+
+
+def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
+    """A new hidden folder beside `path`, and a locked file in it. The system unlocks it when this process ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}{_SCRATCH}", dir=path.parent))
+        try:
+            lock = (folder / _LOCK).open("wb")
+        except FileNotFoundError:  # another process took the new folder for an abandoned one
+            continue
+        except OSError:
+            folder.rmdir()
+            raise
+        _lock(lock)  # waits while another process looks whether the folder is abandoned, and removes it
+        if (folder / _LOCK).exists():
+            return folder, lock
+        lock.close()
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what killed processes left in `parent`: hidden folders that nobody holds locked."""
+    for folder in parent.glob(f".*{_SCRATCH}*"):
+        try:
+            with (folder / _LOCK).open("rb+") as lock:
+                if _lock(lock, wait=False):
+                    shutil.rmtree(folder, ignore_errors=True)
+        except FileNotFoundError:  # killed before it was locked
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # not ours to remove
+            continue
+
+
+def _lock(file: BinaryIO, wait: bool = True) -> bool:
+    """Locks `file` until it is closed; False if another process has, or where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -92,6 +92,14 @@ def test_a_resumed_run_records_nothing_twice(tmp_path: Path, stopped: int, saved
     assert shown(broken) == shown(whole)
 
 
+def test_an_epoch_that_is_validated_again_has_one_row(tmp_path: Path):
+    with RunRecords(tmp_path) as records:
+        train(records, range(1, 9))
+    with RunRecords(tmp_path, resume_step=8) as records:
+        records.epoch({"epoch": 2, "step": 8, "loss_exit_0": 0.5})
+    assert [(row["step"], row["loss_exit_0"]) for row in rows_of(tmp_path)] == [("4", "0.25"), ("8", "0.5")]
+
+
 def test_rows_behind_the_resumed_step_go_at_once(tmp_path: Path):
     """A resumed run that is killed before its first epoch ends must not leave rows that it took back."""
     with RunRecords(tmp_path) as records:

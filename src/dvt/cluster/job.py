@@ -16,6 +16,7 @@ from typing import TextIO
 import psutil
 
 from dvt.cluster.diagnosis import WorkerLog
+from dvt.cluster.guard import guarded
 from dvt.cluster.placement import Placement
 from dvt.cluster.processes import Deadline, Member, end_all, find_members
 
@@ -88,21 +89,26 @@ class Job:
                     env=dict(self.environment),
                     start_new_session=True,
                 )
-            msrun = psutil.Process(started.pid)
-            follower = Follower(self._log_of(self.placement.ranks.start), console)
-            try:
-                succeeded = self._watch(started, msrun, follower)
-            finally:
-                grace = self.grace_seconds if self._signal_number is not None else FAILURE_GRACE_SECONDS
-                self._deadline = Deadline(grace)
-                end_all(msrun, self._members, self._deadline)
-                started.wait()
-                follower.finish()
+                msrun = psutil.Process(started.pid)
+                with guarded(msrun, self.grace_seconds, file):
+                    succeeded = self._attend(started, msrun, console)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
         logs = () if succeeded else tuple(self._logs())
         return Outcome(succeeded, self._signal_number, logs)
+
+    def _attend(self, started: subprocess.Popen, msrun: psutil.Process, console: TextIO) -> bool:
+        """Until all processes have ended; whether well."""
+        follower = Follower(self._log_of(self.placement.ranks.start), console)
+        try:
+            return self._watch(started, msrun, follower)
+        finally:
+            grace = self.grace_seconds if self._signal_number is not None else FAILURE_GRACE_SECONDS
+            self._deadline = Deadline(grace)
+            end_all(msrun, self._members, self._deadline)
+            started.wait()
+            follower.finish()
 
     def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "Follower") -> bool:
         """Until msrun has ended (returns whether well), a process failed, or a signal came."""

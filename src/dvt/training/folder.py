@@ -13,6 +13,7 @@ import contextlib
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import Checkpoint, read_checkpoint, replacing, save_checkpoint
+from dvt.checkpoint import Checkpoint, explained, read_checkpoint, replacing, save_checkpoint, write_failure
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, config_to_dict, flattened, save_config
 from dvt.errors import CheckpointError, ConfigError
@@ -83,13 +84,18 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             (self.path / LOG_FILE).touch()
+            with tempfile.TemporaryFile(dir=self.path):  # an earlier log may be writable in a folder that is not
+                pass
         except OSError as error:
-            raise ConfigError(f"cannot write to the output folder {self.path}: {error.strerror}") from error
+            raise ConfigError(
+                f"cannot write to the output folder {self.path}: {write_failure(self.path, error)}"
+            ) from error
 
     def begin(self) -> None:
         """Writes the resolved configuration, once all checks are passed."""
         if self._writes:
-            save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
+            with explained(self.path / CONFIG_FILE):
+                save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
 
     @contextlib.contextmanager
     def logging(self) -> Iterator[None]:
@@ -97,7 +103,7 @@ class RunFolder:
         if not self._writes:
             yield
             return
-        handler = logging.FileHandler(self.path / LOG_FILE)
+        handler = _LogFile(self.path / LOG_FILE)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger = logging.getLogger("dvt")
         level = logger.level
@@ -181,9 +187,21 @@ class RunFolder:
         return self.path / f"epoch_{epoch:03d}.ckpt"
 
 
+class _LogFile(logging.FileHandler):
+    """Once the file cannot be written any more (the disk is full), the console alone shows what is logged."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
+        logging.getLogger("dvt").removeHandler(self)
+        log.warning("%s is incomplete: it cannot be written any more", self.baseFilename)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is still buffered does not fit either
+            super().close()
+
+
 def _replace_by_link(path: Path, target: Path) -> None:
     """Makes `path` another name of the file `target`, in one step; a copy where the file system has no links."""
-    with replacing(path) as written:
+    with explained(path), replacing(path) as written:
         try:
             os.link(target, written)
         except OSError:

@@ -34,6 +34,7 @@ class Monitor:
         self._epoch_name = ""
         self._begun = time.monotonic()  # the whole run, for the time left
         self._begun_at: int | None = None
+        self._left: timedelta | None = None  # unknown before the first step
 
     def begin_epoch(self, epoch: int, epochs: int, step: int) -> None:
         """Starts the averages of epoch number `epoch`, counted from 0, at `step` steps done."""
@@ -96,7 +97,7 @@ class Monitor:
 
         accuracy = numbers("val_accuracy_exit_")
         log.info(
-            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %.0f images/s, %s left%s%s",
+            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %.0f images/s%s%s%s",
             row["epoch"],
             epochs,
             joined(numbers("loss_exit_")),
@@ -104,7 +105,7 @@ class Monitor:
             " (best so far)" if is_best else "",
             row["learning_rate"],
             row["images_per_second"],
-            self._left,
+            "" if self._left is None else f", {self._left} left",
             f", {row['skipped_steps']} steps skipped so far" if row["skipped_steps"] else "",
             f", loss scale {row['loss_scale']:g}" if "loss_scale" in row else "",
         )

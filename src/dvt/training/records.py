@@ -26,9 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
-from dvt.checkpoint import replacing
+from dvt.checkpoint import explained, replacing
+from dvt.training.board import Board
 from dvt.training.curves import draw_curves
 
 METRICS_FILE = "metrics.csv"
@@ -36,7 +35,6 @@ CURVES_FILE = "curves.png"
 ENVIRONMENT_FILE = "environment.json"
 TENSORBOARD_FOLDER = "tensorboard"
 
-_FLUSH_SECONDS = 10  # how stale TensorBoard may be
 _GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the run
 
 log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ class RunRecords:
             which replaces the records of an earlier one.
         title: Above the curves.
 
-    Raises OSError, here and in all methods but `close`, if the folder cannot be written to.
+    Raises DVTError, here and in all methods but `close`, if the folder cannot be written to.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int | None = None, title: str = "") -> None:
@@ -62,13 +60,7 @@ class RunRecords:
         self._rows = [] if resume_step is None else _read_rows(self.folder / METRICS_FILE, resume_step)
         if resume_step is not None:
             self._write_rows()
-        self._board: SummaryWriter | None = SummaryWriter(
-            str(self.folder / TENSORBOARD_FOLDER),
-            purge_step=None if resume_step is None else resume_step + 1,
-            flush_secs=_FLUSH_SECONDS,
-            # Names hold the second of the start; a run stopped and resumed within it must not overwrite its own file.
-            filename_suffix=f".{resume_step or 0}",
-        )
+        self._board: Board | None = Board(self.folder / TENSORBOARD_FOLDER, resume_step)
 
     @property
     def rows(self) -> list[Row]:
@@ -84,12 +76,13 @@ class RunRecords:
         """Adds a row: `epoch` and `step` (both done), and any numbers besides.
 
         The curves show `loss_exit_K`, `val_accuracy_exit_K` (percent) and `learning_rate`. Keys that earlier rows lack
-        become new columns, empty above.
+        become new columns, empty above. The row of an epoch that a resumed run validates again takes the place of its
+        earlier one.
         """
         row = {key: float(value) for key, value in values.items()}
         if not {"epoch", "step"} <= row.keys():
             raise ValueError(f"a row of {METRICS_FILE} needs 'epoch' and 'step'; it has {', '.join(row)}")
-        self._rows.append(row)
+        self._rows = [earlier for earlier in self._rows if earlier["step"] < row["step"]] + [row]
         self._write_rows()
         self._to_board("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
 
@@ -102,8 +95,8 @@ class RunRecords:
         if self._board is None:
             return
         board, self._board = self._board, None
+        board.close()
         try:
-            board.close()
             if self._rows:
                 with replacing(self.folder / CURVES_FILE) as written:
                     written.write_bytes(draw_curves(self._rows, self.title))
@@ -121,12 +114,12 @@ class RunRecords:
     def _to_board(self, group: str, step: int, values: Mapping[str, float]) -> None:
         if self._board is None:
             raise ValueError("the records are closed")
-        for name, value in values.items():
-            self._board.add_scalar(f"{group}/{name}", value, step)
+        self._board.scalars(step, {f"{group}/{name}": value for name, value in values.items()})
 
     def _write_rows(self) -> None:
         columns = list(dict.fromkeys(key for row in self._rows for key in row))
-        with replacing(self.folder / METRICS_FILE) as written, written.open("w", newline="") as file:
+        path = self.folder / METRICS_FILE
+        with explained(path), replacing(path) as written, written.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
             writer.writerows({key: _plain(value) for key, value in row.items()} for row in self._rows)
@@ -136,7 +129,7 @@ def write_environment(folder: str | os.PathLike, device: str) -> None:
     """Adds this start to `environment.json` in `folder`: what it ran with. A resumed run keeps the earlier starts.
 
     `device` describes the device in words. The revision is that of this package's checkout, null where it is none or
-    git is missing. Raises OSError if the folder cannot be written to.
+    git is missing. Raises DVTError if the folder cannot be written to.
     """
     path = Path(folder) / ENVIRONMENT_FILE
     starts = []
@@ -155,7 +148,7 @@ def write_environment(folder: str | os.PathLike, device: str) -> None:
         "git": git_state(Path(__file__).resolve().parents[3]),
         "packages": _packages(),
     }
-    with replacing(path) as written:
+    with explained(path), replacing(path) as written:
         written.write_text(json.dumps({"starts": [*starts, start]}, indent=2) + "\n", encoding="utf-8")
 
 

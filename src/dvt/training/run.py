@@ -113,8 +113,8 @@ class _Run:
                     block.recompute()
         self.step = TrainStep(self.model, train, self.rates, config.seed)
         self.step.set_train(True)
+        self.unfinished: dict[str, float] | None = None  # the row of an epoch that is trained but not yet validated
         self.done = self._load_state() if config.resume else 0  # steps
-        self.epochs_ended = self.done // self.steps_per_epoch
         require_same_weights(self._weights() | self._state())
         self.monitor = Monitor(train.max_failed_batches, train.amp_level != "O0", folder.last_good)
 
@@ -129,6 +129,8 @@ class _Run:
         bar = tqdm(total=len(self.rates), initial=self.done, unit="step", desc="train", smoothing=0.05, disable=None)
         with bar, StopBetweenSteps() as stop:
             try:
+                if self.unfinished is not None:
+                    self._finish_epoch(self.unfinished)
                 for epoch in range(self.done // self.steps_per_epoch, self.epochs):
                     self._epoch(epoch, feed, bar, stop)
             except KeyboardInterrupt:
@@ -142,13 +144,10 @@ class _Run:
                 device.leave()  # all ranks are here, after the same step
                 raise
             except DataError as error:  # a bad image: what was learnt until then is not lost
-                # In validation the epoch has not ended yet: resumed from here, its numbers would never be written.
-                if self.done and self.done // self.steps_per_epoch == self.epochs_ended:
-                    self._save()
-                    raise DataError(
-                        f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on"
-                    ) from error
-                raise
+                if not self.done:
+                    raise
+                self._save()
+                raise DataError(f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on") from error
         log.info("done: %s", self.folder.path / WEIGHTS_FILE)
 
     def _epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> None:
@@ -193,8 +192,7 @@ class _Run:
         return steps * self.images_per_step / seconds
 
     def _end_epoch(self, epochs_done: int) -> None:
-        """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
-        train, last = self.config.train, epochs_done == self.epochs
+        """All that follows the last step of an epoch."""
         self._require_finite()
         self._tell_bad_images(epochs_done)
         row = self.monitor.epoch_row(self.done, self._seen_per_second)
@@ -202,19 +200,26 @@ class _Run:
             "learning_rate": float(self.rates[self.done - 1]),
             "skipped_steps": self._skipped_steps(),
         }
-        if train.amp_level != "O0":
+        if self.config.train.amp_level != "O0":
             row["loss_scale"] = float(self.step.loss_scale.asnumpy())
-        is_best = False
-        if self.validation is not None and (last or epochs_done % train.eval_every_epochs == 0):
+        self.unfinished = row
+        if self._is_validated(epochs_done) and self._is_saved(epochs_done):
+            self._save()  # whatever happens in the validation, the epoch need not be trained again
+        self._finish_epoch(row)
+
+    def _finish_epoch(self, row: dict[str, float]) -> None:
+        """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
+        epochs_done, is_best = int(row["epoch"]), False
+        if self._is_validated(epochs_done):
             weights = self._weights() | self.step.ema_weights()
             accuracy = self.validation.accuracy(weights)
-            row |= {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
+            row = row | {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
             is_best = self.folder.keep_best(epochs_done, accuracy[-1], weights, self._metadata())
         self.monitor.log_epoch(row, self.epochs, is_best)
         if self.records is not None:
             self.records.epoch(row)
-        self.epochs_ended = epochs_done
-        if last or epochs_done % train.checkpoint_every_epochs == 0:
+        self.unfinished = None
+        if self._is_saved(epochs_done):
             self._save()
 
     def _tell_bad_images(self, epochs_done: int) -> None:
@@ -231,6 +236,16 @@ class _Run:
                 replaced,
             )
         self.splits.bad_images.check("train", replaced)
+
+    def _is_validated(self, epochs_done: int) -> bool:
+        return self._is_due(epochs_done, self.config.train.eval_every_epochs)
+
+    def _is_saved(self, epochs_done: int) -> bool:
+        return self._is_due(epochs_done, self.config.train.checkpoint_every_epochs)
+
+    def _is_due(self, epochs_done: int, every: int) -> bool:
+        """Whether something that is done after every so many epochs (0: never) follows this one; the last always."""
+        return every > 0 and (epochs_done == self.epochs or epochs_done % every == 0)
 
     def _announce(self) -> None:
         train = self.config.train
@@ -275,7 +290,8 @@ class _Run:
 
     def _save(self) -> None:
         self._require_finite()
-        self.folder.save(self._weights(), self.step.ema_weights(), self._state(), self._metadata())
+        metadata = self._metadata() | {"unfinished_epoch": self.unfinished}
+        self.folder.save(self._weights(), self.step.ema_weights(), self._state(), metadata)
 
     def _require_finite(self) -> None:
         if not all(np.isfinite(value).all() for value in self._weights().values()):
@@ -328,6 +344,7 @@ class _Run:
             )
         # A run that a bad image ended within an accumulated batch begins that batch again.
         self.step.batches.set_data(Tensor(done * self.config.train.accumulation_steps, ms.int32))
+        self.unfinished = checkpoint.metadata.get("unfinished_epoch")
         log.info("resuming after step %d of %d", done, len(self.rates))
         return done
 
