@@ -194,7 +194,6 @@ class _Run:
     def _end_epoch(self, epochs_done: int) -> None:
         """All that follows the last step of an epoch."""
         self._require_finite()
-        self._tell_bad_images(epochs_done)
         row = self.monitor.epoch_row(self.done, self._seen_per_second)
         row |= {
             "learning_rate": float(self.rates[self.done - 1]),
@@ -205,6 +204,7 @@ class _Run:
         self.unfinished = row
         if self._is_validated(epochs_done) and self._is_saved(epochs_done):
             self._save()  # whatever happens in the validation, the epoch need not be trained again
+        self._tell_bad_images(epochs_done)
         self._finish_epoch(row)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
