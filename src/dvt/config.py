@@ -143,7 +143,7 @@ class DataSection:
             if value is not None and value < 1:
                 raise ConfigError(f"data.{key} is {value}; it must be at least 1")
         limit = self.max_bad_images
-        if not 0 < limit < float("inf") or (limit > 1 and limit % 1):
+        if limit <= 0 or (limit > 1 and limit % 1):
             raise ConfigError(
                 f"data.max_bad_images is {limit:g}; it must be a share between 0 and 1 or a whole number from 1 up"
             )

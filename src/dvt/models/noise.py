@@ -30,6 +30,8 @@ class IntegerHash(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
         self.xor, self.and_, self.shift = ops.BitwiseXor(), ops.BitwiseAnd(), ops.RightShift()
+        # As a tensor: MindSpore 2.7 folds constants times a Python number in float32.
+        self.golden = Tensor(_GOLDEN, mstype.int32)
         self.shifts = {bits: Tensor(bits, mstype.int32) for bits in _LOW_BITS}
         self.masks = {bits: Tensor(mask, mstype.int32) for bits, mask in _LOW_BITS.items()}
 
@@ -62,7 +64,7 @@ class Dropout(nn.Cell):
             return x
         batch, tokens, channels = x.shape
         key = self.hash(noise_key + self.site)
-        rows = self.hash(_count(batch * tokens) * _GOLDEN + key).reshape(batch, tokens, 1)
+        rows = self.hash(_count(batch * tokens) * self.hash.golden + key).reshape(batch, tokens, 1)
         columns = self.hash(_count(channels) + self.hash(key + 1))  # (E,)
         keep = self.xor(rows, columns) * _MULTIPLIERS[1] >= self.threshold  # (B, T, E)
         return x * (keep.astype(x.dtype) * (1.0 / (1.0 - self.rate)))
@@ -89,7 +91,7 @@ class StochasticDepth(nn.Cell):
         if noise_key is None or not self.on or not self.training:
             return None
         key = self.hash(noise_key + self.site)
-        drawn = self.hash(_count(self.depth * 2 * images) * _GOLDEN + key).reshape(self.depth, 2, images)
+        drawn = self.hash(_count(self.depth * 2 * images) * self.hash.golden + key).reshape(self.depth, 2, images)
         keep = (drawn >= self.thresholds).astype(mstype.float32) * self.scales
         return keep.reshape(self.depth, 2, images, 1, 1)
 
