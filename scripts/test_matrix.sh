@@ -86,7 +86,7 @@ run_pair() {
         fi
         result="FAILED: the requirements could not be installed, see $log.install.log" && return 1
     fi
-    if "$venv/bin/python" -m pytest -q -p no:cacheprovider "$@" >"$log.tests.log" 2>&1; then
+    if "$venv/bin/python" -m pytest -q -p no:cacheprovider --numprocesses 2 --dist loadfile "$@" >"$log.tests.log" 2>&1; then
         result=$(tail -n 1 "$log.tests.log") && return 0
     fi
     result="FAILED: $(tail -n 1 "$log.tests.log"), see $log.tests.log" && return 1
