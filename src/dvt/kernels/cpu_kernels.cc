@@ -1,7 +1,8 @@
-// GELU and LayerNorm for MindSpore's CPU backend, float32, forward and backward.
+// GELU, LayerNorm and a transposition for MindSpore's CPU backend, float32, forward and backward.
 //
 // MindSpore's own exact GELU runs on one thread without vector instructions and is more than half of a DVT forward
-// pass; its LayerNorm gradient is as costly. Functions follow the interface of ops.Custom(func_type="aot"): `params`
+// pass; its LayerNorm gradient is as costly; every Transpose of a graph holds 8 bytes per element for as long as the graph
+// lives, which is most of the memory of a DVT forward pass. Functions follow the interface of ops.Custom(func_type="aot"): `params`
 // holds the inputs, then the outputs; the return value is 0 on success.
 #include <algorithm>
 #include <cmath>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr float kInvSqrt2 = 0.70710678118654752f;
 constexpr float kInvSqrt2Pi = 0.39894228040143267f;
+constexpr int64_t kTile = 16;
 constexpr int64_t kGrain = 1 << 16;  // elements per thread below which another thread costs more than it saves
 
 struct Arrays {
@@ -149,6 +151,28 @@ extern "C" int LayerNormGrad(int nparam, void **params, int *ndims, int64_t **sh
   return 0;
 }
 
+// x (A, I, J, D) -> y (A, J, I, D); its own gradient.
+extern "C" int SwapMiddle(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 2 || ndims[0] != 4 || !AllFloat32(dtypes, nparam)) return 1;
+  const float *x = static_cast<float *>(params[0]);
+  float *y = static_cast<float *>(params[1]);
+  const int64_t I = shapes[0][1], J = shapes[0][2], D = shapes[0][3];
+  const int64_t bands = (I + kTile - 1) / kTile;  // of rows of x, so that reads and writes of a tile stay in the cache
+  Parallel(shapes[0][0] * bands, std::min(I, kTile) * J * D, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t band = begin; band < end; ++band) {
+      const float *from = x + band / bands * I * J * D;
+      float *to = y + band / bands * I * J * D;
+      const int64_t first = band % bands * kTile, last = std::min(first + kTile, I);
+      for (int64_t tile = 0; tile < J; tile += kTile) {
+        for (int64_t j = tile; j < std::min(tile + kTile, J); ++j) {
+          for (int64_t i = first; i < last; ++i) std::copy_n(from + (i * J + j) * D, D, to + (j * I + i) * D);
+        }
+      }
+    }
+  });
+  return 0;
+}
+
 // Shapes and types of the outputs. MindSpore asks for them here rather than in Python, since it cannot call Python
 // while it runs a graph whose inputs or outputs hold None. Type ids are MindSpore's enum, passed through as they come.
 using Shape = std::vector<int64_t>;
@@ -163,9 +187,14 @@ extern "C" std::vector<Shape> LayerNormGradInferShape(int *ndims, int64_t **shap
   return {dx, dgamma, dgamma};
 }
 
+extern "C" Shape SwapMiddleInferShape(int *, int64_t **shapes, void *) {
+  return {shapes[0][0], shapes[0][2], shapes[0][1], shapes[0][3]};
+}
+
 extern "C" int GeluInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int GeluGradInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int LayerNormInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int SwapMiddleInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" std::vector<int> LayerNormGradInferType(std::vector<int> types, void *) {
   return {types[0], types[0], types[0]};
 }

@@ -33,6 +33,19 @@ def layer_norm_kernel() -> ops.Custom | None:
     return _operator(library, "LayerNorm", ("x", "gamma", "beta", "epsilon"), ("y",), bprop)
 
 
+def swap_kernel() -> ops.Custom | None:
+    """(A, I, J, D) -> (A, J, I, D), float32; None where there is no compiled kernel."""
+    library = kernels.library()
+    if library is None:
+        return None
+    gradient = _operator(library, "SwapMiddle", ("x",), ("y",))
+
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (gradient(dout),)
+
+    return _operator(library, "SwapMiddle", ("x",), ("y",), bprop)
+
+
 def _operator(library: str, name: str, inputs: tuple, outputs: tuple, bprop=None) -> ops.Custom:
     """`name` of the library, float32 in and out; the library says which shapes and types come out."""
     info = CustomRegOp(name)

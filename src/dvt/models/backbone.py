@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from dvt.grids import sinusoid_positions
-from dvt.models.layers import LayerNorm, Mlp, dense
+from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
@@ -26,19 +26,20 @@ class Attention(nn.Cell):
         self.scale = self.head_dim**-0.5
         self.qkv = dense(config.embed_dim, 3 * config.embed_dim, config.init_std, has_bias=config.qkv_bias)
         self.proj = dense(config.embed_dim, config.embed_dim, config.init_std)
+        self.swap = SwapMiddle()
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, N, C), received (B, H, N, N) or None -> (B, N, C), relations (B, H, N, N)."""
         _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(-1, tokens, 3, self.num_heads, self.head_dim)
-        q, k, v = ops.unbind(qkv.transpose(2, 0, 3, 1, 4))  # each (B, H, N, D)
+        qkv = self.qkv(x).reshape(-1, tokens, 3 * self.num_heads, self.head_dim)
+        q, k, v = ops.split(self.swap(qkv), self.num_heads, axis=1)  # each (B, H, N, D)
         relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
         if received is not None:
             relations = relations + received
         weights = ops.softmax(relations.astype(mstype.float32), axis=-1).astype(v.dtype)
         x = ops.matmul(weights, v)  # (B, H, N, D)
-        x = x.transpose(0, 2, 1, 3).reshape(-1, tokens, dim)
+        x = self.swap(x).reshape(-1, tokens, dim)
         return self.proj(x), relations
 
 

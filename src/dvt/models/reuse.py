@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from dvt.grids import token_resize_matrix
-from dvt.models.layers import ChannelDense, Gelu, LayerNorm, dense
+from dvt.models.layers import ChannelDense, Gelu, LayerNorm, SwapMiddle, dense
 from dvt.variants import FEATURE_CHANNELS, FEATURE_HIDDEN, RELATION_EXPANSION, ModelConfig
 
 
@@ -41,6 +41,7 @@ class RelationReuse(nn.Cell):
         self.fc1 = ChannelDense(channels, RELATION_EXPANSION * channels)
         self.act = Gelu()
         self.fc2 = ChannelDense(RELATION_EXPANSION * channels, channels)
+        self.swap = SwapMiddle()
         self.num_heads = config.num_heads
         self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=1.0).T.copy())  # E^T: (N', N)
 
@@ -48,13 +49,17 @@ class RelationReuse(nn.Cell):
         batch, channels, tokens, _ = relations.shape
         mixed = relations.reshape(batch, channels, tokens * tokens)
         mixed = self.fc2(self.act(self.fc1(mixed)))
-        return mixed.reshape(batch, channels, tokens, tokens).swapaxes(2, 3)
+        return self._transposed(mixed.reshape(batch, channels, tokens, tokens))
 
     def for_layer(self, mixed: Tensor, layer: int) -> Tensor:
         """E r E^T for the heads of one layer: (B, L*H, N', N') -> (B, H, N, N); E keeps the class row and column."""
         transposed = mixed[:, layer * self.num_heads : (layer + 1) * self.num_heads]  # r^T: (B, H, N', N')
-        rows = self._times_resize(transposed).swapaxes(2, 3)  # E r: (B, H, N, N')
+        rows = self._transposed(self._times_resize(transposed))  # E r: (B, H, N, N')
         return self._times_resize(rows)  # (B, H, N, N)
+
+    def _transposed(self, x: Tensor) -> Tensor:
+        _, channels, rows, columns = x.shape
+        return self.swap(x.reshape(-1, rows, columns, 1)).reshape(-1, channels, columns, rows)
 
     def _times_resize(self, x: Tensor) -> Tensor:
         """x E^T over the last axis, as one 2-D product: a broadcast matrix would be copied for every map."""

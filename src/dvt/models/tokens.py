@@ -6,7 +6,7 @@ Axis letters: B batch, C width, S image side, G grid side, T tokens of a soft sp
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
-from dvt.models.layers import Gelu, LayerNorm, dense
+from dvt.models.layers import Gelu, LayerNorm, SwapMiddle, dense
 from dvt.models.noise import Dropout, site_number
 from dvt.variants import (
     LATER_SOFT_SPLIT,
@@ -95,18 +95,22 @@ class TokensToToken(nn.Cell):
         ]
         self.performer1 = TokenPerformer(config.in_channels * self.first[0] ** 2, config.init_std, sites[0])
         self.performer2 = TokenPerformer(later_dim, config.init_std, sites[1])
+        self.swap = SwapMiddle()
         self.project = dense(later_dim, config.embed_dim, config.init_std)
 
     def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
-        x = self.performer1(_soft_split(images, self.first), noise_key)
-        x = self.performer2(_soft_split(self._as_map(x, self.sides[0]), self.later), noise_key)
-        return self.project(_soft_split(self._as_map(x, self.sides[1]), self.later))
+        x = self.performer1(self._soft_split(images, self.first), noise_key)
+        x = self.performer2(self._soft_split(self._as_map(x, self.sides[0]), self.later), noise_key)
+        return self.project(self._soft_split(self._as_map(x, self.sides[1]), self.later))
 
     def _as_map(self, x: Tensor, side: int) -> Tensor:
-        return x.swapaxes(1, 2).reshape(-1, PERFORMER_DIM, side, side)
+        return self._transposed(x).reshape(-1, PERFORMER_DIM, side, side)
 
+    def _soft_split(self, x: Tensor, split: tuple[int, int, int]) -> Tensor:
+        """Overlapping patches, channel-major: (B, I, S, S) -> (B, T, I*kernel*kernel)."""
+        kernel, stride, padding = split
+        return self._transposed(ops.unfold(x, kernel, stride=stride, padding=padding))
 
-def _soft_split(x: Tensor, split: tuple[int, int, int]) -> Tensor:
-    """Overlapping patches, channel-major: (B, I, S, S) -> (B, T, I*kernel*kernel)."""
-    kernel, stride, padding = split
-    return ops.unfold(x, kernel, stride=stride, padding=padding).swapaxes(1, 2)
+    def _transposed(self, x: Tensor) -> Tensor:
+        _, rows, columns = x.shape
+        return self.swap(x.reshape(-1, rows, columns, 1)).reshape(-1, columns, rows)
