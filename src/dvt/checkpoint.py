@@ -35,7 +35,7 @@ METADATA_KEY = "dvt_metadata"
 _CRC_MARK = b"crc_num"  # what MindSpore's crc_check=True writes in front of the checksum
 _CRC_BYTES = 10
 _CHUNK = 1 << 22
-_NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one; if it was copied, copy it again"
+_NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one ({}); if it was copied, copy it again"
 _SHOWN = 3  # names per kind in an error
 _ITEM_BYTES = {f"{kind}{bits}": bits // 8 for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)}
 _ITEM_BYTES |= {"BFloat16": 2, "Bool": 1}
@@ -103,13 +103,13 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     _check_readable(path)
     complete = _check_crc(path)
     try:
-        _check_content(path)
+        _check_content(path, complete)
     except UnicodeDecodeError as error:  # protobuf decodes names when they are read
-        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
+        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
     try:
         entries = ms.load_checkpoint(str(path))
     except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
+        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
     text = entries.pop(METADATA_KEY, None)
     if not isinstance(text, str):
         raise CheckpointError(
@@ -363,19 +363,18 @@ def _check_crc(path: Path) -> bool:
     return True
 
 
-def _check_content(path: Path) -> None:
+def _check_content(path: Path, has_checksum: bool) -> None:
     """Raises CheckpointError for what MindSpore's own reader would take on trust: tensors with another number of bytes
     than their shape crash it or are filled up with whatever lies in memory, and texts that are none crash Python."""
     from google.protobuf.message import DecodeError
     from mindspore.train.checkpoint_pb2 import Checkpoint as Message
 
-    content = path.read_bytes()
-    if content[-len(_CRC_MARK) - _CRC_BYTES :].startswith(_CRC_MARK):
-        content = content[: -len(_CRC_MARK) - _CRC_BYTES]
+    size = path.stat().st_size - (len(_CRC_MARK) + _CRC_BYTES if has_checksum else 0)
     try:
-        entries = Message.FromString(content).value
+        with path.open("rb") as file:
+            entries = Message.FromString(file.read(size)).value
     except DecodeError as error:
-        raise CheckpointError(_NO_CHECKPOINT.format(path)) from error
+        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
     held: dict[str, int] = {}
     wanted: dict[str, int] = {}
     wrong = []

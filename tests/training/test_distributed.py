@@ -5,10 +5,13 @@ Stochastic depth is off: it is drawn per rank. The optimizer is SGD: some biases
 cannot change a softmax, and AdamW turns the rounding errors that are their gradients into steps of full size.
 """
 
+import contextlib
 import csv
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -95,14 +98,47 @@ def test_ranks_equal_one_process_on_the_joined_batch(ranks: int, images: Path, a
     assert_same(tmp_path / "run", alone)
 
 
+@contextlib.contextmanager
+def states_kept(output: Path, kept: Path) -> Iterator[None]:
+    """Keeps in `kept` every state that a run saves in `output` in the meantime."""
+    kept.mkdir()
+    done = threading.Event()
+
+    def watch() -> None:
+        seen = None
+        while not done.wait(0.002):  # a save takes far longer
+            with contextlib.suppress(FileNotFoundError):
+                found = (output / "state.ckpt").stat()
+                if (found.st_ino, found.st_mtime_ns) != seen:
+                    os.link(output / "state.ckpt", kept / f"{len(list(kept.iterdir()))}.ckpt")
+                    seen = (found.st_ino, found.st_mtime_ns)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def steps_of_ended_epochs(state: Path) -> int | None:
+    """Steps done, if the last epoch was validated as well."""
+    metadata = read_checkpoint(state).metadata
+    return None if metadata["unfinished_epoch"] else metadata["step"]
+
+
 def test_a_job_that_is_stopped_goes_on_as_if_unbroken(images: Path, alone: Path, tmp_path: Path) -> None:
     """Stopped by a broken image, on the rank that reads it; the others are ended, and the cause is told."""
     output, broken = tmp_path / "run", images / "train" / "dark" / "0.png"
     content = broken.read_bytes()
-    run(images, output, 2, "--train.epochs=5", "--train.checkpoint_every_epochs=1")
+    with states_kept(output, tmp_path / "kept"):
+        run(images, output, 2, "--train.epochs=5", "--train.checkpoint_every_epochs=1")
     whole = rows_of(output)
-    # Back to the state before the last: what a kill between two epochs leaves.
-    (output / "state.ckpt").write_bytes((output / "state_previous.ckpt").read_bytes())
+    # Back to the end of the epoch before the last: what a kill between two epochs leaves.
+    ended = [path for path in (tmp_path / "kept").iterdir() if steps_of_ended_epochs(path) == EPOCHS - 1]
+    (output / "state.ckpt").write_bytes(ended[0].read_bytes())
+    (output / "state_previous.ckpt").unlink()
     try:
         broken.write_bytes(content[:60])
         said = run(images, output, 2, "--resume", returncode=1)
