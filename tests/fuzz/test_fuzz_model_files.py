@@ -1,6 +1,6 @@
 """Damaged model files for minutes: the converter both ways and the manifest reader neither crash, hang nor eat memory.
 
-python -m pytest -m soak tests/fuzz/test_fuzz_model_files.py     # DVT_FUZZ_SECONDS per target, 600 by default
+python -m pytest -m soak tests/fuzz/test_fuzz_model_files.py --fuzz-seconds 60     # per target; 600 by default
 """
 
 import io
