@@ -11,7 +11,7 @@ from mindspore.common.initializer import TruncatedNormal, initializer
 from dvt.grids import sinusoid_positions
 from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense
 from dvt.models.noise import Dropout, StochasticDepth, site_number
-from dvt.models.reuse import FeatureReuse, RelationReuse
+from dvt.models.reuse import FeatureReuse, RelationResize, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
 
@@ -19,7 +19,7 @@ from dvt.variants import FEATURE_CHANNELS, ModelConfig
 class Attention(nn.Cell):
     """Multi-head self-attention that may receive relations, and returns its own."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.head_dim = config.embed_dim // config.num_heads
@@ -27,20 +27,44 @@ class Attention(nn.Cell):
         self.qkv = dense(config.embed_dim, 3 * config.embed_dim, config.init_std, has_bias=config.qkv_bias)
         self.proj = dense(config.embed_dim, config.embed_dim, config.init_std)
         self.swap = SwapMiddle()
+        self.split = ops.Split(axis=1, output_num=3)
+        self.product = ops.BatchMatMul()
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
+        self.add, self.scaled = ops.Add(), ops.Mul()
+        self.softmax = ops.Softmax(axis=-1)
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
+        receives = config.relation_reuse and exit_index > 0
+        self.resize = RelationResize(config, exit_index) if receives else None
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, N, C), received (B, H, N, N) or None -> (B, N, C), relations (B, H, N, N)."""
+        """(B, N, C), received (B, H, N', N') transposed or None -> (B, N, C), relations (B, H, N, N)."""
         _, tokens, dim = x.shape
-        qkv = self.qkv(x).reshape(-1, tokens, 3 * self.num_heads, self.head_dim)
-        q, k, v = ops.split(self.swap(qkv), self.num_heads, axis=1)  # each (B, H, N, D)
-        relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
+        qkv = self.reshape(self.qkv(x), (-1, tokens, 3 * self.num_heads, self.head_dim))
+        q, k, v = self.split(self.swap(qkv))  # each (B, H, N, D)
+        relations = self.product_with_transposed(self.scaled(q, self.scale), k)  # (B, H, N, N)
         if received is not None:
-            relations = relations + received
-        weights = ops.softmax(relations.astype(mstype.float32), axis=-1).astype(v.dtype)
-        x = ops.matmul(weights, v)  # (B, H, N, D)
-        x = self.swap(x).reshape(-1, tokens, dim)
-        return self.proj(x), relations
+            relations = self.add(relations, self.resize(received))
+        weights = self.cast(self.softmax(self.cast(relations, mstype.float32)), v.dtype)
+        x = self.product(weights, v)  # (B, H, N, D)
+        return self.proj(self.reshape(self.swap(x), (-1, tokens, dim))), relations
+
+
+class Residual(nn.Cell):
+    """x + branch, both (B, N, C). In training, elements of the branch are dropped, and the branch of some images."""
+
+    def __init__(self, config: ModelConfig, exit_index: int, layer: int, branch: int) -> None:
+        super().__init__()
+        self.dropout = Dropout(config.dropout_rate, site_number(exit_index, layer, 2 * branch))
+        self.layer, self.branch = layer, branch
+        self.add = ops.Add()
+
+    def construct(self, x: Tensor, branch: Tensor, noise_key: Tensor | None, branch_scales: Tensor | None) -> Tensor:
+        if noise_key is None:
+            return self.add(x, branch)
+        branch = self.dropout(branch, noise_key)
+        if branch_scales is not None:
+            branch = branch * branch_scales[self.layer, self.branch].astype(branch.dtype)
+        return x + branch
 
 
 class Block(nn.Cell):
@@ -51,12 +75,13 @@ class Block(nn.Cell):
         reuse = config.feature_reuse and exit_index > 0
         mlp_in = config.embed_dim + (FEATURE_CHANNELS if reuse else 0)
         self.norm1 = LayerNorm(config.embed_dim, config.norm_eps)
-        self.attn = Attention(config)
+        self.attn = Attention(config, exit_index)
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
         self.norm2 = LayerNorm(mlp_in, config.norm_eps)
-        dropouts = [Dropout(config.dropout_rate, site_number(exit_index, layer, i)) for i in range(3)]
-        self.dropout = dropouts[0]
-        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim, config.init_std, (dropouts[1], dropouts[2]))
+        self.concat = ops.Concat(axis=-1)
+        dropout = Dropout(config.dropout_rate, site_number(exit_index, layer, 1))
+        self.mlp = Mlp(mlp_in, config.mlp_hidden, config.embed_dim, config.init_std, dropout)
+        self.add_attention, self.add_mlp = (Residual(config, exit_index, layer, branch) for branch in range(2))
 
     def construct(
         self,
@@ -66,18 +91,17 @@ class Block(nn.Cell):
         noise_key: Tensor | None,
         branch_scales: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """x (B, N, C), features (B, N', C), received (B, H, N, N) -> (B, N, C), relations (B, H, N, N).
+        """x (B, N, C), features (B, N', C), received (B, H, N', N') -> (B, N, C), relations (B, H, N, N).
 
-        In training, branch_scales (2, B, 1, 1) drop the attention or the MLP of some images.
+        In training, branch_scales (L, 2, B, 1, 1) drop the attention or the MLP of some images.
         """
         attended, relations = self.attn(self.norm1(x), received)
-        attended = self.dropout(attended, noise_key)
-        x = x + (attended if branch_scales is None else attended * branch_scales[0].astype(attended.dtype))
+        x = self.add_attention(x, attended, noise_key, branch_scales)
         y = x
         if self.feature_reuse is not None:
-            y = ops.concat((x, self.feature_reuse(features).astype(x.dtype)), axis=-1)  # (B, N, C + 48)
+            y = self.concat((x, self.feature_reuse(features).astype(x.dtype)))  # (B, N, C + 48)
         y = self.mlp(self.norm2(y), noise_key)
-        return x + (y if branch_scales is None else y * branch_scales[1].astype(y.dtype)), relations
+        return self.add_mlp(x, y, noise_key, branch_scales), relations
 
 
 class Backbone(nn.Cell):
@@ -109,6 +133,7 @@ class Backbone(nn.Cell):
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
         self.dropout = Dropout(config.dropout_rate, site_number(exit_index, config.depth))
         self.stochastic_depth = StochasticDepth(config.drop_path_rate, config.depth, site_number(exit_index))
+        self.depth = config.depth
         self.blocks = nn.CellList([Block(config, exit_index, layer) for layer in range(config.depth)])
         self.norm = LayerNorm(dim, config.norm_eps)
         self.head = dense(dim, config.num_classes, config.init_std)
@@ -126,14 +151,12 @@ class Backbone(nn.Cell):
         x = ops.concat((cls_token, x), axis=1) + self.pos_embed  # (B, N, C)
         x = self.dropout(x, noise_key).astype(self.stream_type)
 
-        mixed = self.relation_reuse(relations) if self.relation_reuse is not None else None
-        scales = self.stochastic_depth(x.shape[0], noise_key)
+        mixed = (None,) * self.depth if self.relation_reuse is None else self.relation_reuse(relations)
+        branch_scales = self.stochastic_depth(x.shape[0], noise_key)
         handed_on = ()
-        for layer, block in enumerate(self.blocks):
-            received = self.relation_reuse.for_layer(mixed, layer) if self.relation_reuse is not None else None
-            x, relation = block(x, features, received, noise_key, None if scales is None else scales[layer])
-            if self.hands_on_relations:
-                handed_on = handed_on + (relation,)
+        for layer in range(self.depth):
+            x, relation = self.blocks[layer](x, features, mixed[layer], noise_key, branch_scales)
+            handed_on = handed_on + (relation,)
 
         logits = self.head(self.norm(x[:, 0]))
         return (

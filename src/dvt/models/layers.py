@@ -6,11 +6,27 @@ from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
 
 from dvt.kernels.operators import gelu_kernel, layer_norm_kernel, swap_kernel
 
+_INV_SQRT2 = 0.5**0.5
 
-def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> nn.Dense:
+
+class Dense(nn.Dense):
+    """nn.Dense over the last axis, without its case distinctions, which are most of what a model takes to compile."""
+
+    def construct(self, x: Tensor) -> Tensor:
+        product = self.bias_add(self.matmul(self.reshape(x, (-1, self.in_channels)), self.weight), self.bias)
+        return self.reshape(product, x.shape[:-1] + (self.out_channels,))
+
+
+class _DenseWithoutBias(Dense):
+    def construct(self, x: Tensor) -> Tensor:
+        product = self.matmul(self.reshape(x, (-1, self.in_channels)), self.weight)
+        return self.reshape(product, x.shape[:-1] + (self.out_channels,))
+
+
+def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> Dense:
     """Linear layer, initialised as in the spec: truncated normal weights, bias 0."""
-    weight_init = TruncatedNormal(init_std)
-    return nn.Dense(in_channels, out_channels, weight_init=weight_init, bias_init="zeros", has_bias=has_bias)
+    cell = Dense if has_bias else _DenseWithoutBias
+    return cell(in_channels, out_channels, TruncatedNormal(init_std), bias_init="zeros", has_bias=has_bias)
 
 
 class Gelu(nn.Cell):
@@ -18,12 +34,24 @@ class Gelu(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = gelu_kernel()
+        self.operator = gelu_kernel() or _PlainGelu()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.kernel is not None and x.dtype == mstype.float32:
-            return self.kernel(x)
-        return ops.gelu(x, approximate="none")
+        return self.operator(x)
+
+    def use_plain(self) -> None:
+        """For other types than float32."""
+        self.operator = _PlainGelu()
+
+
+class _PlainGelu(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.erf = ops.Erf()
+
+    def construct(self, x: Tensor) -> Tensor:
+        # `ops.gelu` divides, which costs memory on the CPU: see docs/performance.md.
+        return x * (self.erf(x * _INV_SQRT2) * 0.5 + 0.5)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -31,14 +59,21 @@ class LayerNorm(nn.LayerNorm):
 
     def __init__(self, dim: int, epsilon: float) -> None:
         super().__init__((dim,), epsilon=epsilon)
-        self.kernel = layer_norm_kernel()
+        self.operator = layer_norm_kernel() or _PlainLayerNorm(self.layer_norm)
         self.epsilon_tensor = Tensor([epsilon], mstype.float32)
+        self.cast = ops.Cast()
 
     def construct(self, x: Tensor) -> Tensor:
-        x = x.astype(mstype.float32)
-        if self.kernel is not None:
-            return self.kernel(x, self.gamma, self.beta, self.epsilon_tensor)
-        return super().construct(x)
+        return self.operator(self.cast(x, mstype.float32), self.gamma, self.beta, self.epsilon_tensor)
+
+
+class _PlainLayerNorm(nn.Cell):
+    def __init__(self, operator: ops.LayerNorm) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor) -> Tensor:
+        return self.operator(x, gamma, beta)[0]
 
 
 class SwapMiddle(nn.Cell):
@@ -46,27 +81,33 @@ class SwapMiddle(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kernel = swap_kernel()
+        self.operator = swap_kernel() or _PlainSwapMiddle()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.kernel is not None and x.dtype == mstype.float32:
-            return self.kernel(x)
+        return self.operator(x)
+
+    def use_plain(self) -> None:
+        """For other types than float32."""
+        self.operator = _PlainSwapMiddle()
+
+
+class _PlainSwapMiddle(nn.Cell):
+    def construct(self, x: Tensor) -> Tensor:
         return x.transpose(0, 2, 1, 3)
 
 
 class Mlp(nn.Cell):
-    """Dense, GELU, Dense over the last axis, with dropout after both layers in training."""
+    """Dense, GELU, Dense over the last axis, with dropout in between in training."""
 
-    def __init__(self, dim: int, hidden: int, out: int, init_std: float, dropouts: tuple[nn.Cell, nn.Cell]) -> None:
+    def __init__(self, dim: int, hidden: int, out: int, init_std: float, dropout: nn.Cell) -> None:
         super().__init__()
         self.fc1 = dense(dim, hidden, init_std)
         self.act = Gelu()
         self.fc2 = dense(hidden, out, init_std)
-        self.dropout1, self.dropout2 = dropouts
+        self.dropout = dropout
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
-        x = self.dropout1(self.act(self.fc1(x)), noise_key)
-        return self.dropout2(self.fc2(x), noise_key)
+        return self.fc2(self.dropout(self.act(self.fc1(x)), noise_key))
 
 
 class ChannelDense(nn.Cell):

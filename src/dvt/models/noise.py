@@ -60,7 +60,9 @@ class Dropout(nn.Cell):
         self.xor = ops.BitwiseXor()
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
-        if noise_key is None or self.rate == 0 or not self.training:
+        if noise_key is None:
+            return x
+        if self.rate == 0 or not self.training:
             return x
         batch, tokens, channels = x.shape
         key = self.hash(noise_key + self.site)
@@ -88,7 +90,9 @@ class StochasticDepth(nn.Cell):
 
     def construct(self, images: int, noise_key: Tensor | None) -> Tensor | None:
         """Number of images B -> (L, 2, B, 1, 1) float32; None without a key, with rate 0, or outside of training."""
-        if noise_key is None or not self.on or not self.training:
+        if noise_key is None:
+            return None
+        if not self.on or not self.training:
             return None
         key = self.hash(noise_key + self.site)
         drawn = self.hash(_count(self.depth * 2 * images) * self.hash.golden + key).reshape(self.depth, 2, images)

@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 
 from dvt.errors import ConfigError
-from dvt.models.layers import ChannelDense
+from dvt.models.layers import ChannelDense, Gelu, SwapMiddle
 from dvt.models.tokens import TokenPerformer
 
 AMP_LEVELS = ("O0", "O1", "O2")
@@ -27,6 +27,8 @@ def set_precision(model: nn.Cell, amp_level: str) -> None:
             cell.to_float(mstype.float16)
         elif isinstance(cell, ChannelDense):
             cell.compute_type = mstype.float16
+        elif isinstance(cell, Gelu | SwapMiddle):
+            cell.use_plain()
     if amp_level == "O2":
         for exit_ in model.exits:
             exit_.stream_type = mstype.float16

@@ -22,17 +22,18 @@ class FeatureReuse(nn.Cell):
         self.act = Gelu()
         self.fc2 = dense(FEATURE_HIDDEN, FEATURE_CHANNELS, config.init_std)
         self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=0.0))  # (N, N')
+        self.cast = ops.Cast()
 
     def construct(self, features: Tensor) -> Tensor:
         context = self.fc2(self.act(self.fc1(self.norm(features))))  # (B, N', 48)
-        return ops.matmul(self.resize.astype(context.dtype), context)
+        return ops.matmul(self.cast(self.resize, context.dtype), context)
 
 
 class RelationReuse(nn.Cell):
-    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> transposed, same shape, not resized.
+    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> transposed, (B, H, N', N') per layer.
 
-    The mixing runs once per exit; `for_layer` resizes one layer's heads when that layer needs them, so that nothing
-    of size (B, L*H, N, N) is ever built.
+    Each layer brings its own part to this exit's grid (`RelationResize`), so that nothing of size (B, L*H, N, N) is
+    ever built.
     """
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
@@ -42,30 +43,36 @@ class RelationReuse(nn.Cell):
         self.act = Gelu()
         self.fc2 = ChannelDense(RELATION_EXPANSION * channels, channels)
         self.swap = SwapMiddle()
-        self.num_heads = config.num_heads
-        self.resize = Tensor(_resize_matrix(config, exit_index, class_weight=1.0).T.copy())  # E^T: (N', N)
+        self.split = ops.Split(axis=1, output_num=config.depth)
 
-    def construct(self, relations: Tensor) -> Tensor:
+    def construct(self, relations: Tensor) -> tuple[Tensor, ...]:
         batch, channels, tokens, _ = relations.shape
-        mixed = relations.reshape(batch, channels, tokens * tokens)
-        mixed = self.fc2(self.act(self.fc1(mixed)))
-        return self._transposed(mixed.reshape(batch, channels, tokens, tokens))
+        mixed = self.fc2(self.act(self.fc1(relations.reshape(batch, channels, tokens * tokens))))
+        transposed = self.swap(mixed.reshape(batch * channels, tokens, tokens, 1))
+        return self.split(transposed.reshape(batch, channels, tokens, tokens))
 
-    def for_layer(self, mixed: Tensor, layer: int) -> Tensor:
-        """E r E^T for the heads of one layer: (B, L*H, N', N') -> (B, H, N, N); E keeps the class row and column."""
-        transposed = mixed[:, layer * self.num_heads : (layer + 1) * self.num_heads]  # r^T: (B, H, N', N')
-        rows = self._transposed(self._times_resize(transposed))  # E r: (B, H, N, N')
-        return self._times_resize(rows)  # (B, H, N, N)
 
-    def _transposed(self, x: Tensor) -> Tensor:
-        _, channels, rows, columns = x.shape
-        return self.swap(x.reshape(-1, rows, columns, 1)).reshape(-1, channels, columns, rows)
+class RelationResize(nn.Cell):
+    """r^T (B, H, N', N') -> E r E^T (B, H, N, N), where E keeps the class row and column.
 
-    def _times_resize(self, x: Tensor) -> Tensor:
-        """x E^T over the last axis, as one 2-D product: a broadcast matrix would be copied for every map."""
-        _, heads, rows, tokens = x.shape
-        resized = ops.matmul(x.reshape(-1, tokens), self.resize.astype(x.dtype))
-        return resized.reshape(-1, heads, rows, self.resize.shape[1])
+    Both products are 2-D, over the last axis: a broadcast matrix would be copied for every map.
+    """
+
+    def __init__(self, config: ModelConfig, exit_index: int) -> None:
+        super().__init__()
+        self.transposed_matrix = Tensor(_resize_matrix(config, exit_index, class_weight=1.0).T.copy())  # E^T: (N', N)
+        self.source, self.target = self.transposed_matrix.shape
+        self.num_heads = config.num_heads
+        self.swap = SwapMiddle()
+        self.product = ops.MatMul()
+        self.cast, self.reshape = ops.Cast(), ops.Reshape()
+
+    def construct(self, transposed: Tensor) -> Tensor:
+        matrix = self.cast(self.transposed_matrix, transposed.dtype)
+        rows = self.product(self.reshape(transposed, (-1, self.source)), matrix)  # (B*H*N', N)
+        rows = self.swap(self.reshape(rows, (-1, self.source, self.target, 1)))  # E r: (B*H, N, N', 1)
+        resized = self.product(self.reshape(rows, (-1, self.source)), matrix)  # (B*H*N, N)
+        return self.reshape(resized, (-1, self.num_heads, self.target, self.target))
 
 
 def _resize_matrix(config: ModelConfig, exit_index: int, class_weight: float) -> np.ndarray:

@@ -6,7 +6,7 @@ Axis letters: B batch, C width, S image side, G grid side, T tokens of a soft sp
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
-from dvt.models.layers import Gelu, LayerNorm, SwapMiddle, dense
+from dvt.models.layers import Dense, Gelu, LayerNorm, SwapMiddle, dense
 from dvt.models.noise import Dropout, site_number
 from dvt.variants import (
     LATER_SOFT_SPLIT,
@@ -36,7 +36,7 @@ class PatchEmbedding(nn.Cell):
         self.padding = (padding,) * 4 if padding else None
         self.pixels = config.in_channels * self.patch**2
         bound = self.pixels**-0.5
-        self.proj = nn.Dense(self.pixels, config.embed_dim, weight_init=Uniform(bound), bias_init=Uniform(bound))
+        self.proj = Dense(self.pixels, config.embed_dim, weight_init=Uniform(bound), bias_init=Uniform(bound))
 
     def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
         if self.padding is not None:
@@ -64,21 +64,32 @@ class TokenPerformer(nn.Cell):
         self.act = Gelu()
         self.fc2 = dense(dim, dim, init_std)
         self.dropout1, self.dropout2 = (Dropout(PERFORMER_DROPOUT, site) for site in sites)
+        # Nothing is broadcast within a sum or a product: on the CPU that holds memory (docs/performance.md).
+        self.split = ops.Split(axis=-1, output_num=3)
+        self.add, self.sub, self.mul, self.exp = ops.Add(), ops.Sub(), ops.Mul(), ops.Exp()
+        self.reciprocal, self.broadcast, self.reshape = ops.Reciprocal(), ops.broadcast_to, ops.Reshape()
+        self.product, self.transposed_product = ops.BatchMatMul(), ops.BatchMatMul(transpose_a=True)
+        self.product_with_transposed = ops.BatchMatMul(transpose_b=True)
+        self.projection = ops.MatMul(transpose_b=True)
         random_features = initializer(Orthogonal(PERFORMER_FEATURES**0.5), (PERFORMER_FEATURES, dim))
         self.random_features = Parameter(random_features, name="random_features", requires_grad=False)
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
-        k, q, v = ops.split(self.kqv(self.norm1(x)), PERFORMER_DIM, axis=-1)  # each (B, T, E)
+        k, q, v = self.split(self.kqv(self.norm1(x)))  # each (B, T, E)
         k, q = self._kernel(k), self._kernel(q)  # (B, T, m)
-        weight = (q * k.sum(axis=1, keepdims=True)).sum(axis=-1, keepdims=True) + PERFORMER_EPS  # (B, T, 1)
-        y = ops.matmul(q, ops.matmul(k.swapaxes(1, 2), v)) / weight  # (B, T, E)
-        y = v + self.dropout1(self.proj(y), noise_key)
-        return y + self.dropout2(self.fc2(self.act(self.fc1(self.norm2(y)))), noise_key)
+        weight = self.product_with_transposed(q, k.sum(axis=1, keepdims=True)) + PERFORMER_EPS  # (B, T, 1)
+        y = self.product(q, self.transposed_product(k, v))  # (B, T, E)
+        y = self.mul(y, self.broadcast(self.reciprocal(weight), y.shape))
+        y = self.add(v, self.dropout1(self.proj(y), noise_key))
+        return self.add(y, self.dropout2(self.fc2(self.act(self.fc1(self.norm2(y)))), noise_key))
 
     def _kernel(self, y: Tensor) -> Tensor:
         """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
-        half_norm = 0.5 * (y * y).sum(axis=-1, keepdims=True)
-        return ops.exp(ops.matmul(y, self.random_features.swapaxes(0, 1)) - half_norm) * PERFORMER_FEATURES**-0.5
+        _, tokens, dim = y.shape
+        projected = self.projection(self.reshape(y, (-1, dim)), self.random_features)
+        projected = self.reshape(projected, (-1, tokens, PERFORMER_FEATURES))
+        half_norm = self.mul(y, y).sum(axis=-1, keepdims=True) * 0.5  # (B, T, 1)
+        return self.exp(self.sub(projected, self.broadcast(half_norm, projected.shape))) * PERFORMER_FEATURES**-0.5
 
 
 class TokensToToken(nn.Cell):
