@@ -160,8 +160,8 @@ def table(rows: list[dict], header: bool) -> str:
     lines = []
     if header:
         lines.append(
-            f"{'model':<16} {'size':>4} {'batch':>5} {'cores':>5} {'exit':>4} {'kernels':>7} {'img/s':>8} {'GMAC/s':>7} "
-            f"{'of matmul':>9} {'peak GiB':>8} {'compile s':>9} {'to other':>8}"
+            f"{'model':<16} {'size':>4} {'batch':>5} {'cores':>5} {'exit':>4} {'kernels':>7} {'img/s':>8} "
+            f"{'GMAC/s':>7} {'of matmul':>9} {'peak GiB':>8} {'compile s':>9} {'to other':>8}"
         )
     for row in rows:
         other = f"{row['times_the_other']:.2f}" if "times_the_other" in row else ""

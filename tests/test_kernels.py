@@ -13,7 +13,7 @@ from scipy.special import erf
 import dvt
 from dvt import kernels
 from dvt.kernels.operators import gelu_kernel
-from dvt.models.layers import Gelu, LayerNorm
+from dvt.models.layers import Gelu, LayerNorm, SwapMiddle
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no C++ compiler, or kernels switched off")
 
@@ -43,7 +43,7 @@ def test_gelu_and_its_gradient(mode: int, shape: tuple[int, ...]) -> None:
         cdf = 0.5 * (1 + erf(wide / np.sqrt(2)))
         density = np.exp(-0.5 * wide**2) / np.sqrt(2 * np.pi)
         cell = Gelu()
-        assert cell.kernel is not None
+        assert isinstance(cell.operator, ops.Custom)
         np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), wide * cdf, atol=2e-6, rtol=1e-6)
         (dx,), _ = _Gradients(cell)(Tensor(x), Tensor(sens))
         np.testing.assert_allclose(dx.asnumpy(), sens * (cdf + wide * density), atol=2e-6, rtol=1e-5)
@@ -77,6 +77,19 @@ def test_layer_norm_and_its_gradients(shape: tuple[int, ...]) -> None:
 
 
 @needs_kernels
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 17, 33, 1), (3, 16, 48, 5), (2, 1, 40, 64), (1, 300, 400, 3)])
+def test_swap_of_the_middle_axes_and_its_gradient(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal(shape).astype(np.float32)
+    cell = SwapMiddle()
+    assert isinstance(cell.operator, ops.Custom)
+    np.testing.assert_array_equal(cell(Tensor(x)).asnumpy(), x.transpose(0, 2, 1, 3))
+    sens = rng.standard_normal(x.transpose(0, 2, 1, 3).shape).astype(np.float32)
+    (dx,), _ = _Gradients(cell)(Tensor(x), Tensor(sens))
+    np.testing.assert_array_equal(dx.asnumpy(), sens.transpose(0, 2, 1, 3))
+
+
+@needs_kernels
 def test_nan_comes_out_as_nan() -> None:
     x = np.array([1.0, np.nan, np.inf, 2.0], np.float32)
     assert np.isnan(Gelu()(Tensor(x)).asnumpy()[1])
@@ -90,6 +103,11 @@ def test_other_precisions_use_the_plain_operators() -> None:
     x = np.linspace(-2, 2, 16, dtype=np.float16).reshape(2, 8)
     wide = x.astype(np.float64)
     np.testing.assert_allclose(Gelu()(Tensor(x)).asnumpy(), 0.5 * wide * (1 + erf(wide / np.sqrt(2))), atol=2e-3)
+    for use_plain in (False, True):
+        swap = SwapMiddle()
+        if use_plain:
+            swap.use_plain()
+        np.testing.assert_array_equal(swap(Tensor(x.reshape(1, 2, 8, 1))).asnumpy()[0, :, :, 0], x.T)
 
 
 def test_models_with_and_without_kernels_agree() -> None:

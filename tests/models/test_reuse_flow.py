@@ -66,12 +66,12 @@ def test_nothing_is_handed_on_where_nobody_takes_it(key: str, pynative_mode: Non
 
 def test_relations_are_resized_layer_by_layer(pynative_mode: None):
     config = tiny.patch_config(grid_sizes=(2, 4), depth=3)
-    reuse = tiny.filled(config).exits[1].relation_reuse
-    assert isinstance(reuse, RelationReuse)
+    exit_ = tiny.filled(config).exits[1]
+    assert isinstance(exit_.relation_reuse, RelationReuse)
     relations = Tensor(np.random.default_rng(0).standard_normal((2, 6, 5, 5), dtype=np.float32))
-    mixed = reuse(relations)
-    assert mixed.shape == (2, 6, 5, 5)
-    assert all(reuse.for_layer(mixed, layer).shape == (2, 2, 17, 17) for layer in range(3))
+    mixed = exit_.relation_reuse(relations)
+    assert [part.shape for part in mixed] == [(2, 2, 5, 5)] * 3
+    assert all(exit_.blocks[0].attn.core.resize(part).shape == (2, 2, 17, 17) for part in mixed)
 
 
 def test_no_tensor_holds_the_finer_relations_of_all_layers(pynative_mode: None, monkeypatch: pytest.MonkeyPatch):

@@ -16,37 +16,51 @@ from dvt.models.tokens import PatchEmbedding, TokensToToken
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
 
 
-class Attention(nn.Cell):
-    """Multi-head self-attention that may receive relations, and returns its own."""
+class ScaledDotProduct(nn.Cell):
+    """Attention without its weights: (B, N, 3*C) of q, k and v -> (B, N, C) and relations (B, H, N, N).
+
+    One instance serves all blocks of an exit, so that MindSpore works out its types once.
+    """
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
         self.num_heads = config.num_heads
         self.head_dim = config.embed_dim // config.num_heads
         self.scale = self.head_dim**-0.5
-        self.qkv = dense(config.embed_dim, 3 * config.embed_dim, config.init_std, has_bias=config.qkv_bias)
-        self.proj = dense(config.embed_dim, config.embed_dim, config.init_std)
+        receives = config.relation_reuse and exit_index > 0
+        self.resize = RelationResize(config, exit_index) if receives else None
         self.swap = SwapMiddle()
         self.split = ops.Split(axis=1, output_num=3)
         self.product = ops.BatchMatMul()
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
-        self.add, self.scaled = ops.Add(), ops.Mul()
         self.softmax = ops.Softmax(axis=-1)
-        self.cast, self.reshape = ops.Cast(), ops.Reshape()
-        receives = config.relation_reuse and exit_index > 0
-        self.resize = RelationResize(config, exit_index) if receives else None
+
+    def construct(self, qkv: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
+        """received (B, H, N', N'): the mixed relations of the exit before, transposed, or None."""
+        _, tokens, channels = qkv.shape
+        qkv = qkv.reshape(-1, tokens, 3 * self.num_heads, self.head_dim)
+        q, k, v = self.split(self.swap(qkv))  # each (B, H, N, D)
+        relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
+        if received is not None:
+            relations = relations + self.resize(received)
+        weights = self.softmax(relations.astype(mstype.float32)).astype(v.dtype)
+        x = self.product(weights, v)  # (B, H, N, D)
+        return self.swap(x).reshape(-1, tokens, channels // 3), relations
+
+
+class Attention(nn.Cell):
+    """Multi-head self-attention that may receive relations, and returns its own."""
+
+    def __init__(self, config: ModelConfig, core: ScaledDotProduct) -> None:
+        super().__init__()
+        self.qkv = dense(config.embed_dim, 3 * config.embed_dim, config.init_std, has_bias=config.qkv_bias)
+        self.proj = dense(config.embed_dim, config.embed_dim, config.init_std)
+        self.core = core
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, N, C), received (B, H, N', N') transposed or None -> (B, N, C), relations (B, H, N, N)."""
-        _, tokens, dim = x.shape
-        qkv = self.reshape(self.qkv(x), (-1, tokens, 3 * self.num_heads, self.head_dim))
-        q, k, v = self.split(self.swap(qkv))  # each (B, H, N, D)
-        relations = self.product_with_transposed(self.scaled(q, self.scale), k)  # (B, H, N, N)
-        if received is not None:
-            relations = self.add(relations, self.resize(received))
-        weights = self.cast(self.softmax(self.cast(relations, mstype.float32)), v.dtype)
-        x = self.product(weights, v)  # (B, H, N, D)
-        return self.proj(self.reshape(self.swap(x), (-1, tokens, dim))), relations
+        """(B, N, C), received (B, H, N', N') or None -> (B, N, C), relations (B, H, N, N)."""
+        x, relations = self.core(self.qkv(x), received)
+        return self.proj(x), relations
 
 
 class Residual(nn.Cell):
@@ -70,12 +84,12 @@ class Residual(nn.Cell):
 class Block(nn.Cell):
     """Pre-norm attention and MLP; with feature reuse, 48 channels of context join the tokens in front of norm2."""
 
-    def __init__(self, config: ModelConfig, exit_index: int, layer: int) -> None:
+    def __init__(self, config: ModelConfig, exit_index: int, layer: int, core: ScaledDotProduct) -> None:
         super().__init__()
         reuse = config.feature_reuse and exit_index > 0
         mlp_in = config.embed_dim + (FEATURE_CHANNELS if reuse else 0)
         self.norm1 = LayerNorm(config.embed_dim, config.norm_eps)
-        self.attn = Attention(config, exit_index)
+        self.attn = Attention(config, core)
         self.feature_reuse = FeatureReuse(config, exit_index) if reuse else None
         self.norm2 = LayerNorm(mlp_in, config.norm_eps)
         self.concat = ops.Concat(axis=-1)
@@ -134,7 +148,8 @@ class Backbone(nn.Cell):
         self.dropout = Dropout(config.dropout_rate, site_number(exit_index, config.depth))
         self.stochastic_depth = StochasticDepth(config.drop_path_rate, config.depth, site_number(exit_index))
         self.depth = config.depth
-        self.blocks = nn.CellList([Block(config, exit_index, layer) for layer in range(config.depth)])
+        core = ScaledDotProduct(config, exit_index)
+        self.blocks = nn.CellList([Block(config, exit_index, layer, core) for layer in range(config.depth)])
         self.norm = LayerNorm(dim, config.norm_eps)
         self.head = dense(dim, config.num_classes, config.init_std)
         self.stream_type = mstype.float32  # of what flows from block to block; see `dvt.models.precision`

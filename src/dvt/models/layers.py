@@ -1,4 +1,4 @@
-"""The parts every stage is made of: dense layers with the paper's initialisation, GELU, LayerNorm, a transposition, MLP."""
+"""The parts every stage is made of: dense layers, initialised as in the paper, GELU, LayerNorm, transposition, MLP."""
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -9,18 +9,32 @@ from dvt.kernels.operators import gelu_kernel, layer_norm_kernel, swap_kernel
 _INV_SQRT2 = 0.5**0.5
 
 
+_matmul, _bias_add, _reshape, _cast = ops.MatMul(transpose_b=True), ops.BiasAdd(), ops.Reshape(), ops.Cast()
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor, compute_type: mstype.Type) -> Tensor:
+    """A function rather than a method: MindSpore works out its types once per shape, those of a cell once per cell."""
+    product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
+    return _reshape(_bias_add(product, _cast(bias, compute_type)), x.shape[:-1] + bias.shape)
+
+
+def _linear_without_bias(x: Tensor, weight: Tensor, compute_type: mstype.Type) -> Tensor:
+    product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
+    return _reshape(product, x.shape[:-1] + (weight.shape[0],))
+
+
 class Dense(nn.Dense):
-    """nn.Dense over the last axis, without its case distinctions, which are most of what a model takes to compile."""
+    """nn.Dense over the last axis without its case distinctions, which are most of what a model takes to compile."""
+
+    compute_type = mstype.float32  # see `dvt.models.precision`
 
     def construct(self, x: Tensor) -> Tensor:
-        product = self.bias_add(self.matmul(self.reshape(x, (-1, self.in_channels)), self.weight), self.bias)
-        return self.reshape(product, x.shape[:-1] + (self.out_channels,))
+        return _linear(x, self.weight, self.bias, self.compute_type)
 
 
 class _DenseWithoutBias(Dense):
     def construct(self, x: Tensor) -> Tensor:
-        product = self.matmul(self.reshape(x, (-1, self.in_channels)), self.weight)
-        return self.reshape(product, x.shape[:-1] + (self.out_channels,))
+        return _linear_without_bias(x, self.weight, self.compute_type)
 
 
 def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> Dense:

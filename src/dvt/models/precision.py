@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 
 from dvt.errors import ConfigError
-from dvt.models.layers import ChannelDense, Gelu, SwapMiddle
+from dvt.models.layers import ChannelDense, Dense, Gelu, SwapMiddle
 from dvt.models.tokens import TokenPerformer
 
 AMP_LEVELS = ("O0", "O1", "O2")
@@ -23,9 +23,7 @@ def set_precision(model: nn.Cell, amp_level: str) -> None:
     if amp_level == "O0":
         return
     for cell in _outside_of_performers(model):
-        if isinstance(cell, nn.Dense):
-            cell.to_float(mstype.float16)
-        elif isinstance(cell, ChannelDense):
+        if isinstance(cell, Dense | ChannelDense):
             cell.compute_type = mstype.float16
         elif isinstance(cell, Gelu | SwapMiddle):
             cell.use_plain()
