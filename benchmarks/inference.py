@@ -147,8 +147,10 @@ def serve_model(case: dict) -> int:
     shape = (case["batch_size"], config.in_channels, config.image_size, config.image_size)
     images = Tensor(np.random.default_rng(0).standard_normal(shape).astype(np.float32))
 
+    forward = device.ahead_of_time(model)
+
     def run() -> np.ndarray:
-        return model(images)[-1].asnumpy()
+        return forward(images)[-1].asnumpy()
 
     started = time.perf_counter()
     run()

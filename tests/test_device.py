@@ -97,3 +97,17 @@ def test_the_machine_is_described_in_plain_values():
     assert machine["memory_gib"] > 0
     assert machine["processor"]
     assert set(machine) == {"processor", "cores", "memory_gib", "system", "python", "mindspore"}
+
+
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+def test_a_cell_compiled_ahead_of_time_answers_as_before(mode: int) -> None:
+    before = ms.get_context("mode")
+    ms.set_context(mode=mode)
+    try:
+        cell = nn.Dense(3, 2)
+        run = device.ahead_of_time(cell)
+        for value in (1.0, 2.0):
+            x = Tensor(np.full((4, 3), value, np.float32))
+            np.testing.assert_array_equal(run(x).asnumpy(), cell(x).asnumpy())
+    finally:
+        ms.set_context(mode=before)

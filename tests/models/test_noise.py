@@ -6,7 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tiny
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 
@@ -83,7 +83,7 @@ class Scales(nn.Cell):
         self.depth, self.images = depth, images
 
     def construct(self, noise_key: Tensor) -> Tensor:
-        return self.depth(self.images, noise_key)
+        return ops.stack(self.depth(self.images, noise_key)).reshape(-1, 2, self.images, 1, 1)
 
 
 def test_stochastic_depth_rises_linearly_and_keeps_the_mean(graph_mode: None) -> None:

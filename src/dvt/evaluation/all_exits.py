@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from tqdm import tqdm
 
-from dvt import early_exit
+from dvt import device, early_exit
 from dvt.data import Splits
 from dvt.errors import ConfigError
 from dvt.exit_rules import RULES
@@ -169,6 +169,7 @@ def run_all_exits(
     `keep_probabilities`. Raises DataError as soon as a batch comes out not finite.
     """
     cell.model.set_train(False)
+    run = device.ahead_of_time(cell)
     parts = partial.load(split) if partial else []
     done = sum(len(part.outcomes.labels) for part in parts)
     if done:
@@ -178,7 +179,7 @@ def run_all_exits(
             if done < splits.sizes[split]:
                 pipeline = splits.pipeline(split, batch_size, skip=done // batch_size)
                 for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                    probabilities = _padded_run(cell, images, batch_size)
+                    probabilities = _padded_run(run, images, batch_size)
                     parts.append(SplitOutputs.of(probabilities, labels, temperatures, keep_probabilities))
                     if partial:
                         partial.add(split, parts[-1])
@@ -189,9 +190,9 @@ def run_all_exits(
     return SplitOutputs.joined(parts)
 
 
-def _padded_run(cell: AllExits, images: np.ndarray, batch_size: int) -> np.ndarray:
+def _padded_run(run: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int) -> np.ndarray:
     """(K, B, C); a short batch is padded, so that one compiled shape serves all."""
     count = len(images)
     if count < batch_size:
         images = np.concatenate([images, np.repeat(images[-1:], batch_size - count, axis=0)])
-    return cell(Tensor(images)).asnumpy()[:, :count]
+    return run(Tensor(images)).asnumpy()[:, :count]

@@ -1,9 +1,10 @@
-// GELU, LayerNorm and a transposition for MindSpore's CPU backend, float32, forward and backward.
+// GELU, LayerNorm, softmax and a transposition for MindSpore's CPU backend, float32, forward and backward.
 //
 // MindSpore's own exact GELU runs on one thread without vector instructions and is more than half of a DVT forward
-// pass; its LayerNorm gradient is as costly; every Transpose of a graph holds 8 bytes per element for as long as the graph
-// lives, which is most of the memory of a DVT forward pass. Functions follow the interface of ops.Custom(func_type="aot"): `params`
-// holds the inputs, then the outputs; the return value is 0 on success.
+// pass; its LayerNorm gradient is as costly; every Transpose, and every operator that broadcasts such as those of the
+// gradient of softmax, holds 8 or 16 bytes per element for as long as the graph lives, which is most of the memory of
+// a model. Functions follow the interface of ops.Custom(func_type="aot"): `params` holds the inputs, then the outputs;
+// the return value is 0 on success.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -151,6 +152,48 @@ extern "C" int LayerNormGrad(int nparam, void **params, int *ndims, int64_t **sh
   return 0;
 }
 
+// x (..., C) -> softmax over the last axis
+extern "C" int Softmax(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 2 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t dim = shapes[0][ndims[0] - 1];
+  const float *x = arrays.data[0];
+  float *y = arrays.data[1];
+  Parallel(arrays.Count(0) / dim, dim, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *in = x + row * dim;
+      float *out = y + row * dim;
+      float largest = in[0], sum = 0.0f;
+      for (int64_t j = 1; j < dim; ++j) largest = std::max(largest, in[j]);
+      for (int64_t j = 0; j < dim; ++j) {
+        out[j] = std::exp(in[j] - largest);
+        sum += out[j];
+      }
+      const float scale = 1.0f / sum;
+      for (int64_t j = 0; j < dim; ++j) out[j] *= scale;
+    }
+  });
+  return 0;
+}
+
+// y = softmax(x), dy -> dx = y * (dy - sum(y * dy))
+extern "C" int SoftmaxGrad(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *,
+                           void *) {
+  if (nparam != 3 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t dim = shapes[0][ndims[0] - 1];
+  const float *y = arrays.data[0], *dy = arrays.data[1];
+  float *dx = arrays.data[2];
+  Parallel(arrays.Count(0) / dim, dim, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t i = begin * dim; i < end * dim; i += dim) {
+      float sum = 0.0f;
+      for (int64_t j = i; j < i + dim; ++j) sum += y[j] * dy[j];
+      for (int64_t j = i; j < i + dim; ++j) dx[j] = y[j] * (dy[j] - sum);
+    }
+  });
+  return 0;
+}
+
 // x (A, I, J, D) -> y (A, J, I, D); its own gradient.
 extern "C" int SwapMiddle(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
   if (nparam != 2 || ndims[0] != 4 || !AllFloat32(dtypes, nparam)) return 1;
@@ -186,7 +229,10 @@ extern "C" std::vector<Shape> LayerNormGradInferShape(int *ndims, int64_t **shap
   const Shape dx(shapes[0], shapes[0] + ndims[0]), dgamma(shapes[1], shapes[1] + ndims[1]);
   return {dx, dgamma, dgamma};
 }
-
+extern "C" Shape SoftmaxInferShape(int *ndims, int64_t **shapes, void *) { return {shapes[0], shapes[0] + ndims[0]}; }
+extern "C" Shape SoftmaxGradInferShape(int *ndims, int64_t **shapes, void *) {
+  return {shapes[0], shapes[0] + ndims[0]};
+}
 extern "C" Shape SwapMiddleInferShape(int *, int64_t **shapes, void *) {
   return {shapes[0][0], shapes[0][2], shapes[0][1], shapes[0][3]};
 }
@@ -194,6 +240,8 @@ extern "C" Shape SwapMiddleInferShape(int *, int64_t **shapes, void *) {
 extern "C" int GeluInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int GeluGradInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int LayerNormInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int SoftmaxInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int SoftmaxGradInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int SwapMiddleInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" std::vector<int> LayerNormGradInferType(std::vector<int> types, void *) {
   return {types[0], types[0], types[0]};

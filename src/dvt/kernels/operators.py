@@ -33,6 +33,19 @@ def layer_norm_kernel() -> ops.Custom | None:
     return _operator(library, "LayerNorm", ("x", "gamma", "beta", "epsilon"), ("y",), bprop)
 
 
+def softmax_kernel() -> ops.Custom | None:
+    """x (..., C) -> softmax over the last axis, float32; None where there is no compiled kernel."""
+    library = kernels.library()
+    if library is None:
+        return None
+    gradient = _operator(library, "SoftmaxGrad", ("y", "dy"), ("dx",))
+
+    def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
+        return (gradient(out, dout),)
+
+    return _operator(library, "Softmax", ("x",), ("y",), bprop)
+
+
 def swap_kernel() -> ops.Custom | None:
     """(A, I, J, D) -> (A, J, I, D), float32; None where there is no compiled kernel."""
     library = kernels.library()

@@ -9,6 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import TruncatedNormal, initializer
 
 from dvt.grids import sinusoid_positions
+from dvt.kernels.operators import softmax_kernel
 from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationResize, RelationReuse
@@ -33,7 +34,7 @@ class ScaledDotProduct(nn.Cell):
         self.split = ops.Split(axis=1, output_num=3)
         self.product = ops.BatchMatMul()
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
-        self.softmax = ops.Softmax(axis=-1)
+        self.softmax = softmax_kernel() or ops.Softmax(axis=-1)
 
     def construct(self, qkv: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
         """received (B, H, N', N'): the mixed relations of the exit before, transposed, or None."""
@@ -69,15 +70,16 @@ class Residual(nn.Cell):
     def __init__(self, config: ModelConfig, exit_index: int, layer: int, branch: int) -> None:
         super().__init__()
         self.dropout = Dropout(config.dropout_rate, site_number(exit_index, layer, 2 * branch))
-        self.layer, self.branch = layer, branch
+        self.place = 2 * layer + branch
         self.add = ops.Add()
 
-    def construct(self, x: Tensor, branch: Tensor, noise_key: Tensor | None, branch_scales: Tensor | None) -> Tensor:
+    def construct(self, x: Tensor, branch: Tensor, noise_key: Tensor | None, branch_scales: tuple | None) -> Tensor:
         if noise_key is None:
             return self.add(x, branch)
         branch = self.dropout(branch, noise_key)
         if branch_scales is not None:
-            branch = branch * branch_scales[self.layer, self.branch].astype(branch.dtype)
+            scales = branch_scales[self.place].astype(branch.dtype)  # (B, 1, 1)
+            branch = branch * ops.broadcast_to(scales, branch.shape)  # a broadcast product holds memory on the CPU
         return x + branch
 
 
@@ -103,11 +105,11 @@ class Block(nn.Cell):
         features: Tensor | None,
         received: Tensor | None,
         noise_key: Tensor | None,
-        branch_scales: Tensor | None,
+        branch_scales: tuple[Tensor, ...] | None,
     ) -> tuple[Tensor, Tensor]:
         """x (B, N, C), features (B, N', C), received (B, H, N', N') -> (B, N, C), relations (B, H, N, N).
 
-        In training, branch_scales (L, 2, B, 1, 1) drop the attention or the MLP of some images.
+        In training, branch_scales, 2 per layer of shape (B, 1, 1), drop the attention or the MLP of some images.
         """
         attended, relations = self.attn(self.norm1(x), received)
         x = self.add_attention(x, attended, noise_key, branch_scales)

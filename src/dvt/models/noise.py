@@ -68,7 +68,9 @@ class Dropout(nn.Cell):
         key = self.hash(noise_key + self.site)
         rows = self.hash(_count(batch * tokens) * self.hash.golden + key).reshape(batch, tokens, 1)
         columns = self.hash(_count(channels) + self.hash(key + 1))  # (E,)
-        keep = self.xor(rows, columns) * _MULTIPLIERS[1] >= self.threshold  # (B, T, E)
+        # Spread first: on the CPU an operator that broadcasts holds 16 bytes per element (docs/performance.md).
+        mixed = self.xor(ops.broadcast_to(rows, x.shape), ops.broadcast_to(columns, x.shape))
+        keep = mixed * _MULTIPLIERS[1] >= self.threshold  # (B, T, E)
         return x * (keep.astype(x.dtype) * (1.0 / (1.0 - self.rate)))
 
 
@@ -87,9 +89,13 @@ class StochasticDepth(nn.Cell):
         self.thresholds = Tensor(np.array([_int32_quantile(each) for each in self.rates], np.int32).reshape(-1, 1, 1))
         self.scales = Tensor(np.array([1 / (1 - each) for each in self.rates], np.float32).reshape(-1, 1, 1))
         self.hash = IntegerHash()
+        self.unstack = ops.Unstack(axis=0)
 
-    def construct(self, images: int, noise_key: Tensor | None) -> Tensor | None:
-        """Number of images B -> (L, 2, B, 1, 1) float32; None without a key, with rate 0, or outside of training."""
+    def construct(self, images: int, noise_key: Tensor | None) -> tuple[Tensor, ...] | None:
+        """Number of images B -> float32 (B, 1, 1) for the two branches of layer after layer, 2L in all.
+
+        None without a key, with rate 0, or outside of training.
+        """
         if noise_key is None:
             return None
         if not self.on or not self.training:
@@ -97,7 +103,7 @@ class StochasticDepth(nn.Cell):
         key = self.hash(noise_key + self.site)
         drawn = self.hash(_count(self.depth * 2 * images) * self.hash.golden + key).reshape(self.depth, 2, images)
         keep = (drawn >= self.thresholds).astype(mstype.float32) * self.scales
-        return keep.reshape(self.depth, 2, images, 1, 1)
+        return self.unstack(keep.reshape(2 * self.depth, images, 1, 1))
 
 
 class DrawnKey(nn.Cell):

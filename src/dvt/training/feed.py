@@ -28,6 +28,7 @@ class Feed:
         self, step: nn.Cell, splits: Splits, batch_size: int, multiple: int, first_batch: int, sink: bool
     ) -> None:
         self._step = step
+        self._compiled_step = device.ahead_of_time(step)
         self._sink = sink and device.current_target() != "CPU"
         if sink and not self._sink:
             log.warning("train.dataset_sink_mode has no effect on the CPU")
@@ -55,4 +56,4 @@ class Feed:
                 yield (sunk() for _ in range(count))
             else:
                 pairs = batches.create_tuple_iterator(num_epochs=1, output_numpy=True)
-                yield (self._step(Tensor(images), Tensor(targets)) for images, targets in pairs)
+                yield (self._compiled_step(Tensor(images), Tensor(targets)) for images, targets in pairs)

@@ -43,7 +43,7 @@ class Validation:
         self._splits, self._split, self._batch_size = splits, split, batch_size
         self._model = build_from_config(config)
         self._model.set_train(False)
-        self._answers = _Answers(self._model)
+        self._answers = device.ahead_of_time(_Answers(self._model))
         self._shard = (device.rank(), device.world_size())
         splits.num_batches(split, batch_size, shard=self._shard)  # refuses more ranks than images now
 
