@@ -28,6 +28,7 @@ class DVT(nn.Cell):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self.num_exits = config.num_exits
         self.exits = nn.CellList([Backbone(config, index) for index in range(config.num_exits)])
         self.drawn_key = DrawnKey()
         self._all_features: list[nn.Cell] = []  # a list, so that it is no part of the model

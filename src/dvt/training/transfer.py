@@ -91,7 +91,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     report = [f"initial weights from {path}: {source.kind}, {_grids(grids)} tokens, {source.embed_dim} channels"]
     chosen = match_exits(grids, config.grid_sizes)
     for index, origin in enumerate(chosen):
-        taken, lines = _start_exit(config, index, source.exits[origin], grids[origin])
+        taken, lines = start_exit(config, index, source.exits[origin], grids[origin])
         weights |= {f"exits.{index}.{name}": value for name, value in taken.items()}
         where = f"exit {origin + 1} of the file ({_grids([grids[origin]])} tokens)"
         report.append(f"exit {index + 1} ({_grids([config.grid_sizes[index]])} tokens) starts from {where}")
@@ -247,10 +247,15 @@ def _check_backbone(config: ModelConfig, source: _Source) -> None:
         )
 
 
-def _start_exit(
+def start_exit(
     config: ModelConfig, index: int, found: Mapping[str, np.ndarray], found_grid: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(weights of one exit by name, lines on what was not simply copied)."""
+    """What exit `index` takes from an exit with `found_grid` tokens per side: layers whose tensors all fit, and learned
+    positions, resized.
+
+    Returns:
+        Weights by name below `exits.K.`, and lines on what was not simply copied.
+    """
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
     positions, line = _positions(config, index, found, found_grid)
     taken = {"pos_embed": positions} if positions is not None else {}
