@@ -51,6 +51,8 @@ class ModelSection:
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
         init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
+        share_blocks: Let the blocks of all exits have the weights in common that feature reuse does not widen.
+        average_exits: In evaluation, answer with the mean of the probabilities of the exits passed so far.
     """
 
     name: str = "dvt_t2t_vit_12"
@@ -69,6 +71,8 @@ class ModelSection:
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
     init_std: float | None = None
+    share_blocks: bool | None = None
+    average_exits: bool | None = None
 
     def __post_init__(self) -> None:
         check_values(vars(self), "model.")
