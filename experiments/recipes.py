@@ -68,6 +68,10 @@ def _static(grid: int, **keys: Any) -> dict[str, Any]:
     return {"model.grid_sizes": [grid], **keys}
 
 
+DISTILLATION = {"train.distillation": 1.0, "train.distillation_temperature": 2.0}
+COARSE_FIRST = {"train.epochs": 13, "train.coarse_first_epochs": 3}
+"""The three epochs more cost 1.6 % of the training budget."""
+
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -87,6 +91,12 @@ RECIPES = {
         Recipe("features_only", "features", changes={"model.relation_reuse": False}, minutes=7.0),
         Recipe("relations_only", "relations", changes={"model.feature_reuse": False}, minutes=6.5),
         Recipe("two_exits", "two exits, 3x3 and 9x9", changes={"model.grid_sizes": [3, 9]}, minutes=6.0),
+        Recipe("distillation", "distillation from the last exit", changes=DISTILLATION),
+        Recipe("early_weights", "losses weighted 2 : 1 : 0.5", changes={"train.exit_weights": [2.0, 1.0, 0.5]}),
+        Recipe("late_weights", "losses weighted 0.5 : 1 : 2", changes={"train.exit_weights": [0.5, 1.0, 2.0]}),
+        Recipe("coarse_first", "three epochs of the first exit first", changes=COARSE_FIRST, minutes=8.5),
+        Recipe("shared_blocks", "block weights shared by the exits", changes={"model.share_blocks": True}),
+        Recipe("together", "distillation and the first exit first", changes=DISTILLATION | COARSE_FIRST, minutes=8.5),
         Recipe("emoji", "three exits, both reuses", "emoji", minutes=6.5),
         *(
             Recipe(

@@ -21,7 +21,7 @@ from dvt.data import load_splits
 from dvt.evaluation.all_exits import AllExits, run_all_exits
 from dvt.training.folder import STATE_FILE, WEIGHTS_FILE
 from dvt.training.records import METRICS_FILE, git_state
-from dvt.training.run import train
+from dvt.training.run import train as train_model
 from experiments.recipes import ROOT, Recipe
 from experiments.runs import Store
 
@@ -36,7 +36,7 @@ def run(recipe: Recipe, seed: int, store: Store) -> None:
     folder = store.begin(recipe, seed)
     config = recipe.config(seed, str(folder))
     config.resume = (folder / STATE_FILE).exists()
-    train(config)
+    train_model(config)
     started = time.perf_counter()
     arrays, facts = _evaluate(config, folder)
     facts["evaluation_minutes"] = round((time.perf_counter() - started) / 60, 2)
@@ -73,14 +73,16 @@ def _evaluate(config: RunConfig, folder: Path) -> tuple[dict[str, np.ndarray], d
         accuracy[split] = found.outcomes.accuracy
     arrays |= {f"val_{key}": values for key, values in splits.attributes("val").items()}
     costs = cumulative_gmacs(checkpoint.model)
-    images = checkpoint.metadata["step"] * config.train.batch_size * config.train.accumulation_steps
+    train = config.train
+    images = checkpoint.metadata["step"] * train.batch_size * train.accumulation_steps
+    images_of_first_exit = images * train.coarse_first_epochs // (train.epochs + train.cooldown_epochs)
     facts = {
         "grid_sizes": list(checkpoint.model.grid_sizes),
         "images": splits.sizes,
         "parameters": parameter_count(checkpoint.model),
         "cumulative_gmacs": costs,
         "training_images": images,
-        "training_gmacs": images * costs[-1],
+        "training_gmacs": (images - images_of_first_exit) * costs[-1] + images_of_first_exit * costs[0],
         "accuracy": accuracy["val"],
         "calibration_accuracy": accuracy["calibration"],
     }

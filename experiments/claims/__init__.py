@@ -3,7 +3,7 @@
 from dvt.config_io import did_you_mean
 from dvt.errors import ConfigError
 from experiments.claim import Claim
-from experiments.claims import dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits
+from experiments.claims import beyond, dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
@@ -19,6 +19,7 @@ CLAIMS: dict[str, Claim] = {
         threshold_search.CLAIM,
         item_size.CLAIM,
         two_exits.CLAIM,
+        beyond.CLAIM,
         dynamic_vs_static.claim(
             "dynamic_vs_static_emoji",
             "The same on coloured drawings",
