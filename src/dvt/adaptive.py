@@ -15,7 +15,8 @@ from dvt.exit_rules import CONFIDENCE, ExitRule
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 HandedOn = dict[str, np.ndarray]
-"""What an exit hands on, "features" and "relations" where they are reused, n rows each."""
+"""What an exit hands on, n rows each: "features" and "relations" where they are reused, "probabilities", its answers,
+where the next exit averages them with its own."""
 
 RunExit = Callable[[int, np.ndarray, Mapping[str, np.ndarray]], tuple[np.ndarray, HandedOn]]
 """Runs one exit: index, images (n, I, S, S), what came from the exit before -> probabilities (n, classes), HandedOn."""

@@ -14,10 +14,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 SMALLEST_STD = 1e-6  # pixels are divided by it in float32
+TEMPERATURES = (0.01, 1000.0)  # of distillation; beyond them float32 logits overflow or lose all differences
 
 # More is a slip of the pen: tables and batches of this size fit no machine.
 LARGEST = {
-    **dict.fromkeys(("epochs", "cooldown_epochs"), 100_000),
+    **dict.fromkeys(("epochs", "cooldown_epochs", "coarse_first_epochs"), 100_000),
     **dict.fromkeys(("batch_size", "accumulation_steps"), 2**20),
     **dict.fromkeys(("resize_size", "canvas_size", "eval_resize_size", "item_sizes"), 2**14),
     "workers": 1024,
@@ -50,6 +51,8 @@ class ModelSection:
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
         init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
+        share_blocks: Let the blocks of all exits have the weights in common that feature reuse does not widen.
+        average_exits: In evaluation, answer with the mean of the probabilities of the exits passed so far.
     """
 
     name: str = "dvt_t2t_vit_12"
@@ -68,6 +71,8 @@ class ModelSection:
     soft_splits: list[list[int]] | None = None
     resize_sides: list[int] | None = None
     init_std: float | None = None
+    share_blocks: bool | None = None
+    average_exits: bool | None = None
 
     def __post_init__(self) -> None:
         check_values(vars(self), "model.")
@@ -203,6 +208,12 @@ class TrainSection:
         clip_norm: Largest global norm of the gradients, above which they are scaled down; null: not clipped.
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
+        distillation: Weight of what every exit but the last learns from the last one's probabilities, besides its own
+            cross-entropy; part of its loss, also in the log. 0, as published, switches it off.
+        distillation_temperature: By which logits are divided for that; higher ones show more of the less probable
+            classes.
+        coarse_first_epochs: Of the epochs, how many train the first exit alone, at its cost; what fits of its weights
+            then starts the others. 0: all exits from the start, as published.
         ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
             0.99996 needs some 100,000 steps to forget the initial weights.
         amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for all that flows between
@@ -238,6 +249,9 @@ class TrainSection:
     clip_norm: float | None = None
     label_smoothing: float = 0.1
     exit_weights: list[float] | None = None
+    distillation: float = 0.0
+    distillation_temperature: float = 1.0
+    coarse_first_epochs: int = 0
     ema_decay: float = 0.0
     amp_level: AmpLevel = "O0"
     loss_scale: float = 65536.0
@@ -273,6 +287,8 @@ class TrainSection:
             "warmup_epochs",
             "weight_decay",
             "backbone_lr_scale",
+            "distillation",
+            "coarse_first_epochs",
             "cooldown_epochs",
             "eval_every_epochs",
             "keep_best",
@@ -289,6 +305,15 @@ class TrainSection:
         weights = self.exit_weights
         if weights is not None and not (all(0 <= each < float("inf") for each in weights) and any(weights)):
             raise ConfigError(f"train.exit_weights is {weights}; it must hold numbers from 0 up, not all of them 0")
+        low, high = TEMPERATURES
+        if not low <= self.distillation_temperature <= high:
+            given = self.distillation_temperature
+            raise ConfigError(f"train.distillation_temperature is {given}; it must lie between {low:g} and {high:g}")
+        if self.coarse_first_epochs and (self.coarse_first_epochs >= self.epochs or (weights and not weights[0])):
+            raise ConfigError(
+                f"train.coarse_first_epochs is {self.coarse_first_epochs}; it must leave some of train.epochs, "
+                f"{self.epochs}, to all exits, and the first of train.exit_weights must be above 0"
+            )
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}; give both"

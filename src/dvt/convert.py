@@ -60,6 +60,16 @@ def parameter_shapes(config: ModelConfig) -> Shapes:
     }
 
 
+def with_shared(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same weights, with those that exits share under the name of each of these exits."""
+    layers = [f"blocks.{layer}.{name}." for layer in range(config.depth) for name in config.shared_layers]
+    spread = dict(weights)
+    for name, value in weights.items():
+        if name.removeprefix("exits.0.").startswith(tuple(layers)):
+            spread |= {name.replace("exits.0.", f"exits.{k}.", 1): value for k in range(1, config.num_exits)}
+    return spread
+
+
 def from_reference(
     config: ModelConfig, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
 ) -> dict[str, np.ndarray]:
@@ -74,6 +84,11 @@ def from_reference(
 
 def to_reference(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Arrays under released names, in released shapes and order; inverse of `from_reference`, same errors."""
+    if config.average_exits:
+        raise CheckpointError(
+            "a model with model.average_exits answers with means over its exits, which a PyTorch DVT does not take: "
+            "accuracy and thresholds would be others. Only models without it are converted"
+        )
     check_weights(parameter_shapes(config), weights, "the weights to convert")
     return {row.theirs: np.asarray(weights[row.ours]).reshape(row.shape) for row in table(config)}
 
@@ -104,7 +119,13 @@ def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def table(config: ModelConfig) -> list[Row]:
-    """One row per tensor of all exits, in the released order. Raises CheckpointError beyond three exits."""
+    """One row per tensor of all exits, in the released order. Raises CheckpointError beyond three exits, and for exits
+    that share weights."""
+    if config.share_blocks:
+        raise CheckpointError(
+            "a model with model.share_blocks has fewer tensors than a PyTorch DVT, whose exits share none; it cannot "
+            "be converted, neither way"
+        )
     if config.num_exits > len(EXIT_PREFIXES):
         raise CheckpointError(f"released names exist for at most {len(EXIT_PREFIXES)} exits, not {config.num_exits}")
     return [
@@ -115,7 +136,8 @@ def table(config: ModelConfig) -> list[Row]:
 
 
 def exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
-    """The rows of one exit, their names without the prefix of the exit; a plain backbone's names are the same."""
+    """The rows of one exit, their names without the prefix of the exit; a plain backbone's names are the same. Weights
+    that an exit shares with the first one are rows of the first one alone."""
     dim, channels = config.embed_dim, config.depth * config.num_heads
     feature_reuse, relation_reuse = (on and exit_index > 0 for on in (config.feature_reuse, config.relation_reuse))
     mlp_in = dim + FEATURE_CHANNELS if feature_reuse else dim
@@ -131,24 +153,32 @@ def exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
         yield from _performer("tokens.performer1", "tokens_to_token.attention1", first)
         yield from _performer("tokens.performer2", "tokens_to_token.attention2", later)
         yield from _dense("tokens.project", "tokens_to_token.project", dim, later)
+    shared = config.shared_layers if exit_index > 0 else ()
     for block in (f"blocks.{layer}" for layer in range(config.depth)):
-        yield from _norm(f"{block}.norm1", f"{block}.norm1", dim)
-        yield from _dense(f"{block}.attn.qkv", f"{block}.attn.qkv", 3 * dim, dim, bias=config.qkv_bias)
-        yield from _dense(f"{block}.attn.proj", f"{block}.attn.proj", dim, dim)
-        yield from _norm(f"{block}.norm2", f"{block}.norm2", mlp_in)
-        yield from _dense(f"{block}.mlp.fc1", f"{block}.mlp.fc1", config.mlp_hidden, mlp_in)
-        yield from _dense(f"{block}.mlp.fc2", f"{block}.mlp.fc2", dim, config.mlp_hidden)
-        if feature_reuse:
-            ours, theirs = f"{block}.feature_reuse", f"{block}.feature_resuse_mlp"
-            yield from _norm(f"{ours}.norm", f"{theirs}.0", dim)
-            yield from _dense(f"{ours}.fc1", f"{theirs}.1.fc1", FEATURE_HIDDEN, dim)
-            yield from _dense(f"{ours}.fc2", f"{theirs}.1.fc2", FEATURE_CHANNELS, FEATURE_HIDDEN)
+        for row in _block_rows(config, block, mlp_in, feature_reuse):
+            if row.ours.removeprefix(f"{block}.").rpartition(".")[0] not in shared:
+                yield row
     yield from _norm("norm", "norm", dim)
     if relation_reuse:
         hidden = RELATION_EXPANSION * channels
         yield from _dense("relation_reuse.fc1", "relation_reuse_conv.0", hidden, channels, 1, 1)
         yield from _dense("relation_reuse.fc2", "relation_reuse_conv.2", channels, hidden, 1, 1)
     yield from _dense("head", "head", config.num_classes, dim)
+
+
+def _block_rows(config: ModelConfig, block: str, mlp_in: int, feature_reuse: bool) -> Iterator[Row]:
+    dim = config.embed_dim
+    yield from _norm(f"{block}.norm1", f"{block}.norm1", dim)
+    yield from _dense(f"{block}.attn.qkv", f"{block}.attn.qkv", 3 * dim, dim, bias=config.qkv_bias)
+    yield from _dense(f"{block}.attn.proj", f"{block}.attn.proj", dim, dim)
+    yield from _norm(f"{block}.norm2", f"{block}.norm2", mlp_in)
+    yield from _dense(f"{block}.mlp.fc1", f"{block}.mlp.fc1", config.mlp_hidden, mlp_in)
+    yield from _dense(f"{block}.mlp.fc2", f"{block}.mlp.fc2", dim, config.mlp_hidden)
+    if feature_reuse:
+        ours, theirs = f"{block}.feature_reuse", f"{block}.feature_resuse_mlp"
+        yield from _norm(f"{ours}.norm", f"{theirs}.0", dim)
+        yield from _dense(f"{ours}.fc1", f"{theirs}.1.fc1", FEATURE_HIDDEN, dim)
+        yield from _dense(f"{ours}.fc2", f"{theirs}.1.fc2", FEATURE_CHANNELS, FEATURE_HIDDEN)
 
 
 def _performer(ours: str, theirs: str, in_dim: int) -> Iterator[Row]:

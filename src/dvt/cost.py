@@ -73,12 +73,14 @@ def exit_parameters(config: ModelConfig) -> list[int]:
 
 
 def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers that an exit hands on to the next for one image: features and relations, where they are reused."""
+    """Numbers that an exit hands on to the next for one image: features and relations, where they are reused, and its
+    answers, where they are averaged."""
     if exit_index == config.num_exits - 1:
         return 0
     tokens = config.num_tokens(exit_index)
     features = tokens * config.embed_dim if config.feature_reuse else 0
-    return features + (config.depth * config.num_heads * tokens**2 if config.relation_reuse else 0)
+    relations = config.depth * config.num_heads * tokens**2 if config.relation_reuse else 0
+    return features + relations + (config.num_classes if config.average_exits else 0)
 
 
 def activation_elements(config: ModelConfig, exit_index: int) -> int:

@@ -178,7 +178,8 @@ class AdaptiveClassifier:
 
         inputs = [images, *(handed_on[name] for name in stage.input_names[1:])]
         probabilities, *rest = run_in_batches(run, inputs, batch_sizes or self.batch_sizes)
-        return probabilities, dict(zip(stage.output_names[1:], rest, strict=True))
+        later = dict(zip(stage.output_names[1:], rest, strict=True))
+        return probabilities, later | ({"probabilities": probabilities} if self.config.average_exits else {})
 
 
 class Stage(nn.Cell):
@@ -188,19 +189,29 @@ class Stage(nn.Cell):
     def __init__(self, model: nn.Cell, exit_index: int) -> None:
         super().__init__(auto_prefix=False)
         self.exit = model.exits[exit_index]
-        self.takes_features = model.config.feature_reuse and exit_index > 0
-        self.takes_relations = model.config.relation_reuse and exit_index > 0
-        taken = (("features", self.takes_features), ("relations", self.takes_relations))
+        config, self.exits_before = model.config, exit_index
+        wanted = (("features", config.feature_reuse), ("relations", config.relation_reuse))
+        wanted += (("probabilities", config.average_exits),)
+        taken = [name for name, there in wanted if there and exit_index > 0]
+        # Where in what `construct` is given after the images; None where this exit does not take it.
+        places = [taken.index(name) if name in taken else None for name, _ in wanted]
+        self.features_place, self.relations_place, self.mean_place = places
         handed_on = (("features", self.exit.hands_on_features), ("relations", self.exit.hands_on_relations))
-        self.input_names = ("images", *(name for name, there in taken if there))
+        self.input_names = ("images", *taken)
         self.output_names = ("probabilities", *(name for name, there in handed_on if there))
 
     @ms.jit
-    def construct(self, images: Tensor, first: Tensor | None = None, second: Tensor | None = None) -> tuple:
-        features = first if self.takes_features else None
-        relations = (second if self.takes_features else first) if self.takes_relations else None
+    def construct(
+        self, images: Tensor, first: Tensor | None = None, second: Tensor | None = None, third: Tensor | None = None
+    ) -> tuple:
+        given = (first, second, third)
+        features = given[self.features_place] if self.features_place is not None else None
+        relations = given[self.relations_place] if self.relations_place is not None else None
         logits, features, relations = self.exit(images, features, relations)
-        outputs = (ops.softmax(logits.astype(mstype.float32), axis=-1),)
+        probabilities = ops.softmax(logits.astype(mstype.float32), axis=-1)
+        if self.mean_place is not None:  # of the exits before
+            probabilities = (given[self.mean_place] * self.exits_before + probabilities) / (self.exits_before + 1)
+        outputs = (probabilities,)
         if features is not None:
             outputs = outputs + (features,)
         if relations is not None:

@@ -68,6 +68,9 @@ class ModelConfig:
 
     `soft_splits` is one (kernel, stride, padding) of the first T2T split per exit; None takes the published ones, which
     exist for 224x224 and grids 7, 10, 14. `resize_sides` is one intermediate side per hand-over (spec: the resize).
+    With `share_blocks` the blocks of all exits have those weights in common that do not depend on reuse
+    (`shared_layers`). With `average_exits` an exit answers, in evaluation, with the mean of its own probabilities and
+    those of the exits before.
     `init_std` is that of freshly initialised Linear weights, class token and positions; narrow models learn faster from
     a larger one.
     """
@@ -91,6 +94,8 @@ class ModelConfig:
     soft_splits: tuple[tuple[int, int, int], ...] | None = None
     resize_sides: tuple[int, ...] | None = None
     init_std: float = 0.02
+    share_blocks: bool = False
+    average_exits: bool = False
 
     def __post_init__(self) -> None:
         if self.tokenizer not in ("patch", "t2t"):
@@ -108,7 +113,7 @@ class ModelConfig:
             )
         if self.tokenizer == "t2t" and self.embed_dim % 2:
             raise ConfigError(f"model.embed_dim {self.embed_dim} must be even for the sinusoid positions of T2T")
-        for key in ("qkv_bias", "feature_reuse", "relation_reuse"):
+        for key in ("qkv_bias", "feature_reuse", "relation_reuse", "share_blocks", "average_exits"):
             if not isinstance(getattr(self, key), bool):
                 raise ConfigError(f"model.{key} is {getattr(self, key)!r}; it must be true or false")
         for key in ("norm_eps", "drop_path_rate", "dropout_rate", "init_std"):
@@ -147,6 +152,17 @@ class ModelConfig:
     @property
     def num_exits(self) -> int:
         return len(self.grid_sizes)
+
+    @property
+    def shared_layers(self) -> tuple[str, ...]:
+        """Layers of a block, by their names in it, whose weights the first exit's block lends to those of the others.
+
+        Those of which all exits have the same shapes; norm2 and the MLP's first layer are widened by feature reuse.
+        """
+        if not self.share_blocks:
+            return ()
+        everywhere = ("norm1", "attn.qkv", "attn.proj", "mlp.fc2")
+        return everywhere if self.feature_reuse else (*everywhere, "norm2", "mlp.fc1")
 
     def num_tokens(self, exit_index: int) -> int:
         """N of one exit, class token included."""

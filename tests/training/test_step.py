@@ -10,6 +10,7 @@ from mindspore import Tensor
 
 import dvt
 from dvt.config import TrainSection
+from dvt.errors import ConfigError
 from dvt.models.precision import set_precision
 from dvt.training.loss import ExitLosses
 from dvt.training.step import TrainStep
@@ -52,6 +53,37 @@ def test_losses_equal_numpy_for_labels_and_soft_targets(model) -> None:
     losses = ExitLosses(model, label_smoothing=0.1)
     np.testing.assert_allclose(losses(Tensor(images), Tensor(labels)).asnumpy(), expected, atol=1e-5)
     np.testing.assert_allclose(losses(Tensor(images), Tensor(soft)).asnumpy(), expected, atol=1e-5)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def test_distillation_adds_the_divergence_from_the_last_exit() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE)
+    model = dvt.build_model("dvt_deit_small", **{**TINY, "grid_sizes": (2, 3), "depth": 1})
+    images, labels = batch()
+    logits = [each.asnumpy().astype(np.float64) for each in model(Tensor(images))]
+    teacher = softmax(logits[1] / 3)
+    divergence = 9 * (teacher * np.log(teacher / softmax(logits[0] / 3))).sum(axis=1).mean()
+    targets = np.eye(5)[labels]
+    expected = cross_entropy(logits[0], targets) + 0.7 * divergence, cross_entropy(logits[1], targets)
+    losses = ExitLosses(model, 0.0, distillation=0.7, temperature=3.0)(Tensor(images), Tensor(labels)).asnumpy()
+    np.testing.assert_allclose(losses, expected, atol=5e-5)
+    assert divergence > 1e-3
+
+
+def test_distillation_teaches_the_earlier_exits_alone() -> None:
+    """With targets of 0 there is no cross-entropy: what moves, moves because of the last exit, which does not."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    model = dvt.build_model("dvt_deit_small", **{**TINY, "grid_sizes": (2, 3), "depth": 1})
+    images, _ = batch()
+    before = weights_of(model)
+    train = TrainSection(optimizer="sgd", weight_decay=0.0, momentum=0.0, distillation=2.0)
+    TrainStep(model, train, np.full(1, 0.1, np.float32))(Tensor(images), Tensor(np.zeros((6, 5), np.float32)))
+    moved = {name for name, value in weights_of(model).items() if (value != before[name]).any()}
+    assert {name.split(".")[1] for name in moved} == {"0"} and "exits.0.blocks.0.attn.qkv.weight" in moved
 
 
 def test_training_overfits_a_batch_at_every_exit(model) -> None:
@@ -223,3 +255,11 @@ def test_heads_learn_at_their_own_rate() -> None:
     step(Tensor(images), Tensor(labels))
     changed = {name for name, value in weights_of(model).items() if (value != before[name]).any()}
     assert changed == {"exits.0.head.weight", "exits.0.head.bias"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("distillation", -0.5), ("distillation_temperature", 0.0), ("distillation_temperature", 1e30)]
+)
+def test_odd_distillation_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"train.{key} is "):
+        TrainSection(**{key: value})

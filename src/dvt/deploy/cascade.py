@@ -108,7 +108,8 @@ class Cascade:
         inputs = [values[value.role] for value in entry.inputs]
         outputs = run_in_batches(lambda part: self._backend.run(index, part), inputs, self._batch_sizes, self._pads)
         named = {value.role: output for value, output in zip(entry.outputs, outputs, strict=True)}
-        return named.pop("probabilities"), named
+        probabilities = named.pop("probabilities")
+        return probabilities, named | ({"probabilities": probabilities} if self.manifest.model.average_exits else {})
 
     def close(self) -> None:
         """Frees what the backend holds outside of this process."""

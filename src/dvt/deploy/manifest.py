@@ -191,6 +191,9 @@ def exit_values(
     outputs = [Value("probabilities", "probabilities", (batch, config.num_classes), "float32")]
     if exit_index > 0:
         inputs += handed_on(exit_index - 1, "")
+        if config.average_exits:
+            shape = (batch, config.num_classes)
+            inputs.append(Value("probabilities", "earlier_probabilities", shape, "float32"))
     if exit_index < config.num_exits - 1:
         outputs += handed_on(exit_index, "next_")
     return tuple(inputs), tuple(outputs)

@@ -46,6 +46,36 @@ class ExitWithBoth(FirstExit):
         return self.stage(images, features, relations)
 
 
+class MeanExit(FirstExit):
+    """An exit that averages its answers with those before it; else as above."""
+
+    def construct(self, images: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
+        return self.stage(images, earlier_probabilities)
+
+
+class MeanExitWithFeatures(FirstExit):
+    """As above."""
+
+    def construct(self, images: Tensor, features: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
+        return self.stage(images, features, earlier_probabilities)
+
+
+class MeanExitWithRelations(FirstExit):
+    """As above."""
+
+    def construct(self, images: Tensor, relations: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
+        return self.stage(images, relations, earlier_probabilities)
+
+
+class MeanExitWithBoth(FirstExit):
+    """As above."""
+
+    def construct(
+        self, images: Tensor, features: Tensor, relations: Tensor, earlier_probabilities: Tensor
+    ) -> tuple[Tensor, ...]:
+        return self.stage(images, features, relations, earlier_probabilities)
+
+
 class WholeModel(nn.Cell):
     """All exits, each on every image: images (B, I, S, S) -> probabilities (B, K, classes)."""
 
@@ -62,6 +92,10 @@ _BY_INPUTS = {
     ("images", "features"): ExitWithFeatures,
     ("images", "relations"): ExitWithRelations,
     ("images", "features", "relations"): ExitWithBoth,
+    ("images", "probabilities"): MeanExit,
+    ("images", "features", "probabilities"): MeanExitWithFeatures,
+    ("images", "relations", "probabilities"): MeanExitWithRelations,
+    ("images", "features", "relations", "probabilities"): MeanExitWithBoth,
 }
 
 

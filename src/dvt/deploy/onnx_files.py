@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 
 import dvt
+from dvt.convert import with_shared
 from dvt.deploy.manifest import exit_values, whole_values
 from dvt.deploy.onnx_exits import add_exit
 from dvt.deploy.onnx_graph import OPSET, GraphWriter
@@ -25,11 +26,12 @@ def exit_model(
     inputs, outputs = exit_values(config, exit_index, precision)
     graph = GraphWriter(f"{config.name}_exit_{exit_index}", np.dtype(precision))
     given = {value.role: graph.input(value) for value in inputs}
+    weights = with_shared(config, weights)
     results = add_exit(
         graph, config, weights, exit_index, given["images"], given.get("features"), given.get("relations")
     )
     results = dict(zip(("logits", "features", "relations"), results, strict=True))
-    results["probabilities"] = graph.softmax(results["logits"])
+    results["probabilities"] = _answers(graph, exit_index, results["logits"], given.get("probabilities"))
     for value in outputs:
         graph.output(value, results[value.role], graph.dtype)
     return graph.model(_metadata(config, exit_index=exit_index, precision=precision), dvt.__version__)
@@ -39,14 +41,26 @@ def whole_model(config: ModelConfig, weights: Mapping[str, np.ndarray], precisio
     """All exits, each on every image: images (B, I, S, S) -> probabilities (B, K, classes)."""
     (images,), (probabilities,) = whole_values(config)
     graph = GraphWriter(config.name, np.dtype(precision))
-    given, features, relations = graph.input(images), None, None
+    given, features, relations, answers = graph.input(images), None, None, None
+    weights = with_shared(config, weights)
     results = []
     for exit_index in range(config.num_exits):
         with graph.scope(f"exits.{exit_index}"):
             logits, features, relations = add_exit(graph, config, weights, exit_index, given, features, relations)
-            results.append(graph.reshape(graph.softmax(logits), 0, 1, config.num_classes))
+            answers = _answers(graph, exit_index, logits, answers if config.average_exits else None)
+            results.append(graph.reshape(answers, 0, 1, config.num_classes))
     graph.output(probabilities, graph.add("Concat", *results, axis=1), graph.dtype)
     return graph.model(_metadata(config, precision=precision), dvt.__version__)
+
+
+def _answers(graph: GraphWriter, exit_index: int, logits: str, earlier: str | None) -> str:
+    """Probabilities (B, classes) of an exit, averaged with the answers of the exit before if there are any."""
+    own = graph.softmax(logits)
+    if earlier is None:
+        return own
+    shares = np.array([exit_index, 1], graph.dtype) / (exit_index + 1)
+    earlier = graph.add("Mul", earlier, graph.constant("share_before", shares[0]))
+    return graph.add("Add", earlier, graph.add("Mul", own, graph.constant("share", shares[1])))
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

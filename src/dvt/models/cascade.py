@@ -2,11 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 
 from dvt.models.backbone import Backbone
 from dvt.models.noise import DrawnKey
 from dvt.variants import ModelConfig, model_config
+
+SMALLEST_PROBABILITY = 1e-30  # its logarithm is finite
 
 
 class ExitFeatures(NamedTuple):
@@ -23,12 +26,19 @@ class DVT(nn.Cell):
 
     Call: images (B, I, S, S), normalised float32 -> tuple of K logits, each (B, classes). For inference that stops
     early see `dvt.AdaptiveClassifier`. Gradients of later exits flow back through reused features and relations.
+
+    With `average_exits`, the logits in evaluation are logarithms of the mean of the probabilities of the exits so far,
+    so that their softmax is that mean; in training they are each exit's own.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.exits = nn.CellList([Backbone(config, index) for index in range(config.num_exits)])
+        self.num_exits = config.num_exits
+        exits = [Backbone(config, index) for index in range(config.num_exits)]
+        for exit_ in exits[1:]:
+            _share_layers(exits[0], exit_, config.shared_layers)
+        self.exits = nn.CellList(exits)  # gives the parameters their names, shared ones those of the first exit
         self.drawn_key = DrawnKey()
         self._all_features: list[nn.Cell] = []  # a list, so that it is no part of the model
 
@@ -40,10 +50,11 @@ class DVT(nn.Cell):
         for exit_ in self.exits:
             logits, features, relations = exit_(images, features, relations, noise_key)
             all_logits = all_logits + (logits,)
-        return all_logits
+        return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
-        """Features and relations of every exit, of the last one too, for research and figures; K entries.
+        """Features and relations of every exit, of the last one too, for research and figures; K entries. The logits
+        are each exit's own.
 
         All exits run on every image (B, I, S, S), in evaluation mode or training mode as the model is. Compiled apart
         from the plain forward pass, once per batch size.
@@ -75,6 +86,26 @@ class _AllFeatures(nn.Cell):
             logits, features, relations = exit_(images, features, relations)
             outputs = outputs + (logits, features, relations)
         return outputs
+
+
+def running_means(all_logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Logits (B, classes) of K exits -> those whose softmax is the mean of the probabilities of exits 1..k."""
+    total, means = 0.0, ()
+    for count, logits in enumerate(all_logits, start=1):
+        total = total + ops.softmax(logits.astype(mstype.float32), axis=-1)
+        means = means + (ops.log(ops.maximum(total / count, SMALLEST_PROBABILITY)),)
+    return means
+
+
+def _share_layers(lender: Backbone, borrower: Backbone, layers: tuple[str, ...]) -> None:
+    """Puts these layers of one exit's blocks into the blocks of another; before the exits get their names."""
+    for lent, block in zip(lender.blocks, borrower.blocks, strict=True):
+        for layer in layers:
+            *owners, name = layer.split(".")
+            source, target = lent, block
+            for owner in owners:
+                source, target = getattr(source, owner), getattr(target, owner)
+            setattr(target, name, getattr(source, name))
 
 
 def build_from_config(config: ModelConfig) -> DVT:

@@ -1,4 +1,4 @@
-"""The training loss: soft-target cross-entropy of every exit."""
+"""The training loss: soft-target cross-entropy of every exit, and what earlier exits may learn from the last one."""
 
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -9,22 +9,40 @@ class ExitLosses(nn.Cell):
 
     Targets are class indices (B,), smoothed here, or soft targets (B, classes), taken as they are. `noise_key` is that
     of the model's dropout and stochastic depth.
+
+    With `distillation`, each exit but the last also has that weight times its Kullback-Leibler divergence from the last
+    exit, T^2 KL(p_K || p_k), with probabilities p taken of logits divided by T, the `temperature`; T^2 keeps the size
+    of its gradients (Hinton et al., 2015). No gradient flows back into the last exit from there.
     """
 
-    def __init__(self, model: nn.Cell, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, model: nn.Cell, label_smoothing: float = 0.0, distillation: float = 0.0, temperature: float = 1.0
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.model = model
         self.num_classes = model.config.num_classes
         self.off_value = label_smoothing / self.num_classes
         self.on_value = 1.0 - label_smoothing + self.off_value
+        self.distillation, self.temperature = distillation, temperature
 
     def construct(self, images: Tensor, targets: Tensor, noise_key: Tensor | None = None) -> Tensor:
         if targets.ndim == 1:
             targets = ops.one_hot(targets, self.num_classes)
             targets = targets * (self.on_value - self.off_value) + self.off_value  # (B, classes)
+        all_logits = self.model(images, noise_key)
+        last = len(all_logits) - 1
         losses = ()
-        for logits in self.model(images, noise_key):
+        for index, logits in enumerate(all_logits):
             log_probabilities = ops.log_softmax(logits.astype(mstype.float32), axis=-1)
-            cross_entropy = -(targets * log_probabilities).sum(axis=-1)
-            losses = losses + (cross_entropy.mean(),)
+            loss = -(targets * log_probabilities).sum(axis=-1).mean()
+            if self.distillation > 0 and index < last:
+                loss = loss + self.distillation * self._divergence(all_logits[last], logits)
+            losses = losses + (loss,)
         return ops.stack(losses)
+
+    def _divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """T^2 KL of logits (B, classes) from those of a teacher, which is not taught: a scalar."""
+        teacher = ops.stop_gradient(teacher.astype(mstype.float32)) / self.temperature
+        wanted = ops.log_softmax(teacher, axis=-1)
+        given = ops.log_softmax(student.astype(mstype.float32) / self.temperature, axis=-1)
+        return self.temperature**2 * (ops.exp(wanted) * (wanted - given)).sum(axis=-1).mean()

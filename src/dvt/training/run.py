@@ -28,6 +28,7 @@ from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 from dvt.training import transfer
 from dvt.training.agreement import require_same_data, require_same_weights
+from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.feed import Feed
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
 from dvt.training.interrupt import StopBetweenSteps
@@ -91,6 +92,10 @@ class _Run:
             raise ConfigError(
                 f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
             )
+        if train.coarse_first_epochs and model_config.num_exits == 1:
+            raise ConfigError(
+                "train.coarse_first_epochs is for models of two exits or more; this one has a single exit"
+            )
         shard = (device.rank(), device.world_size())
         batches = splits.num_batches("train", train.batch_size, True, shard, train.accumulation_steps)
         self.steps_per_epoch = batches // train.accumulation_steps
@@ -111,8 +116,8 @@ class _Run:
             for exit_ in self.model.exits:
                 for block in exit_.blocks:
                     block.recompute()
-        self.step = TrainStep(self.model, train, self.rates, config.seed)
-        self.step.set_train(True)
+        self.first_exit_only = train.coarse_first_epochs > 0  # as long as it is the only one that is trained
+        self.step = self._make_step()
         self.unfinished: dict[str, float] | None = None  # the row of an epoch that is trained but not yet validated
         self.done = self._load_state() if config.resume else 0  # steps
         require_same_weights(self._weights() | self._state())
@@ -120,18 +125,17 @@ class _Run:
 
     def fit(self) -> None:
         """Trains to the end, or until something ends the run."""
-        train = self.config.train
         self._announce()
-        first_batch = self.done * train.accumulation_steps
-        feed = Feed(
-            self.step, self.splits, train.batch_size, train.accumulation_steps, first_batch, train.dataset_sink_mode
-        )
+        feed = self._feed()
         bar = tqdm(total=len(self.rates), initial=self.done, unit="step", desc="train", smoothing=0.05, disable=None)
         with bar, StopBetweenSteps() as stop:
             try:
                 if self.unfinished is not None:
                     self._finish_epoch(self.unfinished)
                 for epoch in range(self.done // self.steps_per_epoch, self.epochs):
+                    if self.first_exit_only and epoch == self.config.train.coarse_first_epochs:
+                        self._go_on_with_all_exits()
+                        feed = self._feed()
                     self._epoch(epoch, feed, bar, stop)
             except KeyboardInterrupt:
                 self._save()
@@ -149,6 +153,27 @@ class _Run:
                 self._save()
                 raise DataError(f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on") from error
         log.info("done: %s", self.folder.path / WEIGHTS_FILE)
+
+    def _make_step(self) -> TrainStep:
+        model = FirstExit(self.model) if self.first_exit_only else self.model
+        step = TrainStep(model, self.config.train, self.rates, self.config.seed)
+        step.set_train(True)
+        return step
+
+    def _feed(self) -> Feed:
+        """Batches into the step, from the next one on."""
+        train = self.config.train
+        first_batch = self.done * train.accumulation_steps
+        return Feed(
+            self.step, self.splits, train.batch_size, train.accumulation_steps, first_batch, train.dataset_sink_mode
+        )
+
+    def _go_on_with_all_exits(self) -> None:
+        start_finer_exits(self.model)
+        coarse, self.first_exit_only = self.step, False
+        self.step = self._make_step()
+        hand_over(self.model, coarse, self.step)
+        log.info("all exits are trained from here on; the finer ones start from what fits of the first exit's weights")
 
     def _epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> None:
         self.monitor.begin_epoch(epoch, self.epochs, self.done)
@@ -286,6 +311,7 @@ class _Run:
             "step": self.done,
             "epoch": self.done / self.steps_per_epoch,
             "world_size": device.world_size(),
+            "first_exit_only": self.first_exit_only,
         }
 
     def _save(self) -> None:
@@ -320,6 +346,9 @@ class _Run:
                 f"{device.world_size()}: steps and learning rates would be others. Start as many, or begin a new run "
                 f"with train.init_checkpoint={self.folder.path / WEIGHTS_FILE}"
             )
+        if self.first_exit_only and not checkpoint.metadata["first_exit_only"]:  # saved after the other exits came in
+            self.first_exit_only = False
+            self.step = self._make_step()
         state = {parameter.name: parameter for parameter in self.step.state()}
         missing = [name for name in state if name not in checkpoint.weights]
         if missing:

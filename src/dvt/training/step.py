@@ -47,7 +47,7 @@ class TrainStep(nn.Cell):
     neither weights nor moments nor averages; it halves the loss scale, if there is one, and counts as skipped.
 
     Args:
-        model: A DVT in training mode; with mixed precision, after `set_precision`.
+        model: A DVT in training mode, or the first exit of one; with mixed precision, after `set_precision`.
         train: How to train.
         learning_rates: (steps,) of each step of the optimizer.
         seed: Of dropout and stochastic depth; ranks draw differently.
@@ -55,11 +55,11 @@ class TrainStep(nn.Cell):
 
     def __init__(self, model: nn.Cell, train: TrainSection, learning_rates: np.ndarray, seed: int = 0) -> None:
         super().__init__(auto_prefix=False)
-        self.losses = ExitLosses(model, train.label_smoothing)
+        self.losses = ExitLosses(model, train.label_smoothing, train.distillation, train.distillation_temperature)
         self.parameters = ParameterTuple(model.trainable_params())
         self.optimizer = build_optimizer(list(self.parameters), train)
         weights = train.exit_weights or [1.0] * model.config.num_exits
-        self.exit_weights = Tensor(weights, mstype.float32)
+        self.exit_weights = Tensor(weights[: model.num_exits], mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
         self.reduce_gradients = device.gradient_reducer([parameter.size for parameter in self.parameters])

@@ -12,14 +12,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dvt.checkpoint import check_weights, listing, load_weights, read_checkpoint
-from dvt.convert import EXIT_PREFIXES, exit_rows
+from dvt.convert import EXIT_PREFIXES, exit_rows, with_shared
 from dvt.errors import CheckpointError
 from dvt.pytorch_files import read_weights
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
@@ -91,7 +91,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     report = [f"initial weights from {path}: {source.kind}, {_grids(grids)} tokens, {source.embed_dim} channels"]
     chosen = match_exits(grids, config.grid_sizes)
     for index, origin in enumerate(chosen):
-        taken, lines = _start_exit(config, index, source.exits[origin], grids[origin])
+        taken, lines = start_exit(config, index, source.exits[origin], grids[origin])
         weights |= {f"exits.{index}.{name}": value for name, value in taken.items()}
         where = f"exit {origin + 1} of the file ({_grids([grids[origin]])} tokens)"
         report.append(f"exit {index + 1} ({_grids([config.grid_sizes[index]])} tokens) starts from {where}")
@@ -186,7 +186,7 @@ def _read_own(path: Path) -> _Source:
     model = checkpoint.model
     exits: list[dict[str, np.ndarray]] = [{} for _ in model.grid_sizes]
     strangers = []
-    for name, value in checkpoint.weights.items():
+    for name, value in with_shared(model, checkpoint.weights).items():
         where = re.fullmatch(r"exits\.(\d+)\.(.+)", name)
         if where and int(where[1]) < len(exits):
             exits[int(where[1])][where[2]] = value
@@ -200,8 +200,9 @@ def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
     found = read_weights(path)
     prefixes = [prefix for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in found.tensors)]
     kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({found.key or 'the whole file'})"
-    # Names alone, so those of any exit will do; the last one has them all.
-    ours = {row.theirs: row.ours for row in exit_rows(config, config.num_exits - 1)}
+    # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
+    unshared = replace(config, share_blocks=False)
+    ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)}
     exits: list[dict[str, np.ndarray]] = []
     strangers = []
     for prefix in [f"{prefix}." for prefix in prefixes] or [""]:
@@ -247,10 +248,15 @@ def _check_backbone(config: ModelConfig, source: _Source) -> None:
         )
 
 
-def _start_exit(
+def start_exit(
     config: ModelConfig, index: int, found: Mapping[str, np.ndarray], found_grid: int
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """(weights of one exit by name, lines on what was not simply copied)."""
+    """What exit `index` takes from an exit with `found_grid` tokens per side: layers whose tensors all fit, and learned
+    positions, resized.
+
+    Returns:
+        Weights by name below `exits.K.`, and lines on what was not simply copied.
+    """
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
     positions, line = _positions(config, index, found, found_grid)
     taken = {"pos_embed": positions} if positions is not None else {}

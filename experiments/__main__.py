@@ -1,0 +1,155 @@
+"""The command behind scripts/run_experiments.sh: what is to be done, in which order, and what is done already."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dvt.checkpoint import explained, replacing
+from dvt.cli_support import PlainParser, run_command, set_up_logging
+from dvt.errors import ConfigError
+from experiments import emoji, page
+from experiments.claim import Claim
+from experiments.claims import CLAIMS, find_claim
+from experiments.recipes import RECIPES, ROOT
+from experiments.runs import Store, log
+
+WORK = ROOT / "runs" / "experiments"
+SPEED_MINUTES = 1.0
+EMOJI_FOLDER = ROOT / "runs" / "emoji"
+
+
+def main(argv: list[str]) -> int:
+    arguments = _parser().parse_args(argv)
+    set_up_logging()
+    if any(seed < 0 for seed in arguments.seeds):
+        raise ConfigError(f"--seeds is {arguments.seeds}; seeds must not be negative")
+    seeds = list(dict.fromkeys(arguments.seeds))
+    claims = [find_claim(name) for name in arguments.names] or [each for each in CLAIMS.values() if not each.trial]
+    store = Store(arguments.results.resolve(), arguments.work.resolve())
+    if arguments.list:
+        print(plan(claims, seeds, store))
+        return 0
+    if not arguments.page:
+        for seed in seeds:
+            code = _run_seed(claims, seed, store, arguments.emoji)
+            if code:
+                return code
+            for claim in claims:
+                conclude(claim, seeds, store)
+    if store.results == page.RESULTS.resolve():
+        with explained(page.PAGE), replacing(page.PAGE) as written:
+            written.write_text(page.render(store.results), encoding="utf-8")
+        log.info("wrote %s", page.PAGE)
+    return 0
+
+
+def plan(claims: Sequence[Claim], seeds: Sequence[int], store: Store) -> str:
+    """The runs that the claims need, whether they are done, and how long the others take."""
+    lines = [f"{'run':<24} {'seeds done':<12} {'left':<10} {'minutes each':>12}  what"]
+    total = 0.0
+    for name in _recipes_of(claims):
+        recipe = RECIPES[name]
+        left = [seed for seed in seeds if not store.is_done(recipe, seed)]
+        total += recipe.minutes * len(left)
+        done = ",".join(str(seed) for seed in seeds if seed not in left) or "-"
+        todo = ",".join(map(str, left)) or "-"
+        lines.append(f"{name:<24} {done:<12} {todo:<10} {recipe.minutes:>12.1f}  {recipe.about}")
+    timed = sum(not _is_timed(claim, seed, store) for claim in claims if claim.timed for seed in seeds)
+    total += SPEED_MINUTES * timed
+    lines.append(f"{timed} measurements of speed, {SPEED_MINUTES:.0f} minute each")
+    lines.append(f"left to do: about {total:.0f} minutes on two quiet cores")
+    lines += ["", "experiments:"]
+    lines += [f"  {claim.name:<24} {claim.title}" for claim in claims]
+    return "\n".join(lines)
+
+
+def conclude(claim: Claim, seeds: Sequence[int], store: Store) -> bool:
+    """Writes JSON and figure of a claim from the seeds for which all its runs are there; whether there were any."""
+    runs = store.complete(claim.recipes, seeds)
+    first = runs[claim.recipes[0]]
+    if not first:
+        return False
+    timings = [store.load_timing(claim.name, claim.timed, run.seed) for run in first if claim.timed]
+    result = claim.compute(runs, [timing for timing in timings if timing])
+    every = [run for each in runs.values() for run in each]
+    facts = {
+        "claim": claim.name,
+        "title": claim.title,
+        "seeds": [run.seed for run in first],
+        "date": max(run.record["date"] for run in every),
+        "machines": list(dict.fromkeys(page.describe(run.record["machine"]) for run in every)),
+        "runs": {run.recipe: run.record["identity"] for run in every},
+    }
+    store.write_json(store.results / f"{claim.name}.json", facts | result)
+    path = store.results / f"{claim.name}.png"
+    with explained(path), replacing(path) as written:
+        written.write_bytes(claim.draw(result))
+    log.info("wrote %s and its figure, from the seeds %s", path.with_suffix(".json"), facts["seeds"])
+    return True
+
+
+def _run_seed(claims: Sequence[Claim], seed: int, store: Store, archive: Path | None) -> int:
+    """Everything that is left of one seed; the exit code of the first process that failed, else 0."""
+    for name in _recipes_of(claims):
+        recipe = RECIPES[name]
+        if store.is_done(recipe, seed):
+            log.info("%s, seed %d: done before", name, seed)
+            continue
+        if recipe.base == "emoji":
+            emoji.prepare(EMOJI_FOLDER, archive)
+        log.info("%s, seed %d: about %.1f minutes", name, seed, recipe.minutes)
+        code = _in_a_process("train", name, seed, store)
+        if code:
+            return code
+    for claim in claims:
+        if claim.timed and not _is_timed(claim, seed, store):
+            code = _in_a_process("speed", claim.name, seed, store)
+            if code:
+                return code
+    return 0
+
+
+def _is_timed(claim: Claim, seed: int, store: Store) -> bool:
+    return store.load_timing(claim.name, claim.timed, seed) is not None
+
+
+def _in_a_process(what: str, name: str, seed: int, store: Store) -> int:
+    """Runs `experiments.one`: MindSpore gives the memory of compiled graphs back only when its process ends."""
+    command = [sys.executable, "-m", "experiments.one", what, name, str(seed), str(store.results), str(store.work)]
+    process = subprocess.Popen(command, cwd=ROOT)
+    # Ctrl-C reaches the process too, which saves its state and ends; a signal to this one alone is handed on.
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _recipes_of(claims: Sequence[Claim]) -> list[str]:
+    return list(dict.fromkeys(name for claim in claims for name in claim.recipes))
+
+
+def _parser() -> PlainParser:
+    parser = PlainParser(
+        prog="run_experiments.sh",
+        description="Measure the paper's claims again on small real data; what is done already is not done again. "
+        "Ctrl-C saves the run under way, and the same command goes on there.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, see --list; by default all")
+    parser.add_argument("--list", action="store_true", help="show what is to be done and how long it takes, do nothing")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
+    parser.add_argument("--results", type=Path, default=page.RESULTS, help="folder of JSONs and figures")
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and outputs, kept out of git")
+    parser.add_argument("--emoji", type=Path, metavar="FILE", help=f"archive of the npm package {emoji.PACKAGE}")
+    parser.add_argument("--page", action="store_true", help="only make docs/results.md of the results that are there")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main, sys.argv[1:]))

@@ -1,0 +1,104 @@
+"""What claims have in common: curves of accuracy against cost, and mean and spread over seeds. NumPy only.
+
+Thresholds are always chosen on the calibration images and judged on the test images. Axis letters: K exits, P points.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dvt.budgets import COMPARED_BUDGETS, Costs, setting
+from dvt.early_exit import evaluate_scores
+from dvt.threshold_search import Frontier, find_frontier
+from experiments.runs import Run
+
+CURVE_POINTS = 25
+
+
+class Curve(NamedTuple):
+    """Accuracy (P,) in percent and cost (P,) in GMACs on the test images of the thresholds (P, K), by rising cost on
+    the calibration images."""
+
+    accuracy: np.ndarray
+    gmacs: np.ndarray
+    thresholds: np.ndarray
+
+
+def frontier_of(run: Run, rule: str = "confidence") -> Frontier:
+    """The best thresholds of a run, on the calibration images."""
+    return find_frontier(run.calibration.scores_of(rule), run.calibration.correct, run.gmacs)
+
+
+def curve_of(run: Run) -> Curve:
+    """The frontier of a run, judged on the test images."""
+    rows = frontier_of(run).thresholds
+    tried = evaluate_scores(run.val.scores_of("confidence"), run.val.correct, run.gmacs, rows)
+    return Curve(tried.accuracy, tried.expected_cost, rows)
+
+
+def matched(curve: Curve, accuracy: float) -> int | None:
+    """The cheapest point at least as accurate; None if there is none."""
+    good = np.flatnonzero(curve.accuracy >= accuracy)
+    return int(good[np.argmin(curve.gmacs[good])]) if len(good) else None
+
+
+def accuracy_within(run: Run, budgets: Sequence[float]) -> np.ndarray:
+    """Test accuracy (percent) of the thresholds that serve each budget (GMACs per image) best on the calibration
+    images; NaN where none is affordable."""
+    frontier, costs, found = frontier_of(run), Costs(run.gmacs), []
+    for budget in budgets:
+        affordable = np.flatnonzero(frontier.cost <= budget * (1 + 1e-9))
+        if len(affordable):
+            found.append(setting(run.val, costs, frontier.thresholds[affordable[-1]])["accuracy"])
+        else:
+            found.append(np.nan)
+    return np.asarray(found)
+
+
+def budgets_between(first: float, last: float, shares: Sequence[float] = COMPARED_BUDGETS) -> np.ndarray:
+    """GMACs at shares of the way from `first` to `last`."""
+    return first + np.asarray(shares) * (last - first)
+
+
+def budget_curve(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Mean and standard deviation over the runs of one recipe of the accuracy within budgets, for figures."""
+    gmacs = runs[0].gmacs
+    budgets = budgets_between(gmacs[0], gmacs[-1], np.linspace(0, 1, CURVE_POINTS))
+    accuracy = np.stack([accuracy_within(run, budgets) for run in runs])
+    return {"gmacs": budgets.tolist(), "mean": accuracy.mean(axis=0).tolist(), "std": spread(accuracy).tolist()}
+
+
+def averaged(run: Run) -> Run:
+    """The same run as if its model had `average_exits`: every exit answers with the mean of the exits so far."""
+    arrays = dict(run.arrays)
+    for split in ("val", "calibration"):
+        probabilities = run.arrays[f"{split}_probabilities"]
+        counts = np.arange(1, len(probabilities) + 1, dtype=np.float32)[:, None, None]
+        arrays[f"{split}_probabilities"] = np.cumsum(probabilities, axis=0) / counts
+    return replace(run, arrays=arrays)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over the first axis, the seeds; 0 of a single one."""
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+
+
+def measured(values: Sequence[float], digits: int = 2) -> dict[str, Any]:
+    """A cell of a table: mean and standard deviation over seeds, of those that have a value."""
+    known = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
+    if not len(known):
+        return {"mean": None, "std": None, "n": 0, "digits": digits}
+    std = float(known.std(ddof=1)) if len(known) > 1 else None
+    return {"mean": float(known.mean()), "std": std, "n": len(known), "digits": digits}
+
+
+def point(runs: Sequence[Run], exit_index: int = -1) -> dict[str, float]:
+    """Cost, and mean and spread of the accuracy, of one exit taken by every image, for figures."""
+    accuracy = np.asarray([run.val.accuracy[exit_index] for run in runs])
+    return {
+        "gmacs": float(runs[0].gmacs[exit_index]),
+        "mean": float(accuracy.mean()),
+        "std": float(spread(accuracy)),
+    }

@@ -1,0 +1,39 @@
+"""The claims, one module each; `CLAIMS` has them in the order of the page."""
+
+from dvt.config_io import did_you_mean
+from dvt.errors import ConfigError
+from experiments.claim import Claim
+from experiments.claims import beyond, dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits
+
+CLAIMS: dict[str, Claim] = {
+    claim.name: claim
+    for claim in (
+        dynamic_vs_static.claim(
+            "dynamic_vs_static",
+            "One dynamic model against three static ones",
+            "baseline",
+            ("static_3", "static_6", "static_9"),
+        ),
+        reuse.CLAIM,
+        exit_rule.CLAIM,
+        threshold_search.CLAIM,
+        item_size.CLAIM,
+        two_exits.CLAIM,
+        beyond.CLAIM,
+        dynamic_vs_static.claim(
+            "dynamic_vs_static_emoji",
+            "The same on coloured drawings",
+            "emoji",
+            ("emoji_static_3", "emoji_static_6", "emoji_static_9"),
+        ),
+        dynamic_vs_static.claim("smoke", "A trial of the machinery", "smoke", ("smoke_static",), trial=True),
+    )
+}
+
+
+def find_claim(name: str) -> Claim:
+    """The claim of that name. Raises ConfigError, naming the nearest one."""
+    if name not in CLAIMS:
+        known = ", ".join(CLAIMS)
+        raise ConfigError(f"there is no experiment {name!r}{did_you_mean(name, list(CLAIMS))}; there are {known}")
+    return CLAIMS[name]

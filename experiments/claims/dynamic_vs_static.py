@@ -1,0 +1,117 @@
+"""Does one model that stops early beat separately trained single ViTs of the same family and total training budget?
+
+Paper, figure "accuracy against FLOPs": DVT lies above all static models of its family.
+"""
+
+import numpy as np
+
+from dvt.report_figures import LIGHT
+from experiments import figures
+from experiments.analysis import accuracy_within, budget_curve, curve_of, matched, measured, point
+from experiments.claim import Claim, Result, Runs, Timings, table
+from experiments.recipes import RECIPES
+
+
+def claim(name: str, title: str, dynamic: str, statics: tuple[str, ...], trial: bool = False) -> Claim:
+    """The claim on one dynamic recipe and its static ones."""
+
+    def compute(runs: Runs, timings: Timings) -> Result:
+        return _compute(runs, timings, dynamic, statics)
+
+    return Claim(name, title, (dynamic, *statics), compute, _draw, (dynamic, *statics), trial)
+
+
+def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...]) -> Result:
+    matches, budgets = [], []
+    for name in statics:
+        pairs = list(zip(runs[dynamic], runs[name], strict=True))
+        gmacs = runs[name][0].gmacs[-1]
+        ours = [accuracy_within(run, [gmacs])[0] for run, _ in pairs]
+        theirs = [static.val.accuracy[-1] for _, static in pairs]
+        costs = [_matched_cost(run, accuracy) for (run, _), accuracy in zip(pairs, theirs, strict=True)]
+        matches.append(
+            [
+                RECIPES[name].about,
+                f"{1000 * gmacs:.2f}",
+                measured(theirs),
+                measured(ours),
+                measured([a - b for a, b in zip(ours, theirs, strict=True)]),
+                measured([1000 * cost for cost in costs]),
+                measured([gmacs / cost for cost in costs]),
+                f"{np.isfinite(costs).sum()} of {len(costs)}",
+            ]
+        )
+        budgets.append(f"{sum(run.record['training_gmacs'] for run in runs[name]) / len(pairs):.0f}")
+    total = sum(run.record["training_gmacs"] for run in runs[dynamic]) / len(runs[dynamic])
+    exits = [
+        [f"exit {k + 1}", f"{1000 * cost:.2f}", measured([run.val.accuracy[k] for run in runs[dynamic]])]
+        for k, cost in enumerate(runs[dynamic][0].gmacs)
+    ]
+    columns = ["static model", "M multiply-adds", "accuracy (%)", "dynamic at this cost (%)", "difference (points)"]
+    columns += ["dynamic: cost of this accuracy (M)", "times cheaper", "reached by"]
+    tables = [
+        table("Accuracy at equal cost, and cost at equal accuracy", columns, matches),
+        table(
+            "The exits of the dynamic model, each taken by every image",
+            ["exit", "M multiply-adds", "accuracy (%)"],
+            exits,
+        ),
+        table(
+            "Training budget of one seed (GMACs of forward passes)",
+            ["dynamic", *(RECIPES[name].about for name in statics), "static together"],
+            [[f"{total:.0f}", *budgets, f"{sum(map(float, budgets)):.0f}"]],
+        ),
+    ]
+    return {"tables": tables + _speeds(timings, statics), "figure": _figure(runs, dynamic, statics)}
+
+
+def _matched_cost(run, accuracy: float) -> float:
+    """GMACs of the cheapest point of the curve that reaches the accuracy; NaN if none does."""
+    curve = curve_of(run)
+    place = matched(curve, accuracy)
+    return float("nan") if place is None else float(curve.gmacs[place])
+
+
+def _speeds(timings: Timings, statics: tuple[str, ...]) -> list[dict]:
+    rows = []
+    for name in statics:
+        found = [row for timing in timings for row in timing["rows"] if row["recipe"] == name]
+        if found:
+            rows.append(
+                [
+                    RECIPES[name].about,
+                    measured([row["accuracy"] for row in found]),
+                    measured([row["images_per_second"] for row in found], 0),
+                    measured([row["dynamic_accuracy"] for row in found]),
+                    measured([row["dynamic_images_per_second"] for row in found], 0),
+                    measured([row["ratio"] for row in found]),
+                    measured([row["gmacs"] / row["dynamic_gmacs"] for row in found]),
+                ]
+            )
+    columns = ["static model", "accuracy (%)", "images/s", "dynamic: accuracy (%)", "images/s", "times faster"]
+    if not rows:
+        return []
+    return [table("Measured speed at matched accuracy", [*columns, "ratio of multiply-adds"], rows)]
+
+
+def _figure(runs: Runs, dynamic: str, statics: tuple[str, ...]) -> Result:
+    exits = [point(runs[dynamic], k) for k in range(len(runs[dynamic][0].gmacs))]
+    return {
+        "dynamic": budget_curve(runs[dynamic]),
+        "exits": exits,
+        "statics": [{"label": RECIPES[name].about, **point(runs[name])} for name in statics],
+    }
+
+
+def _draw(result: Result) -> bytes:
+    data = result["figure"]
+    with figures.drawing() as made:
+        axes = made.axes[0]
+        figures.band(axes, data["dynamic"], figures.colour(0), "dynamic: one model, early exits")
+        figures.with_bars(axes, data["exits"], "D", figures.colour(0), "its exits, for every image", mfc="white")
+        figures.with_bars(axes, data["statics"], "s", figures.colour(1), "static models, same training budget", ms=7)
+        for each in data["statics"]:
+            place = (figures.MILLION * each["gmacs"], each["mean"])
+            axes.annotate(each["label"], place, (7, -12), textcoords="offset points", fontsize=8.5, color=LIGHT.muted)
+        figures.cost_axes(axes)
+    return made.data

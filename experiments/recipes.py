@@ -1,0 +1,121 @@
+"""The table of recipes: what is trained. Imports no framework.
+
+A recipe is a YAML file of this folder with a few keys laid over it. Static models get the training budget of the
+dynamic one: three exits for E epochs cost 28.77 E, the three single models of the same grids 22.04 E' (million
+multiply-adds of the forward pass per image, of which training takes about three times as many); E = 10 and E' = 13
+differ by 0.4 %.
+"""
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dvt.config import RunConfig
+from dvt.config_io import config_from_dict, did_you_mean, merge, nested, read_yaml
+from dvt.errors import ConfigError
+
+FOLDER = Path(__file__).parent
+ROOT = FOLDER.parent
+FORMAT = 1
+"""Of a run's files. A new number makes all runs void: for changes of what a run means, not of what its file holds."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is trained.
+
+    Args:
+        name: Of the recipe, and of the files of its runs.
+        about: In a few words, as tables have it.
+        base: YAML file of this folder.
+        changes: Dotted keys laid over it.
+        minutes: Estimate of one run, evaluation included, on two quiet cores.
+    """
+
+    name: str
+    about: str
+    base: str = "scale"
+    changes: dict[str, Any] = field(default_factory=dict)
+    minutes: float = 8.0
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """The keys that the recipe names; all others have their defaults."""
+        values = copy.deepcopy(read_yaml(FOLDER / f"{self.base}.yaml"))
+        merge(values, nested(self.changes))
+        return values
+
+    @property
+    def identity(self) -> str:
+        """Changes with the content. Defaults are left out, so that new keys do not make earlier runs void."""
+        text = json.dumps({"format": FORMAT, "recipe": self.content}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def config(self, seed: int, output: str) -> RunConfig:
+        """The configuration of one run. Raises ConfigError."""
+        values = copy.deepcopy(self.content) | {"seed": seed, "output": output, "device_target": "CPU"}
+        path = values["data"].get("path")
+        if path is not None:
+            values["data"]["path"] = str(ROOT / path)
+        return config_from_dict(values, f"the recipe {self.name}")
+
+
+def _static(grid: int, **keys: Any) -> dict[str, Any]:
+    return {"model.grid_sizes": [grid], **keys}
+
+
+DISTILLATION = {"train.distillation": 1.0, "train.distillation_temperature": 2.0}
+COARSE_FIRST = {"train.epochs": 13, "train.coarse_first_epochs": 3}
+"""The three epochs more cost 1.6 % of the training budget."""
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("baseline", "three exits, both reuses"),
+        *(
+            Recipe(
+                f"static_{grid}", f"one exit, {grid}x{grid}", "scale", _static(grid, **{"train.epochs": 13}), minutes
+            )
+            for grid, minutes in ((3, 1.5), (6, 2.5), (9, 4.5))
+        ),
+        Recipe(
+            "no_reuse",
+            "no reuse",
+            changes={"model.feature_reuse": False, "model.relation_reuse": False},
+            minutes=5.5,
+        ),
+        Recipe("features_only", "features", changes={"model.relation_reuse": False}, minutes=7.0),
+        Recipe("relations_only", "relations", changes={"model.feature_reuse": False}, minutes=6.5),
+        Recipe("two_exits", "two exits, 3x3 and 9x9", changes={"model.grid_sizes": [3, 9]}, minutes=6.0),
+        Recipe("distillation", "distillation from the last exit", changes=DISTILLATION),
+        Recipe("early_weights", "losses weighted 2 : 1 : 0.5", changes={"train.exit_weights": [2.0, 1.0, 0.5]}),
+        Recipe("late_weights", "losses weighted 0.5 : 1 : 2", changes={"train.exit_weights": [0.5, 1.0, 2.0]}),
+        Recipe("coarse_first", "three epochs of the first exit first", changes=COARSE_FIRST, minutes=8.5),
+        Recipe("shared_blocks", "block weights shared by the exits", changes={"model.share_blocks": True}),
+        Recipe("together", "distillation and the first exit first", changes=DISTILLATION | COARSE_FIRST, minutes=8.5),
+        Recipe("emoji", "three exits, both reuses", "emoji", minutes=6.5),
+        *(
+            Recipe(
+                f"emoji_static_{grid}",
+                f"one exit, {grid}x{grid}",
+                "emoji",
+                _static(grid, **{"train.epochs": 91, "train.checkpoint_every_epochs": 13}),
+                minutes,
+            )
+            for grid, minutes in ((3, 2.5), (6, 3.0), (9, 4.5))
+        ),
+        Recipe("smoke", "two exits", "smoke", minutes=0.2),
+        Recipe("smoke_static", "one exit, 3x3", "smoke", _static(3), minutes=0.2),
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name. Raises ConfigError, naming the nearest one."""
+    if name not in RECIPES:
+        raise ConfigError(f"there is no recipe {name!r}{did_you_mean(name, list(RECIPES))}")
+    return RECIPES[name]
