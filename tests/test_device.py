@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
+import numpy as np
 import pytest
+from mindspore import Tensor, nn
 
 from dvt import device
 from dvt.errors import DeviceError
