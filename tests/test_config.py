@@ -1,5 +1,6 @@
 """Run configurations: every shipped YAML loads, nothing is lost on disk, and mistakes are named."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -216,8 +217,8 @@ def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path):
     assert load_config(write(tmp_path, "train: {learning_rate: 5e-4}")).train.learning_rate == 5e-4
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path):
-    assert load_config(write(tmp_path, "# nothing yet\n")) == RunConfig()
+def test_no_keys_are_all_defaults(tmp_path: Path):
+    assert load_config(write(tmp_path, "{}")) == RunConfig()
 
 
 @pytest.mark.parametrize(
@@ -246,6 +247,12 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path):
         ("just words", "holds 'just words'; it must hold keys with values"),
         ("seed: 1\ntrain: [1", "line 2, column 10 is not valid YAML"),
         ("seed: 1\nseed: 2", "line 1, column 1 is not valid YAML: 'seed' is given twice"),
+        ("seed: 1\n---\nseed: 2", "line 2, column 1 is not valid YAML: expected a single document"),
+        ("seed: 2024-13-01", "is not valid YAML: month must be in 1..12"),
+        ("seed: " + 3000 * "[", "is not valid YAML: maximum recursion depth"),
+        ("\0", "is not valid YAML: unacceptable character #x0000"),
+        ("", "is empty; it must hold keys with values, such as `seed: 0`"),
+        ("# nothing yet", "is empty; it must hold keys with values, such as `seed: 0`"),
     ],
 )
 def test_mistakes_in_a_file_are_named(text: str, message: str, tmp_path: Path):
@@ -255,6 +262,21 @@ def test_mistakes_in_a_file_are_named(text: str, message: str, tmp_path: Path):
     assert message in str(refused.value)
     if "at least" not in message:  # what does not fit is seen only after merging
         assert str(path) in str(refused.value)
+
+
+def test_what_is_no_file_of_text_is_refused(tmp_path: Path):
+    write(tmp_path, "seed: 1", "there.yaml")
+    (tmp_path / "link.yaml").symlink_to("gone.yaml")
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"output: caf\xe9")
+    for name, message in (
+        (".", "is a folder; give a configuration file in YAML .such as .*there.yaml"),
+        ("link.yaml", "is a link to gone.yaml, which does not exist"),
+        ("pipe.yaml", "is a pipe or a device, but a configuration is read twice; write it to a file first"),
+        ("latin.yaml", "it is no text in UTF-8; save it as such"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_config(tmp_path / name)
 
 
 def test_a_missing_file_names_the_nearest(tmp_path: Path):

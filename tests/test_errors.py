@@ -31,7 +31,8 @@ def clumsy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("folder", "images", "bundle"):
         (tmp_path / name).mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
-    (tmp_path / "empty.ckpt").touch()
+    for name in ("empty.ckpt", "empty.yaml"):
+        (tmp_path / name).touch()
     for name in ("text", "text.ckpt", "text.npz", "text.yaml", "text.pth"):
         (tmp_path / name).write_text("some notes: [")
     return tmp_path
@@ -54,7 +55,9 @@ COMMANDS = [
     ("train --data.dataset fashion", "'fashion'", "it must be one of image_folder, cifar10"),
     ("train --data.path images --output run", "images has no folder train/", "images belong in train/CLASS/"),
     ("train --resume --output run", "run/state.ckpt", "leave --resume out to start afresh"),
-    ("train --config folder", "configuration file folder", "Is a directory"),
+    ("train --config folder", "folder is a folder", "give a configuration file in YAML"),
+    ("train --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
+    ("eval --checkpoint a.ckpt --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
     ("train --config text.yaml", "text.yaml, line 1", "is not valid YAML"),
     ("train --config txt.yaml", "txt.yaml", "did you mean text.yaml?"),
     ("train --output text --data.path images", "output folder text", "cannot write"),
