@@ -170,7 +170,7 @@ def test_a_folder_of_somebody_else_is_refused() -> None:
                 said.write_text(str(error))
 
         assert ended(forked(begin)) == 0
-        assert said.read_text() == f"cannot write to the output folder {run}: Permission denied"
+        assert f"cannot write to the output folder {run}: Permission denied; choose another folder" in said.read_text()
 
 
 def test_sigterm_saves_and_ends_with_130(pictures: Path, tmp_path: Path, in_epoch_2, capsys) -> None:
