@@ -1,14 +1,18 @@
 """Training runs that meet a fault: how they end, what they say, and that the same command with --resume goes on."""
 
 import csv
+import fcntl
 import logging
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -49,6 +53,14 @@ def in_epoch_2(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]]
         monkeypatch.setattr(Monitor, "begin_epoch", begin)
 
     return arrange
+
+
+@pytest.fixture
+def hangup() -> Iterator[None]:
+    """SIGHUP has its usual effect, also where the tests were started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def train(pictures: Path, output: Path, *more: str) -> int:
@@ -173,8 +185,11 @@ def test_a_folder_of_somebody_else_is_refused() -> None:
         assert f"cannot write to the output folder {run}: Permission denied; choose another folder" in said.read_text()
 
 
-def test_sigterm_saves_and_ends_with_130(pictures: Path, tmp_path: Path, in_epoch_2, capsys) -> None:
-    in_epoch_2(lambda: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_and_ends_with_130(
+    number: signal.Signals, pictures: Path, tmp_path: Path, in_epoch_2, hangup, capsys
+) -> None:
+    in_epoch_2(lambda: os.kill(os.getpid(), number))
     run = tmp_path / "run"
     assert train(pictures, run) == 130
     assert f"{run / 'last.ckpt'} is usable, and the same command with --resume goes on" in capsys.readouterr().err
@@ -183,9 +198,30 @@ def test_sigterm_saves_and_ends_with_130(pictures: Path, tmp_path: Path, in_epoc
     assert_whole(run)
 
 
+def test_a_closed_terminal_saves(pictures: Path, tmp_path: Path, hangup) -> None:
+    """Its progress bar can no longer be drawn either."""
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(pictures, run, "--train.epochs=1000")]
+    child, terminal = pty.fork()
+    if child == 0:
+        os.execv(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    shown = b""
+    while not (run / "metrics.csv").exists():
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert ended(child) == 130
+    assert b"train:" in shown  # the bar
+    last = (run / "train.log").read_text().splitlines()[-1]
+    assert f"{run / 'last.ckpt'} is usable, and the same command with --resume goes on" in last
+    assert f"interrupted after step {read_checkpoint(run / 'state.ckpt').metadata['step']} of 4000" in last
+
+
 def test_a_killed_data_worker_ends_the_run_which_goes_on(pictures: Path, tmp_path: Path, in_epoch_2, capsys) -> None:
+    others = active_children()  # of tests before
+
     def kill() -> None:
-        (worker,) = active_children()
+        (worker,) = (child for child in active_children() if child not in others)
         worker.kill()
 
     in_epoch_2(kill)
