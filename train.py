@@ -9,18 +9,9 @@ SRC = Path(__file__).resolve().parent / "src"
 def run() -> int:
     if SRC.is_dir():  # a checkout works without being installed
         sys.path.insert(0, str(SRC))
-    try:
-        from dvt.cli import main
-    except ModuleNotFoundError as error:
-        print(
-            f"error: {error.name} is not installed for {sys.executable}. Run `bash scripts/setup_env.sh` and use "
-            ".venv/bin/python, or `pip install -r requirements.txt`",
-            file=sys.stderr,
-        )
-        return 2
-    except KeyboardInterrupt:  # before there is anything that handles it
-        return 130
-    return main(["train", *sys.argv[1:]], prog="train.py")
+    from dvt.entry import start
+
+    return start("dvt.cli", ["train", *sys.argv[1:]], "train.py")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from dvt import checkpoint
+from dvt import safe_files
 from dvt.checkpoint import load_model, load_weights, read_checkpoint, save_checkpoint
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_model
@@ -123,7 +123,7 @@ def test_an_interrupted_save_leaves_nothing(path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint.os, "replace", interrupt)
+    monkeypatch.setattr(safe_files.os, "replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, WEIGHTS, {"model": CONFIG})
     assert os.listdir(path.parent) == []

@@ -220,7 +220,7 @@ def test_help_and_refusals_need_no_mindspore():
         "import sys\nsys.modules['mindspore'] = None\nfrom dvt.cli import main\n"
         "assert main(['train', '--help']) == 0\nassert main(['train', '--epochs', '1']) == 2\n"
         "assert main(['eval', '--checkpoint', 'x', '--mode', '7']) == 2\nassert main(['info']) == 0\n"
-        "sys.exit(main(['eval', '--checkpoint', 'x.ckpt']))"
+        f"sys.exit(main(['eval', '--checkpoint', {str(ROOT / 'checkpoints' / 'quickstart.ckpt')!r}]))"
     )
     done = run([sys.executable, "-c", code], PYTHONPATH=str(ROOT / "src"))
     assert done.returncode == 2, done.stderr

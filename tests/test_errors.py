@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def clumsy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("folder", "images", "bundle"):
         (tmp_path / name).mkdir()
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
-    (tmp_path / "empty.ckpt").touch()
+    for name in ("empty.ckpt", "empty.yaml"):
+        (tmp_path / name).touch()
     for name in ("text", "text.ckpt", "text.npz", "text.yaml", "text.pth"):
         (tmp_path / name).write_text("some notes: [")
     return tmp_path
@@ -54,11 +56,17 @@ COMMANDS = [
     ("train --data.dataset fashion", "'fashion'", "it must be one of image_folder, cifar10"),
     ("train --data.path images --output run", "images has no folder train/", "images belong in train/CLASS/"),
     ("train --resume --output run", "run/state.ckpt", "leave --resume out to start afresh"),
-    ("train --config folder", "configuration file folder", "Is a directory"),
+    ("train --config folder", "folder is a folder", "give a configuration file in YAML"),
+    ("train --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
+    ("eval --checkpoint a.ckpt --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
     ("train --config text.yaml", "text.yaml, line 1", "is not valid YAML"),
     ("train --config txt.yaml", "txt.yaml", "did you mean text.yaml?"),
-    ("train --output text --data.path images", "output folder text", "cannot write"),
-    ("train --output text/run --data.path images", "output folder text/run", "Not a directory"),
+    ("train --output text --data.path images", "output folder text: File exists: text is a file", "choose another"),
+    (
+        "train --output text/run --data.path images",
+        "folder text/run: Not a directory: text is a file",
+        "choose another",
+    ),
     ("eval", "--checkpoint is required", "`dvt eval --help`"),
     ("eval --checkpoint folder", "folder is a folder", "There is no .ckpt file in folder"),
     ("eval --checkpoint non.ckpt", "non.ckpt", "empty.ckpt, text.ckpt"),
@@ -217,15 +225,31 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-def test_an_interrupt_ends_with_130(tmp_path: Path):
-    """Not earlier: while Python and MindSpore start, an interrupt may also end the process in other ways."""
+def evaluation(output: Path) -> subprocess.Popen:
+    """Of the small model that is shipped."""
     checkpoint = ROOT / "checkpoints" / "quickstart.ckpt"
-    command = [sys.executable, ROOT / "eval.py", "--checkpoint", checkpoint, "--output", tmp_path]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(4)
+    command = [sys.executable, ROOT / "eval.py", "--checkpoint", checkpoint, "--output", output]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 0.8])
+def test_an_interrupt_while_mindspore_is_imported_ends_with_130(seconds: float, tmp_path: Path):
+    process = evaluation(tmp_path)
+    time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, text = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, b"interrupted\n")
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_an_evaluation_ends_with_130(tmp_path: Path):
+    """Not before the first images: while MindSpore compiles it may be lost."""
+    process = evaluation(tmp_path)
+    said = b""
+    while b"img/s" not in said:
+        said += process.stderr.read1()
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in text
+    assert rest.endswith(b"interrupted\n") and b"Traceback" not in rest

@@ -1,28 +1,22 @@
 """Weights on disk: saving that never leaves a torn file, reading that says what is wrong with one.
 
-The format is in docs/architecture.md: a MindSpore `.ckpt` with every parameter under the model's own name and one more
-entry, `dvt_metadata`, a JSON text. MindSpore ends the file with the CRC32 of all before it; files without it are torn.
+The format is in docs/architecture.md: a MindSpore `.ckpt` (`dvt.ckpt_format`) of every parameter under its name in the
+model, and one more entry, `dvt_metadata`, a JSON text. Files without MindSpore's checksum at their end are torn.
 MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
 """
 
-import errno
-import fcntl
 import json
-import math
 import os
-import shutil
-import stat
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvt.errors import CheckpointError, ConfigError, DVTError
+from dvt.ckpt_format import read_ckpt
+from dvt.errors import CheckpointError, ConfigError, listing, reason_of
+from dvt.safe_files import replacing, write_failure
 from dvt.variants import ModelConfig
 
 if TYPE_CHECKING:
@@ -31,17 +25,6 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 METADATA_KEY = "dvt_metadata"
-
-_CRC_MARK = b"crc_num"  # what MindSpore's crc_check=True writes in front of the checksum
-_CRC_BYTES = 10
-_CHUNK = 1 << 22
-_NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one ({}); if it was copied, copy it again"
-_SHOWN = 3  # names per kind in an error
-_ITEM_BYTES = {f"{kind}{bits}": bits // 8 for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)}
-_ITEM_BYTES |= {"BFloat16": 2, "Bool": 1}
-_SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
-_LOCK = "new"  # the file in them that is locked while they are in use
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -78,45 +61,18 @@ def save_checkpoint(
         raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
 
 
-def write_failure(path: Path, error: Exception) -> str:
-    """Why `path` could not be written and, if the disk is full, how much is free there and what to do."""
-    if getattr(error, "errno", None) not in _FULL:
-        return _reason(error)
-    free = shutil.disk_usage(path.parent).free
-    return f"{_reason(error)}: {free / 2**20:.1f} MiB are free in {path.parent}; make room or choose another folder"
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Around the writing of `path`: raises DVTError, naming it and the cause, where an OSError comes."""
-    try:
-        yield
-    except OSError as error:
-        raise DVTError(f"cannot write {path}: {write_failure(path, error)}") from error
-
-
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Reads a checkpoint. Raises CheckpointError, naming the cause, for a file that is missing, torn or foreign."""
-    import mindspore as ms
-
     path = Path(path)
     _check_readable(path)
-    complete = _check_crc(path)
-    try:
-        _check_content(path, complete)
-    except UnicodeDecodeError as error:  # protobuf decodes names when they are read
-        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
-    try:
-        entries = ms.load_checkpoint(str(path))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
-    text = entries.pop(METADATA_KEY, None)
-    if not isinstance(text, str):
+    content = read_ckpt(path)
+    text = content.texts.get(METADATA_KEY)
+    if text is None:
         raise CheckpointError(
             f"{path} is a MindSpore checkpoint, but it does not say of which model: its {METADATA_KEY} is missing. It "
             "was cut short, or not saved by dvt.checkpoint.save_checkpoint"
         )
-    if not complete:
+    if not content.has_checksum:
         raise CheckpointError(f"{path} is torn: the checksum at its end is missing; copy or save it again")
     metadata = _parse_metadata(path, text)
     if not isinstance(metadata.get("model"), dict):
@@ -125,10 +81,10 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         model = ModelConfig.from_dict(metadata["model"])
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-    foreign = [name for name, value in entries.items() if not isinstance(value, ms.Tensor)]
+    foreign = [name for name in content.texts if name != METADATA_KEY]
     if foreign:
         raise CheckpointError(f"{path} holds entries that are no tensors: {listing(foreign)}; save it again")
-    return Checkpoint({name: value.asnumpy() for name, value in entries.items()}, metadata, model)
+    return Checkpoint(content.tensors, metadata, model)
 
 
 def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: str = "the weights") -> None:
@@ -191,83 +147,6 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, n
         )
 
 
-def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) -> str:
-    """'a, b, c and 12 more'."""
-    names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return separator.join(names[:shown]) + more
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, else it is gone.
-
-    The name lies in a hidden folder beside `path`, removed with all that a failed save left in it; folders of processes
-    that were killed while saving are removed by the next call. The finished file is synced and gets the mode that the
-    umask gives to new files (MindSpore leaves 0400). Raises OSError.
-    """
-    _remove_abandoned(path.parent)
-    scratch, lock = _locked_folder(path)
-    try:
-        mode = stat.S_IMODE(os.fstat(lock.fileno()).st_mode)
-        written = scratch / path.name
-        yield written
-        written.chmod(mode)
-        _sync(written)
-        os.replace(written, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        lock.close()
-
-
-def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
-    """A new hidden folder beside `path`, and a locked file in it. The system unlocks it when this process ends."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}{_SCRATCH}", dir=path.parent))
-        try:
-            lock = (folder / _LOCK).open("wb")
-        except FileNotFoundError:  # another process took the new folder for an abandoned one
-            continue
-        except OSError:
-            folder.rmdir()
-            raise
-        _lock(lock)  # waits while another process looks whether the folder is abandoned, and removes it
-        if (folder / _LOCK).exists():
-            return folder, lock
-        lock.close()
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Removes what killed processes left in `parent`: hidden folders that nobody holds locked."""
-    for folder in parent.glob(f".*{_SCRATCH}*"):
-        try:
-            with (folder / _LOCK).open("rb+") as lock:
-                if _lock(lock, wait=False):
-                    shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # killed before it was locked
-            shutil.rmtree(folder, ignore_errors=True)
-        except OSError:  # not ours to remove
-            continue
-
-
-def _lock(file: BinaryIO, wait: bool = True) -> bool:
-    """Locks `file` until it is closed; False if another process has, or where the file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _tensors(weights: "nn.Cell | Mapping[str, np.ndarray]") -> "dict[str, ms.Tensor]":
     import mindspore as ms
 
@@ -303,7 +182,7 @@ def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
         metadata = json.loads(text)
         version = metadata["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({_reason(error)})") from error
+        raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
     if not isinstance(version, int) or version < 1:
         raise CheckpointError(f"{path} has the unknown format {version!r}; this version reads format {FORMAT}")
     if version > FORMAT:
@@ -323,7 +202,7 @@ def _check_readable(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(4)
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {_reason(error)}") from error
+        raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
     if not start:
         raise CheckpointError(f"the checkpoint {path} is empty; copy or save it again")
     if start.startswith((b"PK\x03\x04", b"\x80\x02")):
@@ -340,66 +219,3 @@ def _nearby(folder: Path) -> str:
         return f" The folder {folder} does not exist either"
     found = sorted(str(file) for file in folder.glob("*.ckpt"))
     return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is no .ckpt file in {folder}"
-
-
-def _check_crc(path: Path) -> bool:
-    """False if the file has no checksum. Raises CheckpointError if it has one that is wrong."""
-    left = path.stat().st_size - len(_CRC_MARK) - _CRC_BYTES
-    if left <= 0:
-        return False
-    crc = 0
-    with path.open("rb") as file:
-        file.seek(left)
-        if file.read(len(_CRC_MARK)) != _CRC_MARK:
-            return False
-        expected = int.from_bytes(file.read(_CRC_BYTES), "big")
-        file.seek(0)
-        while left:
-            chunk = file.read(min(left, _CHUNK))
-            crc = zlib.crc32(chunk, crc)
-            left -= len(chunk)
-    if crc != expected:
-        raise CheckpointError(f"{path} is damaged: its content does not match the checksum at its end; copy it again")
-    return True
-
-
-def _check_content(path: Path, has_checksum: bool) -> None:
-    """Raises CheckpointError for what MindSpore's own reader would take on trust: tensors with another number of bytes
-    than their shape crash it or are filled up with whatever lies in memory, and texts that are none crash Python."""
-    from google.protobuf.message import DecodeError
-    from mindspore.train.checkpoint_pb2 import Checkpoint as Message
-
-    size = path.stat().st_size - (len(_CRC_MARK) + _CRC_BYTES if has_checksum else 0)
-    try:
-        with path.open("rb") as file:
-            entries = Message.FromString(file.read(size)).value
-    except DecodeError as error:
-        raise CheckpointError(_NO_CHECKPOINT.format(path, _reason(error))) from error
-    held: dict[str, int] = {}
-    wanted: dict[str, int] = {}
-    wrong = []
-    for entry in entries:  # large tensors come in several entries of one name
-        tensor = entry.tensor
-        if tensor.tensor_type in _ITEM_BYTES and min(tensor.dims, default=0) >= 0:
-            dims = [] if list(tensor.dims) == [0] else tensor.dims
-            held[entry.tag] = held.get(entry.tag, 0) + len(tensor.tensor_content)
-            wanted[entry.tag] = math.prod(dims) * _ITEM_BYTES[tensor.tensor_type]
-        elif tensor.tensor_type != "str" or not _is_text(tensor.tensor_content):
-            wrong.append(entry.tag)
-    wrong += [name for name in held if held[name] != wanted[name]]
-    if wrong:
-        raise CheckpointError(
-            f"{path} is damaged, or only the start of a file: the bytes of {listing(map(repr, wrong))} do not fit type "
-            "and shape; save or copy it again"
-        )
-
-
-def _is_text(content: bytes) -> bool:
-    try:
-        return bool(content.decode("utf-32"))
-    except UnicodeDecodeError:
-        return False
-
-
-def _reason(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

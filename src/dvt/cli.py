@@ -5,14 +5,11 @@ errors. MindSpore is imported only by the functions that the commands call, so h
 once.
 """
 
-import contextlib
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import dvt
 from dvt import cli_adaptive
@@ -22,6 +19,7 @@ from dvt.config import DeviceTarget, ModelSection, RunConfig
 from dvt.config_io import ConfigParser, build_config, config_from_dict, flattened, key_hints
 from dvt.deploy.manifest import FORMATS
 from dvt.errors import ConfigError
+from dvt.signals import interrupt_on_signals
 from dvt.variants import ModelConfig, list_models, model_config
 
 TRAIN_KEYS = tuple(each.name for each in fields(RunConfig))
@@ -220,14 +218,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
         argv: Command and its arguments; None takes those of the process.
         prog: Name of an entry script that stands for one command, for messages; None for `dvt COMMAND`.
     """
-    # While MindSpore runs a graph it turns Ctrl-C into a SIGTERM of this process; training has a handler of its own.
-    with contextlib.suppress(ValueError):  # not the main thread
-        signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_signals()  # entry points have done so; `main` may be called by others too
     return support.run_command(lambda words: _dispatch(words, prog), sys.argv[1:] if argv is None else argv)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _dispatch(argv: list[str], prog: str | None) -> int:

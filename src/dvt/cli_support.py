@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dvt.config import RunConfig
 from dvt.config_io import ConfigParser, config_to_yaml, did_you_mean, key_hints, read_yaml, reworded
 from dvt.errors import ConfigError, DVTError
+from dvt.signals import INTERRUPTED
 
 HIDDEN = argparse.SUPPRESS
 
@@ -180,7 +181,8 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
     """Runs `command` on `argv` and returns the exit code: the one place where errors become messages.
 
     2 after a user's mistake and 1 after a bug, each with a message on standard error and, if --debug is in `argv`, the
-    traceback before it; 130 after Ctrl-C, 141 if the reader of the output went away, else what `command` returned.
+    traceback before it; 130 after a signal that asks to stop, 141 if the reader of the output went away, else what
+    `command` returned.
     """
     argv = list(argv)
     try:
@@ -191,8 +193,8 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
         sys.stdout.flush()  # here, where a reader that went away is noticed
         return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        _tell("interrupted")
+        return INTERRUPTED
     except BrokenPipeError:  # as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -200,15 +202,23 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
         if "--debug" in argv:
             traceback.print_exc()
         message = _of_user(error)
-        print(f"error: {message}" if message else _of_bug(error, "--debug" in argv), file=sys.stderr)
+        _tell(f"error: {message}" if message else _of_bug(error, "--debug" in argv))
         return 2 if message else 1
+
+
+def _tell(message: str) -> None:
+    """Prints a message on standard error, if there still is one."""
+    try:
+        print(message, file=sys.stderr, flush=True)
+    except OSError:  # the terminal was closed; what is left in the buffer must not fail again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _of_user(error: Exception) -> str | None:
     """The message of an error that a user can mend; None for a bug."""
     if isinstance(error, DVTError):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name == "mindspore":
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "mindspore":
         return "this command needs MindSpore: pip install 'dvt-mindspore[train]'"
     if isinstance(error, OSError) and error.errno in _FULL:
         return f"{error.filename or 'a file'} cannot be written: {error.strerror}; free some space, then run this again"

@@ -6,6 +6,7 @@ Types, merging and help texts are jsonargparse's work; this module words its ref
 
 import argparse
 import difflib
+import os
 import re
 import types
 import typing
@@ -83,25 +84,51 @@ def build_config(values: Mapping[str, Any]) -> RunConfig:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML file, its keys and types checked against `RunConfig`. Raises ConfigError."""
     path = Path(path)
-    if not path.exists():
-        beside = sorted(each.name for each in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, 1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ConfigError(f"there is no configuration file {path}{hint}")
+    _check_is_file(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration file {path}: {error}") from None
+        said = [getattr(error, "context", None), getattr(error, "problem", None)]
+        reason = ", ".join(filter(None, said)) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{where} is not valid YAML: {reason}") from None
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration file {path}: {error.strerror}; give another, or change its permissions"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"cannot read the configuration file {path}: it is no text in UTF-8; save it as such"
+        ) from None
+    except (ValueError, RecursionError) as error:  # such as a date of a 13th month, or a thousand brackets
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
     if values is None:
-        return {}
+        raise ConfigError(
+            f"the configuration file {path} is empty; it must hold keys with values, such as `seed: 0` (for the default"
+            " of every key, give no file)"
+        )
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {_short(values)}; it must hold keys with values, such as `seed: 0`")
     _typed(values, str(path))  # only to be refused here, where the file can be named
     return values
+
+
+def _check_is_file(path: Path) -> None:
+    if path.is_file():
+        return
+    beside = sorted(each.name for each in path.parent.glob("*.yaml") if each.is_file()) if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, 1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    if path.is_dir():
+        inside = sorted(str(each) for each in path.glob("*.yaml"))[:3]
+        hint = f" (such as {', '.join(inside)})" if inside else ""
+        raise ConfigError(f"{path} is a folder; give a configuration file in YAML{hint}")
+    if path.is_symlink():
+        raise ConfigError(f"the configuration file {path} is a link to {os.readlink(path)}, which does not exist{hint}")
+    if path.exists():
+        raise ConfigError(f"{path} is a pipe or a device, but a configuration is read twice; write it to a file first")
+    raise ConfigError(f"there is no configuration file {path}{hint}")
 
 
 def key_hints(cls: type, prefix: str = "") -> dict[str, Any]:

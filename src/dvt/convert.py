@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dvt.checkpoint import check_weights, listing, load_weights
-from dvt.errors import CheckpointError, ConfigError
+from dvt.checkpoint import check_weights, load_weights
+from dvt.errors import CheckpointError, ConfigError, listing
 from dvt.variants import (
     FEATURE_CHANNELS,
     FEATURE_HIDDEN,

@@ -4,6 +4,10 @@
 ends with code 1 and says so. With --debug both show their traceback.
 """
 
+from collections.abc import Iterable
+
+_SHOWN = 3  # names per kind in a message
+
 
 class DVTError(Exception):
     """Base of all errors meant for users."""
@@ -27,3 +31,15 @@ class DeviceError(DVTError, RuntimeError):
 
 class BundleError(DVTError, ValueError):
     """An exported bundle that is incomplete, altered, of another version, or lacks what is asked of it."""
+
+
+def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) -> str:
+    """'a, b, c and 12 more', for messages."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return separator.join(names[:shown]) + more
+
+
+def reason_of(error: BaseException) -> str:
+    """What somebody else's exception says, in one line: the system's words where it comes from there."""
+    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

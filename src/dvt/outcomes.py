@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dvt.checkpoint import replacing
 from dvt.errors import ConfigError, DataError
 from dvt.exit_rules import RANDOM, RULES, ExitRule, random_scores, stacked_scores
+from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
 _CALIBRATION = "calibration_"
@@ -92,11 +92,8 @@ class Predictions:
             arrays |= _split_arrays(self.calibration, _CALIBRATION)
         names = ("cumulative_gmacs", "cumulative_seconds", "temperatures", "thresholds", "exit_index", "probabilities")
         arrays |= {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        try:
-            with replacing(path) as written:
-                np.savez_compressed(written, **arrays)
-        except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+        with explained(path, ConfigError), replacing(path) as written:
+            np.savez_compressed(written, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Predictions":

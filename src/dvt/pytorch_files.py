@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import listing, read_checkpoint, replacing, save_checkpoint
+from dvt.checkpoint import read_checkpoint, save_checkpoint
 from dvt.cli_support import PlainParser, run_command
 from dvt.convert import from_reference, recognise, reference_shapes, strip_module, to_reference
-from dvt.errors import CheckpointError, ConfigError
+from dvt.errors import CheckpointError, ConfigError, listing
+from dvt.safe_files import replacing, write_failure
 from dvt.variants import ModelConfig, list_models, model_config
 
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
@@ -93,7 +94,7 @@ def convert_to_pytorch(
         with replacing(target) as written:
             torch.save(content, written)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write {target}: {error}") from error
+        raise CheckpointError(f"cannot write {target}: {write_failure(target, error)}") from error
     return [*_report(checkpoint.model, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
 
 

@@ -26,6 +26,7 @@ from dvt.report_pictures import (
     extreme_rows,
 )
 from dvt.report_words import batches, early_exit_speed, exit_rows, number, percent, share, speed, threshold_list
+from dvt.safe_files import write_failure
 
 PAGE = "report.html"
 NUMBERS = "results.json"
@@ -104,9 +105,7 @@ def write_report(
         for name in set(FIGURES) - set(files):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
-        raise ConfigError(
-            f"the report cannot be written to {folder}: {error.strerror or error}; choose another output folder"
-        ) from error
+        raise ConfigError(f"the report cannot be written to {folder}: {write_failure(folder, error)}") from error
     finally:
         for path in temporary.values():
             if path.is_file():

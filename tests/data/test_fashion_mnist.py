@@ -3,7 +3,7 @@
 import gzip
 import hashlib
 import http.server
-import logging
+import shutil
 import threading
 
 import numpy as np
@@ -83,25 +83,38 @@ def test_damaged_files_are_named(fashion_folder):
         load(fashion_folder)
 
 
-def test_given_folder_then_debian_then_cache(fashion_folder, nowhere, caplog):
-    assert fashion_mnist.find_files(str(fashion_folder)) == fashion_folder
+def test_without_a_folder_debian_then_cache(fashion_folder, nowhere):
     fashion_folder.rename(nowhere / "cache")
     assert fashion_mnist.find_files(None) == nowhere / "cache"
-    assert not caplog.records
-    with caplog.at_level(logging.WARNING):
-        assert fashion_mnist.find_files(str(nowhere / "given")) == nowhere / "cache"
-    assert "given" in caplog.text
-    (nowhere / "cache").rename(nowhere / "debian")
+    shutil.copytree(nowhere / "cache", nowhere / "debian")
     assert fashion_mnist.find_files(None) == nowhere / "debian"
+
+
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "fashion_mnist_scale"])
+def test_a_given_folder_is_used_or_refused(dataset, fashion_folder, nowhere):
+    """Never another one in its place: what was trained on would not be what was asked for."""
+    assert fashion_mnist.find_files(str(fashion_folder)) == fashion_folder
+    shutil.copytree(fashion_folder, nowhere / "cache")
+    (nowhere / "file").touch()
+    (nowhere / "empty").mkdir()
+    (fashion_folder / "t10k-labels-idx1-ubyte").unlink()
+    for name, fault in (
+        ("nowhere", "there is no folder .*nowhere"),
+        ("file", "file is not a folder"),
+        ("empty", r"empty lacks train-images-idx3-ubyte\[.gz\]"),
+        (fashion_folder.name, r"lacks t10k-labels-idx1-ubyte\[.gz\]"),
+    ):
+        with pytest.raises(DataError, match=f"data.path: .*{fault}. It must hold the four files .* leave it out"):
+            load_splits(DataSection(dataset=dataset, path=str(nowhere / name)), 28, 0)
 
 
 def test_one_sentence_tells_what_was_tried(nowhere, monkeypatch):
     urls = ("http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/")
     monkeypatch.setattr(fetch.fetch_fashion_mnist, "__defaults__", ((), urls))
-    (nowhere / "given").mkdir()
+    (nowhere / "cache").mkdir()
     with pytest.raises(DataError) as error:
-        load(nowhere / "given")
-    for words in ("given lacks train-images", "debian", "cache", "no apt-get", *urls, "data.path", "apt-get install"):
+        load_splits(DataSection(dataset="fashion_mnist"), 28, 0)
+    for words in ("cache lacks train-images", "debian", "no apt-get", *urls, "data.path", "apt-get install"):
         assert words in str(error.value)
 
 

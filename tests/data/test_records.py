@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,15 +128,60 @@ def test_faults_of_the_folder_are_refused(image_folder, tmp_path):
     assert not list((tmp_path / "records").iterdir())
 
 
+def cut_short(*files):
+    for file in files:
+        file.write_bytes(file.read_bytes()[:40])
+
+
+def test_bad_images_are_left_out_within_the_limit(image_folder, tmp_path, caplog):
+    """What is left is what a folder without them gives, but for the numbers of the images."""
+    bad = [sorted((image_folder / "train" / name).iterdir())[1] for name in ("cat", "owl")]
+    cut_short(*bad)
+    policy = DataSection(on_bad_image="skip", max_bad_images=2.0)
+    assert write_records(image_folder, tmp_path / "skipped", 3, data=policy) == {"train": 16, "val": 9}
+    assert [message.split(": ")[0] for message in caplog.messages] == [
+        "bad image 1 of train, skipped",
+        "bad image 2 of train, skipped",
+    ]
+    assert all(file.name in message for file, message in zip(bad, caplog.messages, strict=True))
+    for limit in (0.06, 1.0):
+        with pytest.raises(DataError, match="2 of the 18 images of train cannot be read, more than the 1 that"):
+            write_records(image_folder, tmp_path / "none", 3, data=replace(policy, max_bad_images=limit))
+    assert not list((tmp_path / "none").iterdir())
+    for file in bad:
+        file.unlink()
+    for got, expected in zip(arrays(load(tmp_path / "skipped")), arrays(load(image_folder)), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_a_class_without_a_readable_image_is_named(image_folder, tmp_path):
+    cut_short(*(image_folder / "val" / "dog").iterdir())
+    policy = DataSection(on_bad_image="skip", max_bad_images=0.9)
+    with pytest.raises(DataError, match="no image of val/dog can be read"):
+        write_records(image_folder, tmp_path / "records", parts=["val"], data=policy)
+
+
+def test_the_command_leaves_bad_images_out(image_folder, tmp_path, capsys):
+    cut_short(sorted((image_folder / "val" / "cat").iterdir())[0])
+    command = [str(image_folder), str(tmp_path / "records"), "--part", "val"]
+    assert main(command) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    assert main([*command, "--on_bad_image", "skip"]) == 0
+    said = capsys.readouterr()
+    assert "val: 8 images" in said.out and "bad image 1 of val, skipped: image file " in said.err
+    assert main([*command, "--on_bad_image", "skip", "--max_bad_images", "-1"]) == 2
+    assert "data.max_bad_images is -1" in capsys.readouterr().err
+
+
 def test_what_ends_before_it_is_verified_leaves_nothing_that_looks_whole(image_folder, tmp_path, monkeypatch):
     target = tmp_path / "records"
 
-    def spoil(folder, part, labels, checksums):
+    def spoil(folder, part, written):
         file = next(folder.glob("*.mindrecord0"))
         content = bytearray(file.read_bytes())
         content[RecordSet.open(folder, part)[0].offset + 20] ^= 1
         file.write_bytes(content)
-        verify(folder, part, labels, checksums)
+        verify(folder, part, written)
 
     verify = record_writer._verify
     monkeypatch.setattr(record_writer, "_verify", spoil)

@@ -211,6 +211,11 @@ except KeyboardInterrupt:
 """
 
 
+def as_from_a_terminal():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -221,7 +226,7 @@ def alive(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_nothing_is_left_when_a_run_ends(photos, ending):
     pytest.importorskip("mindspore")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -232,7 +237,7 @@ def test_nothing_is_left_when_a_run_ends(photos, ending):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_from_a_terminal,
     )
     try:
         children = [int(pid) for pid in run.stdout.readline().split()[1:]]

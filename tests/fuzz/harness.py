@@ -80,7 +80,7 @@ class FuzzOutcome:
 class _Progress:
     """Numbers that the child writes and the parent reads, in memory that both share."""
 
-    NAMES = ("case", "started", "read", "refused", "slowest", "finished")
+    NAMES = ("case", "started", "read", "refused", "slowest", "resident", "finished")
 
     def __init__(self) -> None:
         self._values = np.frombuffer(mmap.mmap(-1, 8 * len(self.NAMES)), np.float64)
@@ -158,6 +158,7 @@ def _run_cases(
 ) -> None:
     """The child's work; raises what makes a case fail."""
     resident, mapped = _memory_of_this_process()
+    progress["resident"] = resident
     # Only a net for allocations that would harm the machine: many readers turn a refusal of memory into an error of
     # their own, which would hide that they asked for it. The limit itself is compared with what was used.
     resource.setrlimit(resource.RLIMIT_AS, (mapped + 4 * memory_bytes,) * 2)
@@ -190,7 +191,6 @@ def _memory_of_this_process() -> tuple[int, int]:
 def _watched(work: Callable[[], None], progress: _Progress, case_seconds: float, outcome: FuzzOutcome) -> str:
     """Runs `work` in a forked child and returns why it ended; empty: it was done."""
     reader, writer = os.pipe()
-    resident, _ = _memory_of_this_process()
     child = os.fork()
     if child == 0:
         try:
@@ -210,7 +210,8 @@ def _watched(work: Callable[[], None], progress: _Progress, case_seconds: float,
             hung = True
             os.kill(child, signal.SIGKILL)
         time.sleep(POLL_SECONDS)
-    outcome.peak_bytes = max(outcome.peak_bytes, 1024 * usage.ru_maxrss - resident)
+    # Of the child: what it shares with this process is not counted there until it is used.
+    outcome.peak_bytes = max(outcome.peak_bytes, 1024 * usage.ru_maxrss - int(progress["resident"]))
     with os.fdopen(reader, encoding="utf-8", errors="replace") as pipe:
         reason = pipe.read()
     if hung:

@@ -100,6 +100,14 @@ def test_what_no_exception_tells_is_found(target, limits, words, tmp_path):
     assert [each.case for each in outcome.failures] == list(range(outcome.cases))
 
 
+def test_the_memory_of_the_worst_case_is_told(tmp_path):
+    def take(data):
+        if not unharmed(data):
+            np.ones(5_000_000, np.float64).sum()
+
+    assert 35e6 < watched(take, tmp_path).peak_bytes < 80e6
+
+
 def test_a_corpus_that_is_not_read_is_no_corpus():
     def refuse(data):
         raise ValueError("no")

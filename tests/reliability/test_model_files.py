@@ -165,7 +165,10 @@ def cyclic() -> list:
     [
         (lambda t: {"w": claims(t, 10**12)}, r"w cannot be read; plain dense tensors are needed"),
         (lambda t: {"w": claims(t, 10**12, t.float16)}, r"w cannot be read; plain dense tensors are needed"),
-        (lambda t: {"w": t.sparse_coo_tensor([[0], [0]], [1.0], (10**6, 10**6))}, r"w cannot be read; plain dense"),
+        (
+            lambda t: {"w": t.sparse_coo_tensor([[0], [0]], [1.0], (10**6, 10**6), check_invariants=True)},
+            r"w cannot be read; plain dense",
+        ),
         (lambda t: {"w": t.zeros(3, device="meta")}, r"w cannot be read; plain dense"),
     ],
 )

@@ -1,12 +1,16 @@
 """Training runs that meet a fault: how they end, what they say, and that the same command with --resume goes on."""
 
 import csv
+import fcntl
 import logging
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Callable
 from multiprocessing import active_children
@@ -170,7 +174,7 @@ def test_a_folder_of_somebody_else_is_refused() -> None:
                 said.write_text(str(error))
 
         assert ended(forked(begin)) == 0
-        assert said.read_text() == f"cannot write to the output folder {run}: Permission denied"
+        assert f"cannot write to the output folder {run}: Permission denied; choose another folder" in said.read_text()
 
 
 def test_sigterm_saves_and_ends_with_130(pictures: Path, tmp_path: Path, in_epoch_2, capsys) -> None:
@@ -183,9 +187,31 @@ def test_sigterm_saves_and_ends_with_130(pictures: Path, tmp_path: Path, in_epoc
     assert_whole(run)
 
 
+def test_a_closed_terminal_saves(pictures: Path, tmp_path: Path) -> None:
+    """Its progress bar can no longer be drawn either."""
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "train.py"), *arguments(pictures, run, "--train.epochs=1000")]
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also where the tests were started with nohup
+        os.execv(command[0], command)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    shown = b""
+    while not (run / "metrics.csv").exists():
+        shown += os.read(terminal, 4096)
+    os.close(terminal)
+    assert ended(child) == 130
+    assert b"train:" in shown  # the bar
+    last = (run / "train.log").read_text().splitlines()[-1]
+    assert f"{run / 'last.ckpt'} is usable, and the same command with --resume goes on" in last
+    assert f"interrupted after step {read_checkpoint(run / 'state.ckpt').metadata['step']} of 4000" in last
+
+
 def test_a_killed_data_worker_ends_the_run_which_goes_on(pictures: Path, tmp_path: Path, in_epoch_2, capsys) -> None:
+    others = active_children()  # of tests before
+
     def kill() -> None:
-        (worker,) = active_children()
+        (worker,) = (child for child in active_children() if child not in others)
         worker.kill()
 
     in_epoch_2(kill)

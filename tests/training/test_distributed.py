@@ -128,6 +128,20 @@ def steps_of_ended_epochs(state: Path) -> int | None:
     return None if metadata["unfinished_epoch"] else metadata["step"]
 
 
+def test_a_broken_validation_image_of_one_rank_ends_all_with_its_name(images: Path, tmp_path: Path) -> None:
+    """Rank 1 reads it; rank 0 saves what has been learnt, also where no checkpoint was due."""
+    output, broken = tmp_path / "run", images / "val" / "light" / "4.png"
+    content = broken.read_bytes()
+    try:
+        broken.write_bytes(content[:60])
+        said = run(images, output, 2, "--train.checkpoint_every_epochs=3", returncode=1)
+    finally:
+        broken.write_bytes(content)
+    assert "4.png cannot be read" in said and "--resume goes on" in said
+    metadata = read_checkpoint(output / "state.ckpt").metadata
+    assert metadata["step"] == 1 and metadata["unfinished_epoch"]
+
+
 def test_a_job_that_is_stopped_goes_on_as_if_unbroken(images: Path, alone: Path, tmp_path: Path) -> None:
     """Stopped by a broken image, on the rank that reads it; the others are ended, and the cause is told."""
     output, broken = tmp_path / "run", images / "train" / "dark" / "0.png"

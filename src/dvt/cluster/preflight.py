@@ -11,7 +11,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +21,7 @@ from dvt.cluster.placement import DEFAULT_PORT, Placement
 from dvt.config import RunConfig
 from dvt.config_io import config_to_dict, flattened
 from dvt.errors import ConfigError, DeviceError
+from dvt.safe_files import require_writable
 
 PACKAGE = Path(dvt.__file__).parent
 SOURCE_SUFFIXES = (".py", ".cc")
@@ -225,13 +225,10 @@ def _data(config: RunConfig) -> list[str]:
 
 
 def _output(config: RunConfig) -> list[str]:
-    output = Path(config.output)
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-    except OSError as error:
-        return [f"cannot write to the output folder {output}: {error.strerror}"]
+        require_writable(Path(config.output))
+    except ConfigError as error:
+        return [str(error)]
     return []
 
 

@@ -101,8 +101,8 @@ class BadImagePolicy:
                 " replace or remove them, or raise the limit"
             )
 
-    def _note(self, split: str, index: int, reason: str) -> None:
-        """Logs a bad image when it is met first; raises DataError if there are too many by now."""
+    def note(self, split: str, index: int, reason: str) -> None:
+        """Logs a bad image, by its index, when it is met first; raises DataError if there are too many by now."""
         met = self._met[split]
         if index in met:
             return
@@ -114,7 +114,7 @@ class BadImagePolicy:
         self, images: Pass, places: NDArray[np.int64], labels: NDArray[np.int32], out: NDArray, bad: BadImages
     ) -> None:
         for i, reason in bad:
-            self._note(images.split, int(images.indices(places[i])), reason)
+            self.note(images.split, int(images.indices(places[i])), reason)
             out[i], labels[i] = 0, LEFT_OUT
 
     def _fill(
@@ -122,8 +122,8 @@ class BadImagePolicy:
     ) -> None:
         for i, reason in bad:
             place, faults = places[i : i + 1], [(0, reason)]
-            while faults:  # ends, because `_note` does not tolerate that all images are bad
-                self._note(images.split, int(images.indices(place[0])), faults[0][1])
+            while faults:  # ends, because `note` does not tolerate that all images are bad
+                self.note(images.split, int(images.indices(place[0])), faults[0][1])
                 place = (place + 1) % len(images.order)
                 task = images.task(place)
                 faults = task.make(out[i : i + 1], *task.columns)

@@ -1,12 +1,11 @@
 """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28 x 28 pixels, 10 balanced classes, IDX files.
 
-The four files, gzip or plain, are looked for in `data.path`, in the folder of the Debian/Ubuntu package
-`dataset-fashion-mnist`, and in the cache folder; `dvt.data.fetch` gets them if they are nowhere. The test images are
-the split "val".
+The four files, gzip or plain, are taken from `data.path` if it is given. If not, they are looked for in the folder of
+the Debian/Ubuntu package `dataset-fashion-mnist` and in the cache folder; `dvt.data.fetch` gets them if they are in
+neither. The test images are the split "val".
 """
 
 import gzip
-import logging
 import zlib
 from pathlib import Path
 
@@ -42,14 +41,12 @@ FILES = {
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CACHE_FOLDER = Path("~/.cache/dvt/fashion-mnist")
 
-_log = logging.getLogger(__name__)
-
 
 def open_fashion_mnist(data: DataSection, image_size: int) -> Source:
     """Fashion-MNIST as it is, resized bilinearly to the image size; augmentation is that of `ArrayImages`.
 
     Raises:
-        DataError: The files are nowhere and cannot be fetched, or one of them is damaged.
+        DataError: The files are not in `data.path`, or nowhere and cannot be fetched; or one of them is damaged.
     """
     preprocessing = Preprocessing(
         dataset=data.dataset,
@@ -66,23 +63,37 @@ def open_fashion_mnist(data: DataSection, image_size: int) -> Source:
 
 
 def find_files(path: str | None) -> Path:
-    """The folder that holds the four files, fetched if need be.
+    """The folder that holds the four files: `path`, or where it is None one of the usual places, fetched if need be.
 
     Raises:
-        DataError: They are nowhere and cannot be fetched; the message lists what was tried.
+        DataError: `path` lacks one of them, and the message says which; or they are nowhere and cannot be fetched, and
+            the message lists what was tried.
     """
+    if path is not None:
+        given = Path(path).expanduser()
+        if lack := _lack(given):
+            raise DataError(
+                f"data.path: {lack}. It must hold the four files of Fashion-MNIST, gzip or plain; correct it, or leave"
+                " it out to have them looked for in the usual places and fetched if need be"
+            )
+        return given
     tried = []
-    for folder in (Path(path) if path else None, DEBIAN_FOLDER, CACHE_FOLDER):
-        if folder is None:
-            continue
-        folder = folder.expanduser()
-        missing = missing_files(folder)
-        if not missing:
+    for folder in (DEBIAN_FOLDER, CACHE_FOLDER.expanduser()):
+        lack = _lack(folder)
+        if lack is None:
             return folder
-        tried.append(f"{folder} lacks {missing[0]}[.gz]" if folder.is_dir() else f"there is no folder {folder}")
-        if path and len(tried) == 1:
-            _log.warning("data.path: %s; looking for Fashion-MNIST in the usual places", tried[0])
+        tried.append(lack)
     return fetch_fashion_mnist(DEBIAN_FOLDER, CACHE_FOLDER.expanduser(), tried)
+
+
+def _lack(folder: Path) -> str | None:
+    """What is missing in `folder`; None if all four files are there."""
+    missing = missing_files(folder)
+    if not missing:
+        return None
+    if folder.is_dir():
+        return f"{folder} lacks {missing[0]}[.gz]"
+    return f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
 
 
 def missing_files(folder: Path) -> list[str]:

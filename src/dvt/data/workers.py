@@ -42,7 +42,7 @@ AHEAD = 1
 """Batches begun before the one before is handed out, so that workers never wait for whoever takes the batches."""
 PARTS_PER_WORKER = 4
 """Tasks per worker and batch: few enough that handing them out costs little, enough to keep all workers busy."""
-GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What terminals and schedulers send to all processes of a run."""
 TERM_SECONDS = 10.0
 """How long a worker still serves its parent after SIGTERM."""
@@ -87,8 +87,8 @@ class Task:
 class Workers:
     """Makes the batches of passes; its threads or processes start with the first one and end with this object.
 
-    Worker processes end, too, when their parent is killed, and leave Ctrl-C and SIGTERM to it. They import the main
-    module of the run, which therefore must do its work below `if __name__ == "__main__"`.
+    Worker processes end, too, when their parent is killed, and leave `GROUP_SIGNALS` to it. They import
+    the main module of the run, which therefore must do its work below `if __name__ == "__main__"`.
 
     Args:
         count: Processes or threads; None: the cores of this process, at most 8, shared by the ranks of this machine.
@@ -166,7 +166,8 @@ class Workers:
             batch.bad = list(task.make(out, *task.columns) or ())
             return batch
         if kind not in self._executors:
-            self._executors[kind] = _process_pool(count) if kind == "process" else _thread_pool(count)
+            with _signals_held():
+                self._executors[kind] = _process_pool(count) if kind == "process" else _thread_pool(count)
         chunk = max(task.chunk, math.ceil(len(task) / (PARTS_PER_WORKER * count)))
         target = out if shared is None else shared
         try:
@@ -222,7 +223,8 @@ def _process_pool(count: int) -> Executor:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Workers that start meanwhile hold back these signals until they are ready for them."""
+    """Workers that start meanwhile hold back these signals until they are ready for them. So does, for good, the
+    process with which Python keeps track of shared memory, if it starts now; by itself it would die of a SIGHUP."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         yield
@@ -258,6 +260,7 @@ def _attached(name: str) -> SharedMemory:
 def _start_worker() -> None:
     """Signals to the whole process group are the parent's to handle; and a worker must not outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -309,7 +312,8 @@ class _Buffers:
                     f"a batch takes {size / 2**20:.0f} MiB of shared memory, but {SHARED_FOLDER} has"
                     f" {free / 2**20:.0f} MiB left; enlarge it (containers: --shm-size), or use data.worker_type thread"
                 )
-        segment = SharedMemory(create=True, size=size)
+        with _signals_held():
+            segment = SharedMemory(create=True, size=size)
         self._made.append(segment)
         return segment
 

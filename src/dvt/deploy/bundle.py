@@ -43,6 +43,7 @@ from dvt.deploy.writers import OPEN_BATCH_CHECKS, Reference, write_mindir, write
 from dvt.early_exit import ALWAYS, NEVER
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cascade import build_from_config
+from dvt.safe_files import write_failure
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
 
@@ -275,8 +276,7 @@ def _staged(folder: Path) -> Iterator[Path]:
         stage = Path(tempfile.mkdtemp(prefix=".export.", dir=folder))
         yield stage
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ConfigError(f"cannot write to the output folder {folder}: {reason}; choose another") from error
+        raise ConfigError(f"cannot write to the output folder {folder}: {write_failure(folder, error)}") from error
     finally:
         if stage is not None:
             shutil.rmtree(stage, ignore_errors=True)

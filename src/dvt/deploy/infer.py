@@ -6,12 +6,12 @@ DATA_PATH is one image, a folder of images, or a folder of class folders (also b
 compared with the predictions. The runners need neither MindSpore nor the training modules.
 """
 
-import contextlib
 import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +23,7 @@ from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS
 from dvt.deploy.cascade import Cascade
 from dvt.errors import BundleError, ConfigError, DataError
+from dvt.safe_files import explained
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int:
@@ -106,15 +107,17 @@ def _rows(files: list[str], result: Predictions, class_names: Sequence[str] | No
 
 
 def _write(rows: list[tuple], output: Path | None) -> None:
-    try:
-        with output.open("w", newline="") if output else contextlib.nullcontext(sys.stdout) as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(("file", "label", "class", "confidence", "exit"))
-            writer.writerows((*row[:3], f"{row[3]:.4f}", row[4]) for row in rows)
-    except BrokenPipeError:
-        raise  # the reader went away, as `| head` does: no matter of files
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror}") from error
+    if output is None:
+        _write_csv(rows, sys.stdout)
+        return
+    with explained(output, ConfigError), output.open("w", newline="") as stream:
+        _write_csv(rows, stream)
+
+
+def _write_csv(rows: list[tuple], stream: TextIO) -> None:
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("file", "label", "class", "confidence", "exit"))
+    writer.writerows((*row[:3], f"{row[3]:.4f}", row[4]) for row in rows)
 
 
 def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load_seconds: float, seconds: float) -> str:

@@ -23,6 +23,7 @@ from dvt.data import Splits
 from dvt.errors import ConfigError
 from dvt.exit_rules import RULES
 from dvt.outcomes import Outcomes
+from dvt.safe_files import write_failure
 
 SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way
 PARTIAL_FOLDER = ".evaluation"
@@ -121,7 +122,7 @@ class Partial:
                 self._folder.mkdir()
                 note.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise ConfigError(f"cannot write to {self._folder}: {error.strerror or error}") from error
+            raise ConfigError(f"cannot write to {self._folder}: {write_failure(self._folder, error)}") from error
 
     def load(self, split: str) -> list[SplitOutputs]:
         """What was kept of the images done before, in parts."""

@@ -1,7 +1,4 @@
-"""What is refused before an evaluation starts: another data set, other calibration images, an unwritable folder."""
-
-import tempfile
-from pathlib import Path
+"""What is refused before an evaluation starts: another data set, other calibration images."""
 
 from dvt.checkpoint import Checkpoint
 from dvt.config import RunConfig
@@ -49,15 +46,3 @@ def check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) ->
                 f"{name} is {asked[key]}, but {checkpoint} was trained with {before[key]}: the calibration images "
                 "would not be those that were kept out of training; leave the key as it was"
             )
-
-
-def prepared_folder(output: str) -> Path:
-    """The folder of the results, made and writable before any long work."""
-    folder = Path(output)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output folder {output}: {error.strerror}") from error
-    return folder

@@ -37,12 +37,13 @@ from dvt.data.bad_images import LEFT_OUT
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import groups, pictures, speed
 from dvt.evaluation.all_exits import AllExits, Partial, SplitOutputs, run_all_exits
-from dvt.evaluation.checks import check_calibration, check_fit, prepared_folder
+from dvt.evaluation.checks import check_calibration, check_fit
 from dvt.exit_rules import ExitRule
 from dvt.inference import AdaptiveClassifier
 from dvt.outcomes import PREDICTIONS_FILE, Outcomes, Predictions
 from dvt.published import published_curve
 from dvt.report import summary, write_report
+from dvt.safe_files import require_writable
 from dvt.threshold_search import find_frontier
 
 log = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     check_fit(loaded, splits, checkpoint)
     if mode == 2:
         check_calibration(loaded, config, checkpoint)
-    folder = prepared_folder(output)
+    folder = Path(output)
+    require_writable(folder)  # before any long work
     log.info("device: %s", used.description)
     for line in splits.describe().splitlines():
         log.info("%s", line)

@@ -1,15 +1,41 @@
-"""That all ranks train on the same data and from the same weights; otherwise they would hang, or go on wrongly."""
+"""That all ranks train on the same data and from the same weights, and give up together; otherwise they would hang, or
+go on wrongly."""
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 
 from dvt import device
 from dvt.data import Splits
-from dvt.errors import ConfigError
+from dvt.errors import ConfigError, DataError
 
 _DIGESTS = 2**24  # a float32 holds every whole number below this exactly
+_MESSAGE_BYTES = 1000
+
+
+class SharedDataError(DataError):
+    """One that all ranks raise at the same place, so that they can still save and leave together."""
+
+
+@contextmanager
+def errors_shared() -> Iterator[None]:
+    """Around what each rank does for itself: a DataError of one becomes a SharedDataError of all, with its message.
+
+    All ranks must come here equally often. Those without an error of their own hear that of the first rank that has
+    one, as far as it fits.
+    """
+    error = None
+    try:
+        yield
+    except DataError as met:
+        error = met
+    message = np.frombuffer(str(error or "").encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
+    for heard in device.gather_over_ranks(message):
+        if heard.any():
+            text = heard.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
+            raise SharedDataError(text if error is None else str(error)) from error
 
 
 def require_same_data(splits: Splits) -> None:

@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from dvt.checkpoint import explained, write_failure
+from dvt.safe_files import explained, write_failure
 
 _FLUSH_SECONDS = 10  # how stale TensorBoard may be
 

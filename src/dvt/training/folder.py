@@ -13,7 +13,6 @@ import contextlib
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import Checkpoint, explained, read_checkpoint, replacing, save_checkpoint, write_failure
+from dvt.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, config_to_dict, flattened, save_config
 from dvt.errors import CheckpointError, ConfigError
+from dvt.safe_files import explained, replacing, require_writable
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "train.log"
@@ -81,15 +81,9 @@ class RunFolder:
             return
         if not config.resume and (states or weights):
             raise ConfigError(f"{self.path} already holds a run; continue it with --resume, or choose another --output")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+        require_writable(self.path)
+        with explained(self.path / LOG_FILE, ConfigError):
             (self.path / LOG_FILE).touch()
-            with tempfile.TemporaryFile(dir=self.path):  # an earlier log may be writable in a folder that is not
-                pass
-        except OSError as error:
-            raise ConfigError(
-                f"cannot write to the output folder {self.path}: {write_failure(self.path, error)}"
-            ) from error
 
     def begin(self) -> None:
         """Writes the resolved configuration, once all checks are passed."""

@@ -1,18 +1,18 @@
-"""Ctrl-C and SIGTERM end a run between two steps, never within one."""
+"""Ctrl-C, SIGTERM and SIGHUP end a run between two steps, never within one."""
 
 import logging
 import signal
 from types import FrameType, TracebackType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from dvt.signals import stop_signals
 
 log = logging.getLogger(__name__)
 
 
 class StopBetweenSteps:
-    """While entered, SIGINT and SIGTERM are remembered: `requested` says whether one has come.
+    """While entered, the signals of `dvt.signals.stop_signals` are remembered: `requested` says whether one has come.
 
-    Both are needed: while MindSpore runs a compiled graph it handles SIGINT itself, by sending the process a SIGTERM.
+    While MindSpore runs a compiled graph it handles SIGINT itself, by sending the process a SIGTERM.
     A step that is under way is finished, so weights, optimizer and step counter that are saved belong together. In
     another than the main thread, where Python takes no signals, this does nothing.
     """
@@ -23,7 +23,7 @@ class StopBetweenSteps:
 
     def __enter__(self) -> "StopBetweenSteps":
         try:
-            self._before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._remember) for number in stop_signals()}
         except ValueError:  # not the main thread
             log.debug("signals are left alone outside the main thread")
         return self

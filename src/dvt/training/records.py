@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dvt.checkpoint import explained, replacing
+from dvt.safe_files import explained, replacing
 from dvt.training.board import Board
 from dvt.training.curves import draw_curves
 

@@ -27,7 +27,7 @@ from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 from dvt.training import transfer
-from dvt.training.agreement import require_same_data, require_same_weights
+from dvt.training.agreement import SharedDataError, errors_shared, require_same_data, require_same_weights
 from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.feed import Feed
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
@@ -151,6 +151,8 @@ class _Run:
                 if not self.done:
                     raise
                 self._save()
+                if isinstance(error, SharedDataError):
+                    device.leave()
                 raise DataError(f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on") from error
         log.info("done: %s", self.folder.path / WEIGHTS_FILE)
 
@@ -260,7 +262,8 @@ class _Run:
                 self.epochs,
                 replaced,
             )
-        self.splits.bad_images.check("train", replaced)
+        with errors_shared():
+            self.splits.bad_images.check("train", replaced)
 
     def _is_validated(self, epochs_done: int) -> bool:
         return self._is_due(epochs_done, self.config.train.eval_every_epochs)

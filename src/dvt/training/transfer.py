@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvt.checkpoint import check_weights, listing, load_weights, read_checkpoint
+from dvt.checkpoint import check_weights, load_weights, read_checkpoint
 from dvt.convert import EXIT_PREFIXES, exit_rows, with_shared
-from dvt.errors import CheckpointError
+from dvt.errors import CheckpointError, listing
 from dvt.pytorch_files import read_weights
 from dvt.variants import FEATURE_CHANNELS, ModelConfig
 

@@ -10,6 +10,7 @@ from dvt.checkpoint import load_weights
 from dvt.data import Splits
 from dvt.data.bad_images import LEFT_OUT
 from dvt.models.cascade import build_from_config
+from dvt.training.agreement import errors_shared
 from dvt.variants import ModelConfig
 
 log = logging.getLogger(__name__)
@@ -48,21 +49,23 @@ class Validation:
         splits.num_batches(split, batch_size, shard=self._shard)  # refuses more ranks than images now
 
     def accuracy(self, weights: dict[str, np.ndarray]) -> list[float]:
-        """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite,
-        DataError for a bad image or too many of them."""
+        """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite, and
+        SharedDataError on all ranks for a bad image of one, or too many of them."""
         load_weights(self._model, weights, source="the weights to validate")
         pipeline = self._splits.pipeline(self._split, self._batch_size, shard=self._shard)
         correct, seen = 0.0, 0
-        for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
-            count = len(images)
-            if count < self._batch_size:  # one compiled shape serves all
-                images = np.concatenate([images, np.repeat(images[-1:], self._batch_size - count, axis=0)])
-            answers = self._answers(Tensor(images)).asnumpy()[:, :count]  # (K, B)
-            correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
+        with errors_shared():
+            for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                count = len(images)
+                if count < self._batch_size:  # one compiled shape serves all
+                    images = np.concatenate([images, np.repeat(images[-1:], self._batch_size - count, axis=0)])
+                answers = self._answers(Tensor(images)).asnumpy()[:, :count]  # (K, B)
+                correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
         totals = device.sum_over_ranks(np.append(correct, seen))
         left_out = self._splits.sizes[self._split] - int(totals[-1])
         if left_out:
-            self._splits.bad_images.check(self._split, left_out)
+            with errors_shared():
+                self._splits.bad_images.check(self._split, left_out)
             log.info(
                 "%d of %d images of %s cannot be read; accuracy is over the other %d",
                 left_out,

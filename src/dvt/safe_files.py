@@ -1,0 +1,139 @@
+"""Files that are there whole or not at all, and what to say where they cannot be written.
+
+`replacing` writes beside the place and moves what is finished; `explained` and `require_writable` turn what the system
+refuses into a message with what to do.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from dvt.errors import ConfigError, DVTError, reason_of
+
+_SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
+_LOCK = "lock"  # the file in them that is locked while they are in use
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+
+def write_failure(path: Path, error: Exception) -> str:
+    """Why `path` could not be written and what to do; on a full disk also how much is free there."""
+    number, reason = getattr(error, "errno", None), reason_of(error)
+    if number in _FULL:
+        place = next(each for each in path.parents if each.exists())
+        free = shutil.disk_usage(place).free / 2**20
+        return f"{reason}: {free:.1f} MiB are free in {place}; make room or choose another folder"
+    if number in _IN_THE_WAY:
+        taken = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), path)
+        return f"{reason}: {taken} is a file; choose another folder, or move the file away"
+    if number in _FORBIDDEN:
+        return f"{reason}; choose another folder, or change its permissions"
+    return f"{reason}; choose another folder" if number else reason
+
+
+@contextmanager
+def explained(path: Path, raises: type[DVTError] = DVTError) -> Iterator[None]:
+    """Around the writing of `path`: raises a DVTError, naming it, the cause and what to do, where an OSError comes."""
+    try:
+        yield
+    except OSError as error:
+        raise raises(f"cannot write {path}: {write_failure(path, error)}") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Makes the output folder `folder` if need be. Raises ConfigError unless files can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(f"cannot write to the output folder {folder}: {write_failure(folder, error)}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, else it is gone.
+
+    The name lies in a hidden folder beside `path`, removed with all that a failed save left in it; folders of processes
+    that were killed while saving are removed by the next call. The finished file is synced and gets the mode that the
+    umask gives to new files (MindSpore leaves 0400). Raises OSError.
+    """
+    _remove_abandoned(path.parent)
+    scratch, lock = _locked_folder(path)
+    try:
+        mode = stat.S_IMODE(os.fstat(lock.fileno()).st_mode)
+        written = scratch / path.name
+        yield written
+        written.chmod(mode)
+        _sync(written)
+        os.replace(written, path)
+        _sync(path.parent)
+    finally:
+        _remove(scratch)
+        lock.close()
+
+
+def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
+    """A new hidden folder beside `path`, and a locked file in it. The system unlocks it when this process ends."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}{_SCRATCH}", dir=path.parent))
+        try:
+            lock = (folder / _LOCK).open("wb")
+        except FileNotFoundError:  # another process took the new folder for an abandoned one
+            continue
+        except OSError:
+            folder.rmdir()
+            raise
+        _lock(lock)  # waits while another process looks whether the folder is abandoned, and removes it
+        if (folder / _LOCK).exists():
+            return folder, lock
+        lock.close()
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what killed processes left in `parent`: hidden folders that nobody holds locked."""
+    for folder in parent.glob(f".*{_SCRATCH}*"):
+        try:
+            with (folder / _LOCK).open("rb+") as lock:
+                if _lock(lock, wait=False):
+                    _remove(folder)
+        except FileNotFoundError:  # killed before it was locked; or just about to be, and then it is empty no longer
+            with suppress(OSError):
+                folder.rmdir()
+        except OSError:  # not ours to remove
+            continue
+
+
+def _remove(folder: Path) -> None:
+    """Removes a hidden folder, the lock last: without one it would look new, were this process killed meanwhile."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.name != _LOCK:
+                path.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()
+
+
+def _lock(file: BinaryIO, wait: bool = True) -> bool:
+    """Locks `file` until it is closed; False if another process has, or where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

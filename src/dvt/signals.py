@@ -1,0 +1,43 @@
+"""What asks a command to stop: Ctrl-C, the SIGTERM of a scheduler, the SIGHUP of a terminal that was closed.
+
+Imports nothing that takes time, so that an entry script can call `interrupt_on_signals` before all that does.
+"""
+
+import contextlib
+import os
+import signal
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130
+"""Exit code of a command that was asked to stop. One for all signals, because MindSpore turns a SIGINT that comes while
+it runs a graph into a SIGTERM of this process."""
+
+
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """The signals to be taken; SIGHUP is not among them where it is ignored, as `nohup` arranges."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def interrupt_on_signals() -> None:
+    """From now on they raise KeyboardInterrupt, but end the process at once while something is imported.
+
+    An exception there may end as an abort (in MindSpore's C++) or as an import error, and nothing has been begun. What
+    is ignored stays so, as for jobs that a script started in the background. In another than the main thread, where
+    Python takes no signals, this does nothing.
+    """
+    with contextlib.suppress(ValueError):  # not the main thread
+        for number in stop_signals():
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            with contextlib.suppress(OSError):  # the terminal may be closed
+                os.write(2, b"interrupted\n")
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -1,0 +1,85 @@
+"""Files that are there whole or not at all; what cannot be written is told with what to do.
+
+How they survive kills and full disks is tested in tests/reliability.
+"""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from dvt.errors import ConfigError
+from dvt.safe_files import explained, replacing, require_writable, write_failure
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path):
+    path = tmp_path / "file"
+    with replacing(path) as written:
+        written.write_text("first")
+    with pytest.raises(ZeroDivisionError), replacing(path) as written:
+        written.write_text("second")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_that_another_process_is_about_to_lock_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It locks the folder right after this process has seen that it was not locked."""
+    folder = tmp_path / ".file.saving-other"
+    folder.mkdir()
+    known = Path.open
+
+    def open_before(path: Path, *args: str):
+        try:
+            return known(path, *args)
+        finally:
+            if path.parent == folder:
+                os.close(os.open(folder / "new", os.O_CREAT))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", open_before)
+        with replacing(tmp_path / "file") as written:
+            written.touch()
+    assert os.listdir(folder) == ["new"]
+
+
+def test_what_killed_processes_left_is_removed(tmp_path: Path):
+    for name, files in (("empty", []), ("unlocked", ["new", "file"])):
+        (tmp_path / f".file.saving-{name}").mkdir()
+        for file in files:
+            (tmp_path / f".file.saving-{name}" / file).touch()
+    with replacing(tmp_path / "file") as written:
+        written.touch()
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_is_made_and_nothing_is_left_in_it(tmp_path: Path):
+    require_writable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path / "new" / "folder") == []
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "file/run/deeper"])
+def test_a_file_in_the_place_of_a_folder_is_named(name: str, tmp_path: Path):
+    (tmp_path / "file").touch()
+    message = f"cannot write to the output folder .*{name}: .*: .*/file is a file; choose another folder"
+    with pytest.raises(ConfigError, match=message):
+        require_writable(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("number", "to_do"),
+    [
+        (errno.ENOSPC, "MiB are free in .*; make room or choose another folder"),
+        (errno.EACCES, "Permission denied; choose another folder, or change its permissions"),
+        (errno.EROFS, "Read-only file system; choose another folder"),
+    ],
+)
+def test_every_refusal_of_the_system_says_what_to_do(number: int, to_do: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"cannot write .*file: .*{to_do}"), explained(tmp_path / "file", ConfigError):
+        raise OSError(number, os.strerror(number))
+
+
+def test_the_space_is_told_where_the_folder_is_yet_to_be_made(tmp_path: Path):
+    message = write_failure(tmp_path / "new" / "file", OSError(errno.ENOSPC, "No space left on device"))
+    assert f"MiB are free in {tmp_path};" in message
