@@ -106,11 +106,13 @@ def load_model(path: str | os.PathLike) -> tuple["nn.Cell", Checkpoint]:
     """Builds the model that `path` describes, with its weights. Raises CheckpointError as `read_checkpoint` does."""
     from dvt.convert import parameter_shapes
     from dvt.models.cascade import build_from_config
+    from dvt.models.layers import without_initialisation
 
     checkpoint = read_checkpoint(path)
     # Before building: a few bytes of configuration must not make a model of any size.
     check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, str(path))
-    model = build_from_config(checkpoint.model)
+    with without_initialisation():
+        model = build_from_config(checkpoint.model)
     load_weights(model, checkpoint.weights, source=str(path))
     return model, checkpoint
 

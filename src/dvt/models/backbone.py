@@ -6,11 +6,11 @@ the exit before. "Relations" are attention logits: after the scale and after wha
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore.common.initializer import TruncatedNormal, initializer
+from mindspore.common.initializer import initializer
 
 from dvt.grids import sinusoid_positions
 from dvt.kernels.operators import softmax_kernel
-from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense
+from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense, normal
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationResize, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
@@ -138,14 +138,13 @@ class Backbone(nn.Cell):
 
         t2t = config.tokenizer == "t2t"
         self.tokens = TokensToToken(config, exit_index) if t2t else PatchEmbedding(config, exit_index)
-        normal = TruncatedNormal(config.init_std)
-        self.cls_token = Parameter(initializer(normal, (1, 1, dim)), name="cls_token")
+        self.cls_token = Parameter(initializer(normal(config.init_std), (1, 1, dim)), name="cls_token")
         if t2t:
             self.pos_embed = Parameter(
                 Tensor(sinusoid_positions(num_tokens, dim)), name="pos_embed", requires_grad=False
             )
         else:
-            self.pos_embed = Parameter(initializer(normal, (1, num_tokens, dim)), name="pos_embed")
+            self.pos_embed = Parameter(initializer(normal(config.init_std), (1, num_tokens, dim)), name="pos_embed")
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
         self.dropout = Dropout(config.dropout_rate, site_number(exit_index, config.depth))
         self.stochastic_depth = StochasticDepth(config.drop_path_rate, config.depth, site_number(exit_index))

@@ -1,8 +1,11 @@
 """The parts every stage is made of: dense layers, initialised as in the paper, GELU, LayerNorm, transposition, MLP."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore.common.initializer import TruncatedNormal, Uniform, initializer
+from mindspore.common.initializer import Initializer, TruncatedNormal, Uniform, Zero, initializer
 
 from dvt.kernels.operators import gelu_kernel, layer_norm_kernel, swap_kernel
 
@@ -37,10 +40,30 @@ class _DenseWithoutBias(Dense):
         return _linear_without_bias(x, self.weight, self.compute_type)
 
 
+_initialised = True
+
+
+@contextmanager
+def without_initialisation() -> Iterator[None]:
+    """What is built inside holds zeros where `normal` values belong, for weights that are loaded next: drawing those
+    takes most of the time in which a large model is built."""
+    global _initialised
+    before, _initialised = _initialised, False
+    try:
+        yield
+    finally:
+        _initialised = before
+
+
+def normal(std: float) -> Initializer:
+    """The initialisation of the spec: normal, truncated at two standard deviations."""
+    return TruncatedNormal(std) if _initialised else Zero()
+
+
 def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> Dense:
     """Linear layer, initialised as in the spec: truncated normal weights, bias 0."""
     cell = Dense if has_bias else _DenseWithoutBias
-    return cell(in_channels, out_channels, TruncatedNormal(init_std), bias_init="zeros", has_bias=has_bias)
+    return cell(in_channels, out_channels, normal(init_std), bias_init="zeros", has_bias=has_bias)
 
 
 class Gelu(nn.Cell):
