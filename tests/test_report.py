@@ -225,7 +225,7 @@ def test_wrong_numbers_of_exits_and_bad_examples_are_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="choose another output folder"):
+    with pytest.raises(ConfigError, match="file is a file; choose another folder"):
         write_report(made_up(), tmp_path / "file")
 
 
