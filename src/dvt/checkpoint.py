@@ -15,7 +15,7 @@ import stat
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -40,7 +40,7 @@ _SHOWN = 3  # names per kind in an error
 _ITEM_BYTES = {f"{kind}{bits}": bits // 8 for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)}
 _ITEM_BYTES |= {"BFloat16": 2, "Bool": 1}
 _SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
-_LOCK = "new"  # the file in them that is locked while they are in use
+_LOCK = "lock"  # the file in them that is locked while they are in use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -217,7 +217,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(written, path)
         _sync(path.parent)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
         lock.close()
 
 
@@ -244,11 +244,22 @@ def _remove_abandoned(parent: Path) -> None:
         try:
             with (folder / _LOCK).open("rb+") as lock:
                 if _lock(lock, wait=False):
-                    shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:  # killed before it was locked
-            shutil.rmtree(folder, ignore_errors=True)
+                    _remove(folder)
+        except FileNotFoundError:  # killed before it was locked: empty, unless it is being locked just now
+            with suppress(OSError):
+                folder.rmdir()
         except OSError:  # not ours to remove
             continue
+
+
+def _remove(folder: Path) -> None:
+    """The lock goes last: whoever is killed in here leaves a folder that is locked by nobody, or an empty one."""
+    with suppress(OSError):
+        for each in folder.iterdir():
+            if each.name != _LOCK:
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()
 
 
 def _lock(file: BinaryIO, wait: bool = True) -> bool:
