@@ -136,18 +136,15 @@ def _recipes_of(claims: Sequence[Claim]) -> list[str]:
 
 
 def _parser() -> PlainParser:
-    parser = PlainParser(
-        prog="run_experiments.sh",
-        description="Measure the paper's claims again on small real data; what is done already is not done again. "
-        "Ctrl-C saves the run under way, and the same command goes on there.",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="experiments, see --list; by default all")
-    parser.add_argument("--list", action="store_true", help="show what is to be done and how long it takes, do nothing")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="default: 0 1 2")
-    parser.add_argument("--results", type=Path, default=page.RESULTS, help="folder of JSONs and figures")
-    parser.add_argument("--work", type=Path, default=WORK, help="folder of checkpoints and outputs, kept out of git")
-    parser.add_argument("--emoji", type=Path, metavar="FILE", help=f"archive of the npm package {emoji.PACKAGE}")
-    parser.add_argument("--page", action="store_true", help="only make docs/results.md of the results that are there")
+    """The options that scripts/run_experiments.sh explains."""
+    parser = PlainParser(prog="run_experiments.sh", add_help=False)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--page", action="store_true")
+    parser.add_argument("--results", type=Path, default=page.RESULTS)
+    parser.add_argument("--work", type=Path, default=WORK)
+    parser.add_argument("--emoji", type=Path)
     return parser
 
 

@@ -48,11 +48,13 @@ def run(recipe: Recipe, seed: int, store: Store) -> None:
 def record_of(recipe: Recipe, config: RunConfig, folder: Path) -> dict[str, Any]:
     """What the JSON of a run holds besides the results: where it comes from, the epochs, and where and when it ran."""
     curve = _curve(folder / METRICS_FILE)
+    settings = config_to_dict(config) | {"output": "", "resume": False}
+    settings["data"]["path"] = recipe.content["data"].get("path")  # where this machine has it is nobody's business
     return {
         "recipe": recipe.name,
         "about": recipe.about,
         "seed": config.seed,
-        "config": config_to_dict(config) | {"output": "", "resume": False},
+        "config": settings,
         "curve": curve,
         "training_minutes": round(sum(row["seconds"] for row in curve) / 60, 2),
         "date": datetime.date.today().isoformat(),

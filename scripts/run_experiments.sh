@@ -4,14 +4,29 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-case ${1:-} in
-    -h | --help) ;;
-    *) [[ -n ${PYTHON:-} ]] || bash "$root/scripts/setup_env.sh" ;;
-esac
+usage() {
+    cat <<'TEXT'
+usage: bash scripts/run_experiments.sh [NAME ...] [options]
 
-# PYTHON chooses the interpreter, by default that of .venv.
-python=${PYTHON:-$root/.venv/bin/python}
-[[ -n ${PYTHON:-} || -x $python ]] || python=python3
+Trains what the named experiments need (by default all: some six hours on 2 CPU cores), writes numbers and figures into
+results/, and makes docs/results.md of them. What is done already is not done again. Ctrl-C saves the run under way, and
+the same command goes on there.
+
+  --list            show experiments and runs, what is left to do and how long it takes, and do nothing
+  --seeds N [N ...] seeds of the runs (default: 0 1 2)
+  --page            only make docs/results.md of the results that are there
+  --results FOLDER  JSONs and figures (default: results; the page is made of these alone)
+  --work FOLDER     checkpoints and outputs, which git ignores (default: runs/experiments)
+  --emoji FILE      archive of the npm package emoji-datasource-google, where npm cannot fetch it
+  --debug           show the traceback of an error
+
+PYTHON chooses the interpreter; by default .venv is made and used.
+TEXT
+}
+
+for word in "$@"; do
+    case $word in -h | --help) usage && exit 0 ;; esac
+done
+[[ -n ${PYTHON:-} ]] || bash "$root/scripts/setup_env.sh"
 export PYTHONPATH=$root:$root/src${PYTHONPATH:+:$PYTHONPATH}
-# Paths given by the user count from where they stand; the module is found by PYTHONPATH.
-exec "$python" -m experiments "$@"
+exec "${PYTHON:-$root/.venv/bin/python}" -m experiments "$@"

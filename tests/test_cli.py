@@ -77,7 +77,7 @@ def test_aliases_and_device_names():
 def test_every_key_overrides():
     plain = config_to_dict(RunConfig())
     for key, hint in key_hints(RunConfig).items():
-        text = {"float": "0.25", "int": "310", "str": "text", "bool": "true"}.get(getattr(hint, "__name__", ""))
+        text = {"float": "0.25", "int": "290", "str": "text", "bool": "true"}.get(getattr(hint, "__name__", ""))
         if text is not None:
             section, _, leaf = key.rpartition(".")
             changed = config_to_dict(cli.parse_train([f"--{key}", text]))

@@ -62,7 +62,7 @@ def _draw(result: Result) -> bytes:
             axes.plot(bar["values"], [place] * len(bar["values"]), "o", color=figures.colour(0), ms=4)
         axes.axvline(0, color=LIGHT.ink, lw=1)
         axes.set_yticks(places, [bar["label"] for bar in bars])
-        axes.set(xlabel="gain over the paper's recipe within budgets (points of test accuracy)")
+        axes.set(xlabel="gain within budgets (points)")
         axes.grid(axis="y", visible=False)
     return made.data
 
