@@ -93,7 +93,7 @@ COMMANDS = [
     ("infer bundle images --backend onx", "'onx'", "choose from"),
     ("convert", "IN and OUT are required", "`dvt convert --help`"),
     ("convert non.pth out.ckpt", "non.pth", "there is no"),
-    ("convert text.ckpt out.safetensors --to-pytorch", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("convert text.ckpt out.pth.tar --to-pytorch", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
     ("convert a b --to-pytorch --weights k", "--weights is for PyTorch files", "one set of weights"),
 ]
 

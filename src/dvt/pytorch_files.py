@@ -78,8 +78,8 @@ def convert_to_pytorch(
     """Writes the released layout to `target` from the checkpoint `source`; inverse of `convert_from_pytorch`."""
     source, target = Path(source), Path(target)
     _check_target(source, target, force)
-    torch = _torch()
     checkpoint = read_checkpoint(source)
+    torch = _torch()
     if name is not None and model_config(name).name != checkpoint.model.name:
         raise CheckpointError(f"{source} does not hold {name}, but {checkpoint.model.name}")
     state_dict = to_reference(checkpoint.model, checkpoint.weights)

@@ -1,5 +1,6 @@
 """Processes killed while they save, damaged files: the old or the new checkpoint loads, and nothing piles up."""
 
+import fcntl
 import functools
 import os
 import random
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from faults import assert_step, ended, forked, killed_after, moments, save_step
 
-from dvt.checkpoint import read_checkpoint
+from dvt.checkpoint import read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
 from dvt.errors import CheckpointError
 from dvt.training.folder import PREVIOUS_STATE_FILE, STATE_FILE, WEIGHTS_FILE, RunFolder
@@ -106,6 +107,25 @@ def test_a_save_under_way_is_not_cleared_away_by_another(begun: RunConfig) -> No
     children = [forked(save_on) for _ in range(2)]
     assert [ended(child) for child in children] == [0, 0]
     assert set(os.listdir(begun.output)) == RUN_FILES
+
+
+def test_a_folder_that_gets_its_lock_while_it_is_looked_at_is_kept(tmp_path: Path) -> None:
+    """Another process has made its folder and locks it just when this one, having seen no lock, clears it away."""
+    folder = tmp_path / ".last.saving-other"
+    folder.mkdir()
+    locks = []
+
+    def lock_late(event: str, arguments: tuple) -> None:
+        if event in ("os.rmdir", "shutil.rmtree") and Path(arguments[0]) == folder and not locks:
+            locks.append((folder / "lock").open("wb"))
+            fcntl.flock(locks[0], fcntl.LOCK_EX)
+
+    sys.addaudithook(lock_late)
+    save_checkpoint(tmp_path / "last.ckpt", {"weight": np.ones(3, np.float32)}, {"model": {}})
+    assert locks and (folder / "lock").exists()
+    locks[0].close()  # that process was killed
+    save_checkpoint(tmp_path / "last.ckpt", {"weight": np.ones(3, np.float32)}, {"model": {}})
+    assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
 def test_a_truncated_state_gives_way_to_the_one_before(begun: RunConfig) -> None:
