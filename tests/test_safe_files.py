@@ -24,28 +24,8 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_folder_that_another_process_is_about_to_lock_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """It locks the folder right after this process has seen that it was not locked."""
-    folder = tmp_path / ".file.saving-other"
-    folder.mkdir()
-    known = Path.open
-
-    def open_before(path: Path, *args: str):
-        try:
-            return known(path, *args)
-        finally:
-            if path.parent == folder:
-                os.close(os.open(folder / "new", os.O_CREAT))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", open_before)
-        with replacing(tmp_path / "file") as written:
-            written.touch()
-    assert os.listdir(folder) == ["new"]
-
-
 def test_what_killed_processes_left_is_removed(tmp_path: Path):
-    for name, files in (("empty", []), ("unlocked", ["new", "file"])):
+    for name, files in (("empty", []), ("unlocked", ["lock", "file"])):
         (tmp_path / f".file.saving-{name}").mkdir()
         for file in files:
             (tmp_path / f".file.saving-{name}" / file).touch()

@@ -105,7 +105,7 @@ def _remove_abandoned(parent: Path) -> None:
             with (folder / _LOCK).open("rb+") as lock:
                 if _lock(lock, wait=False):
                     _remove(folder)
-        except FileNotFoundError:  # killed before it was locked; or just about to be, and then it is empty no longer
+        except FileNotFoundError:  # killed before it was locked: empty, unless it is being locked just now
             with suppress(OSError):
                 folder.rmdir()
         except OSError:  # not ours to remove
@@ -113,11 +113,11 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a hidden folder, the lock last: without one it would look new, were this process killed meanwhile."""
+    """The lock goes last: whoever is killed in here leaves a folder that is locked by nobody, or an empty one."""
     with suppress(OSError):
-        for path in folder.iterdir():
-            if path.name != _LOCK:
-                path.unlink()
+        for each in folder.iterdir():
+            if each.name != _LOCK:
+                shutil.rmtree(each) if each.is_dir() else each.unlink()
         (folder / _LOCK).unlink()
         folder.rmdir()
 
