@@ -35,7 +35,7 @@ def running_means(all_logits: list[np.ndarray]) -> np.ndarray:
     return np.cumsum(probabilities, axis=0) / np.arange(1, len(powers) + 1)[:, None, None]
 
 
-def test_answers_are_means_in_evaluation_alone(graph_mode: None):
+def test_answers_are_means_in_evaluation_alone(pynative_mode: None):
     averaging, plain, images = pair()
     own = [logits.asnumpy() for logits in plain(Tensor(images))]
     means = running_means(own)
@@ -65,24 +65,26 @@ def _joined(classifier: AdaptiveClassifier, images: np.ndarray, thresholds: list
     return tuple(np.concatenate([getattr(part, key) for part in parts]) for key in ("exit_index", "probabilities"))
 
 
-def test_bundles_average_too(tmp_path: Path, graph_mode: None):
+@pytest.mark.parametrize(
+    ("format_", "backend"), [("ONNX", "onnxruntime"), pytest.param("MINDIR", "mindspore", marks=pytest.mark.slow)]
+)
+def test_bundles_average_too(format_: str, backend: str, tmp_path: Path, graph_mode: None):
     """Also with shared blocks, which are written into each exit's file."""
     averaging, _, images = pair(grid_sizes=(2, 3))
     shared = ModelConfig.from_dict(averaging.config.to_dict() | {"share_blocks": True})
     model = build_from_config(shared)
     model.set_train(False)
-    export_bundle(model, tmp_path, ["MINDIR", "ONNX"], [0.5, 0.0], whole=True)
+    export_bundle(model, tmp_path, [format_], [0.5, 0.0], whole=True)
     expected = AdaptiveClassifier(model, batch_sizes=[9]).all_exits(images)
-    for backend in ("onnxruntime", "mindspore"):
-        with Cascade(tmp_path, backend) as cascade:
-            inputs = [value.role for value in cascade.manifest.graphs["ONNX"].exits[1].inputs]
-            assert inputs == ["images", "features", "relations", "probabilities"]
-            np.testing.assert_allclose(cascade.all_exits(images), expected, atol=1e-5)
-            cut = float(np.median(expected[0].max(axis=1)))
-            found = cascade.predict(images, [cut, 0.0])
-            later = found.exit_index == 1
-            assert 0 < later.sum() < 9
-            np.testing.assert_allclose(found.probabilities[later], expected[1][later], atol=1e-5)
+    with Cascade(tmp_path, backend) as cascade:
+        inputs = [value.role for value in cascade.manifest.graphs[format_].exits[1].inputs]
+        assert inputs == ["images", "features", "relations", "probabilities"]
+        np.testing.assert_allclose(cascade.all_exits(images), expected, atol=1e-5)
+        cut = float(np.median(expected[0].max(axis=1)))
+        found = cascade.predict(images, [cut, 0.0])
+        later = found.exit_index == 1
+        assert 0 < later.sum() < 9
+        np.testing.assert_allclose(found.probabilities[later], expected[1][later], atol=1e-5)
 
 
 @pytest.mark.parametrize(

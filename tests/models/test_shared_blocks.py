@@ -53,7 +53,7 @@ def test_a_third_of_a_wide_model_is_shared():
     assert 0.6 < shared / whole < 0.7
 
 
-def test_it_computes_and_learns_what_equal_blocks_do(graph_mode: None):
+def test_it_computes_and_learns_what_equal_blocks_do(pynative_mode: None):
     """Against a model whose exits have the same weights of their own: the gradients of these add up."""
     config = tiny.patch_config(share_blocks=True, drop_path_rate=0.0, **TWO_EXITS)
     images, labels = Tensor(tiny.images_for(config)), Tensor(np.array([1, 4], np.int32))
