@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import explained, replacing
 from dvt.outcomes import Outcomes
+from dvt.safe_files import explained, replacing
 from experiments.recipes import Recipe, find_recipe
 
 OUTPUTS_FILE = "outputs.npz"
