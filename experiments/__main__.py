@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvt.checkpoint import explained, replacing
 from dvt.cli_support import PlainParser, run_command, set_up_logging
 from dvt.errors import ConfigError
+from dvt.safe_files import explained, replacing
 from experiments import emoji, page
 from experiments.claim import Claim
 from experiments.claims import CLAIMS, find_claim
