@@ -105,6 +105,17 @@ def _run_seed(claims: Sequence[Claim], seed: int, store: Store, archive: Path | 
             return code
     for claim in claims:
         if claim.timed and not _is_timed(claim, seed, store):
+            if not store.has_weights(claim.timed, seed):
+                log.warning(
+                    "%s, seed %d: speeds are not measured, as the trained models are not in %s; to train them again, "
+                    "remove %s from %s",
+                    claim.name,
+                    seed,
+                    store.work,
+                    ", ".join(f"{name}-{seed}.*" for name in claim.timed),
+                    store.results / "runs",
+                )
+                continue
             code = _in_a_process("speed", claim.name, seed, store)
             if code:
                 return code

@@ -4,7 +4,6 @@ Thresholds are always chosen on the calibration images and judged on the test im
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,16 +67,6 @@ def budget_curve(runs: Sequence[Run]) -> dict[str, list[float]]:
     budgets = budgets_between(gmacs[0], gmacs[-1], np.linspace(0, 1, CURVE_POINTS))
     accuracy = np.stack([accuracy_within(run, budgets) for run in runs])
     return {"gmacs": budgets.tolist(), "mean": accuracy.mean(axis=0).tolist(), "std": spread(accuracy).tolist()}
-
-
-def averaged(run: Run) -> Run:
-    """The same run as if its model had `average_exits`: every exit answers with the mean of the exits so far."""
-    arrays = dict(run.arrays)
-    for split in ("val", "calibration"):
-        probabilities = run.arrays[f"{split}_probabilities"]
-        counts = np.arange(1, len(probabilities) + 1, dtype=np.float32)[:, None, None]
-        arrays[f"{split}_probabilities"] = np.cumsum(probabilities, axis=0) / counts
-    return replace(run, arrays=arrays)
 
 
 def spread(values: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Runs on disk: one JSON per (recipe, seed) beside the results, and what is large in a folder of its own.
 
-`RESULTS/runs/NAME-SEED.json` is written when a run is complete. `WORK/NAME-SEED/` holds the training folder with its
-checkpoints and `outputs.npz`, the probabilities of all exits, from which the claims are computed. A run counts as done
-if both are there and belong to the recipe as it is now. Imports no MindSpore.
+`RESULTS/runs/NAME-SEED.npz` has what every exit says of every image, from which the claims are computed, and
+`NAME-SEED.json`, written last, all else that is known of the run. A run counts as done if both are there and belong to
+the recipe as it is now; both are small and in the repository, so that a batch goes on in another clone.
+`WORK/NAME-SEED/` holds the training with its checkpoints, which only measurements of speed need. Imports no MindSpore.
 
 Axis letters: K exits, n images, C classes.
 """
@@ -13,17 +14,18 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dvt.exit_rules import CONFIDENCE, RULES
 from dvt.outcomes import Outcomes
 from dvt.safe_files import explained, replacing
+from dvt.training.folder import WEIGHTS_FILE
 from experiments.recipes import Recipe, find_recipe
 
-OUTPUTS_FILE = "outputs.npz"
+AVERAGED = "averaged_"
 IDENTITY_FILE = "identity.txt"
 
 log = logging.getLogger("dvt.experiments")
@@ -37,64 +39,85 @@ class Run:
         recipe: Name of the recipe.
         seed: Of the run.
         record: What its JSON holds; see `experiments.training.record_of`.
-        arrays: `val_` and `calibration_`: `probabilities` (K, n, C) and `labels` (n,), and, where the data set knows
-            them, `val_item_size` (n,).
+        val: Of the test images.
+        calibration: Of the slice of the training images that was held out for thresholds.
+        item_size: (n,) of the test images, in pixels; None where it is not known.
+        averaged: The same run as if its model had `average_exits`: an exit answers with the mean of the exits so far.
     """
 
     recipe: str
     seed: int
     record: dict[str, Any]
-    arrays: Mapping[str, np.ndarray]
+    val: Outcomes
+    calibration: Outcomes
+    item_size: np.ndarray | None = None
+    averaged: "Run | None" = None
 
     @property
     def gmacs(self) -> np.ndarray:
         """(K,) cumulative cost of an image, in GMACs."""
         return np.asarray(self.record["cumulative_gmacs"])
 
-    @property
-    def item_size(self) -> np.ndarray | None:
-        """(n,) of the test images, in pixels; None where it is not known."""
-        return self.arrays.get("val_item_size")
 
-    @cached_property
-    def val(self) -> Outcomes:
-        """Of the test images."""
-        return Outcomes.of(self.arrays["val_probabilities"], self.arrays["val_labels"])
+def pack(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What claims need of the softmax outputs (K, n, C) of a split, in a few bytes per image and exit.
 
-    @cached_property
-    def calibration(self) -> Outcomes:
-        """Of the slice of the training images that was held out for thresholds."""
-        return Outcomes.of(self.arrays["calibration_probabilities"], self.arrays["calibration_labels"])
+    Of each score s of an exit rule, at most 1, 1 - s is kept as float16: its steps are finest where most images are.
+    """
+    arrays = {"labels": labels.astype(np.uint8)}
+    counts = np.arange(1, len(probabilities) + 1, dtype=np.float32)[:, None, None]
+    for prefix, values in (("", probabilities), (AVERAGED, np.cumsum(probabilities, axis=0) / counts)):
+        if prefix and len(values) == 1:
+            continue
+        found = Outcomes.of(values, labels)
+        arrays[f"{prefix}predicted"] = found.predicted.astype(np.uint8)
+        for rule in RULES if not prefix else (CONFIDENCE.name,):
+            arrays[f"{prefix}{rule}"] = (1 - found.scores[rule]).astype(np.float16)
+    return arrays
+
+
+def _unpack(arrays: Mapping[str, np.ndarray], split: str, prefix: str = "") -> Outcomes:
+    """The opposite of `pack`, for the images of one split."""
+    kept = [rule for rule in RULES if f"{split}_{prefix}{rule}" in arrays]
+    scores = {rule: 1 - arrays[f"{split}_{prefix}{rule}"].astype(np.float64) for rule in kept}
+    return Outcomes(arrays[f"{split}_{prefix}predicted"], arrays[f"{split}_labels"], scores)
 
 
 class Store:
     """Where runs are.
 
     Args:
-        results: Folder of the JSONs and figures.
-        work: Folder of checkpoints and outputs.
+        results: Folder of the JSONs, outputs and figures.
+        work: Folder of the trainings.
     """
 
     def __init__(self, results: Path, work: Path) -> None:
         self.results, self.work = Path(results), Path(work)
 
     def folder(self, recipe: str, seed: int) -> Path:
-        """Of the training and the outputs of a run."""
+        """Of the training of a run."""
         return self.work / f"{recipe}-{seed}"
 
     def is_done(self, recipe: Recipe, seed: int) -> bool:
         """Whether the run is complete, and of the recipe as it is now."""
-        outputs = self.folder(recipe.name, seed) / OUTPUTS_FILE
-        return self.read_json(self._path(recipe.name, seed), recipe.identity) is not None and outputs.is_file()
+        path = self._path(recipe.name, seed)
+        return self.read_json(path, recipe.identity) is not None and path.with_suffix(".npz").is_file()
 
     def load(self, name: str, seed: int) -> Run | None:
         """A complete run; None if it is not there, or is of the recipe as it was once."""
         recipe = find_recipe(name)
         if not self.is_done(recipe, seed):
             return None
-        with np.load(self.folder(name, seed) / OUTPUTS_FILE, allow_pickle=False) as stored:
+        path = self._path(name, seed)
+        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
-        return Run(name, seed, self.read_json(self._path(name, seed), recipe.identity), arrays)
+
+        def made(prefix: str = "", averaged: Run | None = None) -> Run:
+            val, calibration = _unpack(arrays, "val", prefix), _unpack(arrays, "calibration", prefix)
+            return Run(name, seed, record, val, calibration, arrays.get("val_item_size"), averaged)
+
+        record = self.read_json(path, recipe.identity)
+        return made(averaged=made(AVERAGED) if f"val_{AVERAGED}predicted" in arrays else None)
 
     def complete(self, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Run]]:
         """Recipe -> its runs, of those seeds for which all the recipes are done; empty lists if there are none."""
@@ -104,21 +127,39 @@ class Store:
     def begin(self, recipe: Recipe, seed: int) -> Path:
         """The folder of a run that is to be trained or gone on with; what belongs to another recipe is removed."""
         folder = self.folder(recipe.name, seed)
-        note = folder / IDENTITY_FILE
-        if folder.is_dir() and not (note.is_file() and note.read_text(encoding="utf-8") == recipe.identity):
+        if folder.is_dir() and not self._trained(recipe, seed):
             log.warning("%s is of another recipe than %s is now: it is trained afresh", folder, recipe.name)
             shutil.rmtree(folder)
+        note = folder / IDENTITY_FILE
         with explained(note):
             folder.mkdir(parents=True, exist_ok=True)
             note.write_text(recipe.identity, encoding="utf-8")
         return folder
 
     def finish(self, recipe: Recipe, seed: int, arrays: Mapping[str, np.ndarray], record: dict[str, Any]) -> None:
-        """Writes what is left of a run, its JSON last."""
-        outputs = self.folder(recipe.name, seed) / OUTPUTS_FILE
-        with explained(outputs), replacing(outputs) as written:
-            np.savez_compressed(written, **arrays)
-        self.write_json(self._path(recipe.name, seed), {"identity": recipe.identity, **record})
+        """Writes what is left of a run, its JSON last.
+
+        Args:
+            recipe: What was trained.
+            seed: Of the run.
+            arrays: What `pack` gives, the names with `val_` and `calibration_` in front, and `val_item_size` (n,) where
+                the data set knows it.
+            record: What is to stand in the JSON.
+        """
+        path = self._path(recipe.name, seed)
+        outputs = path.with_suffix(".npz")
+        with explained(outputs):
+            outputs.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(outputs) as written:
+                np.savez_compressed(written, **arrays)
+        self.write_json(path, {"identity": recipe.identity, **record})
+
+    def has_weights(self, recipes: Sequence[str], seed: int) -> bool:
+        """Whether the trained models are in this clone, and not only what they answered."""
+        return all(
+            self._trained(find_recipe(name), seed) and (self.folder(name, seed) / WEIGHTS_FILE).is_file()
+            for name in recipes
+        )
 
     def save_timing(self, claim: str, recipes: Sequence[str], seed: int, record: dict[str, Any]) -> None:
         """Keeps the speeds measured for a claim."""
@@ -127,6 +168,11 @@ class Store:
     def load_timing(self, claim: str, recipes: Sequence[str], seed: int) -> dict[str, Any] | None:
         """What `save_timing` has kept; None if there is nothing, or one of the recipes has changed since."""
         return self.read_json(self._timing_path(claim, seed), _joint_identity(recipes))
+
+    def _trained(self, recipe: Recipe, seed: int) -> bool:
+        """Whether the training folder, whole or not, is of the recipe as it is now."""
+        note = self.folder(recipe.name, seed) / IDENTITY_FILE
+        return note.is_file() and note.read_text(encoding="utf-8") == recipe.identity
 
     def _timing_path(self, claim: str, seed: int) -> Path:
         return self.results / "runs" / f"{claim}-speed-{seed}.json"

@@ -23,7 +23,7 @@ from dvt.training.folder import STATE_FILE, WEIGHTS_FILE
 from dvt.training.records import METRICS_FILE, git_state
 from dvt.training.run import train as train_model
 from experiments.recipes import ROOT, Recipe
-from experiments.runs import Store
+from experiments.runs import Store, pack
 
 EVALUATED = ("val", "calibration")
 CURVE = ("epoch", "loss_exit_", "images_per_second", "seconds")  # columns of metrics.csv that a run's JSON keeps
@@ -70,10 +70,10 @@ def _evaluate(config: RunConfig, folder: Path) -> tuple[dict[str, np.ndarray], d
     cell, arrays, accuracy = AllExits(model), {}, {}
     for split in EVALUATED:
         found = run_all_exits(cell, splits, split, config.eval.batch_size, keep_probabilities=True)
-        arrays[f"{split}_probabilities"] = found.probabilities
-        arrays[f"{split}_labels"] = found.outcomes.labels.astype(np.int32)
+        packed = pack(found.probabilities, found.outcomes.labels)
+        arrays |= {f"{split}_{key}": values for key, values in packed.items()}
         accuracy[split] = found.outcomes.accuracy
-    arrays |= {f"val_{key}": values for key, values in splits.attributes("val").items()}
+    arrays |= {f"val_{key}": values.astype(np.uint8) for key, values in splits.attributes("val").items()}
     costs = cumulative_gmacs(checkpoint.model)
     train = config.train
     images = checkpoint.metadata["step"] * train.batch_size * train.accumulation_steps

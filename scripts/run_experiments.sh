@@ -15,8 +15,8 @@ the same command goes on there.
   --list            show experiments and runs, what is left to do and how long it takes, and do nothing
   --seeds N [N ...] seeds of the runs (default: 0 1 2)
   --page            only make docs/results.md of the results that are there
-  --results FOLDER  JSONs and figures (default: results; the page is made of these alone)
-  --work FOLDER     checkpoints and outputs, which git ignores (default: runs/experiments)
+  --results FOLDER  outputs, JSONs and figures (default: results; all but speeds is computed from these alone)
+  --work FOLDER     trainings with their checkpoints, which git ignores (default: runs/experiments)
   --emoji FILE      archive of the npm package emoji-datasource-google, where npm cannot fetch it
   --debug           show the traceback of an error
 

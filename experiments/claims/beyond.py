@@ -7,7 +7,7 @@ import numpy as np
 
 from dvt.report_figures import LIGHT
 from experiments import figures
-from experiments.analysis import accuracy_within, averaged, budgets_between, measured
+from experiments.analysis import accuracy_within, budgets_between, measured
 from experiments.claim import Claim, Result, Runs, Timings, table
 from experiments.recipes import RECIPES
 from experiments.runs import Run
@@ -21,7 +21,7 @@ SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)  # budgets at which stopping early matte
 def _compute(runs: Runs, timings: Timings) -> Result:
     variants = {RECIPES[BASELINE].about: runs[BASELINE]}
     variants |= {RECIPES[name].about: runs[name] for name in TRAINED}
-    variants |= {_averaged_name(name): [averaged(run) for run in runs[name]] for name in AVERAGED}
+    variants |= {_averaged_name(name): [run.averaged for run in runs[name]] for name in AVERAGED}
     before = [_within_budgets(run) for run in runs[BASELINE]]
     rows, bars = [], []
     for about, found in variants.items():

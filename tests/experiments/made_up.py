@@ -3,7 +3,7 @@
 import numpy as np
 
 from experiments.recipes import find_recipe
-from experiments.runs import Store
+from experiments.runs import Store, pack
 
 SIZES = np.array([14, 28, 54])
 MACHINE = {"processor": "none", "cores": 2, "memory_gib": 1, "system": "none", "python": "3", "mindspore": "2"}
@@ -30,11 +30,11 @@ def fill(store: Store, names: list[str], seeds: list[int], count: int = 400) -> 
             for split in ("val", "calibration"):
                 labels = rng.integers(0, 10, count)
                 item_size = rng.choice(SIZES, count)
-                arrays[f"{split}_probabilities"] = answers(rng, 14 / item_size, labels, grids)
-                arrays[f"{split}_labels"] = labels.astype(np.int32)
+                packed = pack(answers(rng, 14 / item_size, labels, grids), labels)
+                arrays |= {f"{split}_{key}": values for key, values in packed.items()}
                 if split == "val":
                     arrays["val_item_size"] = item_size
-            correct = arrays["val_probabilities"].argmax(axis=2) == arrays["val_labels"]
+            correct = arrays["val_predicted"] == arrays["val_labels"]
             gmacs = np.cumsum(np.square(grids)) / 1e4
             record = {
                 "recipe": name,

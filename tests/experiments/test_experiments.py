@@ -10,13 +10,16 @@ from PIL import Image
 
 from dvt.cost import cumulative_gmacs
 from dvt.errors import ConfigError
+from dvt.outcomes import Outcomes
 from dvt.variants import model_config
 from experiments import __main__ as command
 from experiments import emoji, page
 from experiments.analysis import accuracy_within, curve_of, matched, measured
 from experiments.claims import CLAIMS, find_claim
 from experiments.recipes import RECIPES, Recipe, find_recipe
-from experiments.runs import Store
+from experiments.runs import Store, _unpack, pack
+
+EMOJI = "dynamic_vs_static_emoji"
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +102,38 @@ def test_a_run_of_a_recipe_that_was_changed_is_not_used(tmp_path: Path, monkeypa
 def test_a_run_without_its_outputs_or_with_a_torn_file_is_not_done(tmp_path: Path):
     store = Store(tmp_path / "results", tmp_path / "work")
     made_up.fill(store, ["baseline"], [0, 1], count=60)
-    (store.folder("baseline", 0) / "outputs.npz").unlink()
+    (store.results / "runs" / "baseline-0.npz").unlink()
     path = store.results / "runs" / "baseline-1.json"
     path.write_text(path.read_text()[:100])
     assert not any(store.is_done(RECIPES["baseline"], seed) for seed in (0, 1))
+
+
+def test_a_batch_goes_on_in_another_clone_but_for_speeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """What is in the repository is enough for the claims; the trained models are not."""
+    made_up.fill(Store(tmp_path / "results", tmp_path / "work"), ["emoji", *find_claim(EMOJI).timed[1:]], [0], count=60)
+    monkeypatch.setattr(command, "_in_a_process", lambda *_: pytest.fail("nothing is to be trained or timed"))
+    places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "elsewhere")]
+    assert command.main([EMOJI, "--seeds", "0", *places]) == 0
+    assert (tmp_path / "results" / f"{EMOJI}.json").is_file()
+    said = capsys.readouterr().err
+    assert "speeds are not measured" in said and "emoji_static_9-0" in said
+
+
+def test_packed_outputs_decide_like_the_probabilities():
+    rng = np.random.default_rng(0)
+    logits = 6 * rng.normal(size=(3, 500, 10)).astype(np.float32)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    labels = rng.integers(0, 10, 500)
+    found = _unpack({f"val_{key}": values for key, values in pack(probabilities, labels).items()}, "val")
+    exact = Outcomes.of(probabilities, labels)
+    np.testing.assert_array_equal(found.correct, exact.correct)
+    for rule, scores in exact.scores.items():
+        np.testing.assert_allclose(1 - found.scores[rule], 1 - scores, rtol=1e-3, atol=2e-7)
+    mean = _unpack({f"val_{key}": values for key, values in pack(probabilities, labels).items()}, "val", "averaged_")
+    np.testing.assert_array_equal(mean.predicted[1], probabilities[:2].sum(axis=0).argmax(axis=1))
+    np.testing.assert_array_equal(mean.predicted[0], exact.predicted[0])
 
 
 def test_the_plan_counts_what_is_left(store: Store):
