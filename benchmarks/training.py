@@ -3,7 +3,9 @@
     python benchmarks/training.py --cases dvt_t2t_vit_12 quickstart --recompute both --json out.json
 
 A case is a variant (batch 8 at 224x224, 1000 classes) or "quickstart" (batch 64, the model of config/quickstart.yaml).
-Peak memory is the largest resident set of the process. Times are medians; forward is the cascade in evaluation mode.
+Peak memory is the largest resident set of a process that trains and does nothing else. Times are medians of interleaved
+rounds. The step is broken down by graphs of its parts: the forward pass in training mode with all losses, the same with
+gradients, and the whole step, whose rest is optimizer, moving average and checks; shares are differences of these.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +59,7 @@ def main() -> int:
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     """One case in this process."""
     import mindspore as ms
-    from mindspore import Tensor
+    from mindspore import Tensor, nn
 
     from dvt import device
     from dvt.models.cascade import build_from_config
@@ -91,45 +93,62 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     started = time.perf_counter()
     run(images, labels).asnumpy()
     compile_seconds = time.perf_counter() - started
-    step_seconds = median_seconds(lambda: run(images, labels).asnumpy(), arguments.rounds)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before anything else is compiled
-    model.set_train(False)
-    model(images)[-1].asnumpy()
-    forward_seconds = median_seconds(lambda: model(images)[-1].asnumpy(), arguments.rounds)
+    for _ in range(arguments.rounds):
+        run(images, labels).asnumpy()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the parts are compiled
+
+    class Gradients(nn.Cell):
+        """The part of the step that ends with the gradients."""
+
+        def construct(self, images: Tensor, labels: Tensor, noise_key: Tensor) -> tuple:
+            return step.value_and_grad(images, labels, noise_key)
+
+    noise_key, gradients = Tensor(1, ms.int32), Gradients(auto_prefix=False).set_train()
+    ways = (
+        lambda: step.losses(images, labels, noise_key).asnumpy(),
+        lambda: gradients(images, labels, noise_key)[0][1].asnumpy(),
+        lambda: run(images, labels).asnumpy(),
+    )
+    forward, gradient, whole = median_seconds(ways, arguments.rounds)
     return {
         "case": case,
         "batch_size": batch_size,
         "amp_level": arguments.amp_level,
         "recompute": arguments.recompute,
-        "images_per_second": batch_size / step_seconds,
-        "step_ms": 1e3 * step_seconds,
-        "forward_ms": 1e3 * forward_seconds,
+        "images_per_second": batch_size / whole,
+        "step_ms": 1e3 * whole,
+        "forward_ms": 1e3 * forward,
+        "backward_ms": 1e3 * (gradient - forward),
+        "update_ms": 1e3 * (whole - gradient),
         "peak_gib": peak,
         "compile_seconds": compile_seconds,
     }
 
 
-def median_seconds(run: Callable[[], object], rounds: int) -> float:
-    seconds = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds))
+def median_seconds(ways: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Of each way, all of them in every round; the first round compiles and does not count."""
+    seconds = np.zeros((1 + rounds, len(ways)))
+    for row in seconds:
+        for place, run in enumerate(ways):
+            started = time.perf_counter()
+            run()
+            row[place] = time.perf_counter() - started
+    return np.median(seconds[1:], axis=0).tolist()
 
 
 def table(rows: list[dict], header: bool) -> str:
     lines = []
     if header:
         lines.append(
-            f"{'case':<16} {'batch':>5} {'amp':>4} {'recompute':>9} {'img/s':>8} {'step ms':>9} {'forward ms':>10} "
-            f"{'peak GiB':>9} {'compile s':>9}"
+            f"{'case':<16} {'batch':>5} {'amp':>4} {'recompute':>9} {'img/s':>8} {'step ms':>8} {'forward':>8} "
+            f"{'backward':>8} {'update':>7} {'peak GiB':>9} {'compile s':>9}"
         )
     for row in rows:
         lines.append(
             f"{row['case']:<16} {row['batch_size']:>5} {row['amp_level']:>4} {row['recompute']:>9} "
-            f"{row['images_per_second']:>8.2f} {row['step_ms']:>9.0f} {row['forward_ms']:>10.0f} "
-            f"{row['peak_gib']:>9.2f} {row['compile_seconds']:>9.1f}"
+            f"{row['images_per_second']:>8.2f} {row['step_ms']:>8.0f} {row['forward_ms']:>8.0f} "
+            f"{row['backward_ms']:>8.0f} {row['update_ms']:>7.0f} {row['peak_gib']:>9.2f} "
+            f"{row['compile_seconds']:>9.1f}"
         )
     return "\n".join(lines)
 
