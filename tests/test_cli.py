@@ -32,8 +32,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_train_takes_file_and_options_in_any_order():
-    config = cli.parse_train(["--train.epochs", "3", "--config", QUICKSTART, "--model.grid_sizes=[2,4]"])
-    expected = load_config(QUICKSTART, {"train.epochs": 3, "model.grid_sizes": [2, 4]})
+    config = cli.parse_train(["--train.epochs", "5", "--config", QUICKSTART, "--model.grid_sizes=[2,4]"])
+    expected = load_config(QUICKSTART, {"train.epochs": 5, "model.grid_sizes": [2, 4]})
     assert config == expected
 
 
