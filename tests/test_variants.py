@@ -19,11 +19,12 @@ from dvt.variants import (
 PATCH, T2T = "dvt_deit_small", "dvt_t2t_vit_12"
 SPLITS = [[6, 4, 1], [5, 3, 1], [3, 2, 1]]  # 32 pixels to grids of 2, 3 and 4
 
-# The published sizes: width, layers, heads, MLP, bias, epsilon.
+# The published sizes of models and backbones: width, layers, heads, MLP, bias, epsilon.
 TABLE = {
     "dvt_t2t_vit_12": (256, 12, 4, 512, False, 1e-5),
     "dvt_t2t_vit_14": (384, 14, 6, 1152, False, 1e-5),
     "dvt_deit_small": (384, 12, 6, 1536, True, 1e-6),
+    "dvt_deit_tiny": (192, 12, 3, 768, True, 1e-6),
 }
 
 
@@ -89,7 +90,7 @@ def test_a_configuration_cannot_be_changed():
 REFUSED = [
     # Names and keys.
     ("dvt_deit_smal", {}, r"unknown model 'dvt_deit_smal'\. Did you mean 'dvt_deit_small'\?"),
-    ("resnet", {}, r"unknown model 'resnet'\. Known models: dvt_t2t_vit_12, dvt_t2t_vit_14, dvt_deit_small"),
+    ("resnet", {}, r"unknown model 'resnet'\. Known models: dvt_t2t_vit_12, dvt_t2t_vit_14, .*, dvt_deit_tiny"),
     (PATCH, {"embed_dims": 4}, r"unknown model key 'embed_dims'; did you mean 'embed_dim'\?"),
     (PATCH, {"grid_size": (7,)}, r"unknown model key 'grid_size'; did you mean 'grid_sizes'\?"),
     (PATCH, {"zzz": 1}, r"unknown model key 'zzz'; known keys: .*depth.*resize_sides"),

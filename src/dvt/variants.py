@@ -12,8 +12,9 @@ from typing import Any
 from dvt.errors import ConfigError
 from dvt.value_checks import check_values
 
-# Released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code. What a row does not name is
-# the dataclass default below.
+# The released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code; dvt_deit_tiny is no
+# published DVT but DeiT-Ti (arXiv 2012.12877, table 1) in the same cascade. What a row does not name is the dataclass
+# default below.
 VARIANTS: dict[str, dict[str, Any]] = {
     "dvt_t2t_vit_12": {"tokenizer": "t2t", "embed_dim": 256, "depth": 12, "num_heads": 4, "mlp_hidden": 512},
     "dvt_t2t_vit_14": {"tokenizer": "t2t", "embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_hidden": 1152},
@@ -23,6 +24,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "depth": 12,
         "num_heads": 6,
         "mlp_hidden": 1536,
+        "qkv_bias": True,
+        "norm_eps": 1e-6,
+    },
+    "dvt_deit_tiny": {
+        "tokenizer": "patch",
+        "embed_dim": 192,
+        "depth": 12,
+        "num_heads": 3,
+        "mlp_hidden": 768,
         "qkv_bias": True,
         "norm_eps": 1e-6,
     },
