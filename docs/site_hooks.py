@@ -17,6 +17,7 @@ from mkdocs.structure.pages import Page
 
 LINK = re.compile(r"(?<!\\)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^()\s]+)\)")
 IMAGES = (".png", ".svg", ".jpg")
+NAMED = re.compile(r'<a href="[^"#]*files/(?P<path>[^"#]+\.py)\.html"><code>(?P<name>[A-Za-z_][\w.]*)</code></a>')
 SHOWN = "files"  # folder of the site that shows files of the repository
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json"}
 
@@ -26,7 +27,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     linked = set()
     for page in files.documentation_pages():
-        linked |= {target for _, target, _ in outside_links(page.content_string, page.src_uri, root)}
+        linked |= {target for _, target in outside_links(page.content_string, page.src_uri, root)}
     for path in sorted(linked):
         inclusion = InclusionLevel.NOT_IN_NAV
         content = {"abs_src_path": str(path)} if path.suffix in IMAGES else {"content": shown(path, root)}
@@ -38,16 +39,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Turns links that leave docs/ towards what `on_files` has added."""
     root = Path(config.config_file_path).parent
     here = posixpath.dirname(page.file.src_uri)
-    for match, path, name in outside_links(markdown, page.file.src_uri, root):
+    for match, path in outside_links(markdown, page.file.src_uri, root):
         uri = quote(posixpath.relpath(site_uri(path, root), here or "."))
-        line = defined_at(path, name) if path.suffix == ".py" else None
-        anchor = f"#__codelineno-0-{line}" if line else ""
-        markdown = markdown.replace(match, f"[{match[1 : match.rindex('](')]}]({uri}{anchor})")
+        markdown = markdown.replace(match, f"[{match[1 : match.rindex('](')]}]({uri})")
     return markdown
 
 
-def outside_links(markdown: str, src_uri: str, root: Path) -> Iterator[tuple[str, Path, str]]:
-    """(whole link, file or folder outside docs/, text without backticks) of every such link of a page that exists."""
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leads links that name a definition to its line; only now, because MkDocs cannot check anchors of code lines."""
+    root = Path(config.config_file_path).parent
+
+    def to_line(match: re.Match[str]) -> str:
+        line = defined_at(root / match["path"], match["name"])
+        return match[0].replace('.html"', f'.html#__codelineno-0-{line}"', 1) if line else match[0]
+
+    return NAMED.sub(to_line, html)
+
+
+def outside_links(markdown: str, src_uri: str, root: Path) -> Iterator[tuple[str, Path]]:
+    """(whole link, file or folder outside docs/) of every such link of a page that leads somewhere."""
     docs = root / "docs"
     for match in LINK.finditer(markdown):
         target = match["target"].partition("#")[0]
@@ -55,7 +65,7 @@ def outside_links(markdown: str, src_uri: str, root: Path) -> Iterator[tuple[str
             continue
         path = Path(posixpath.normpath(docs / posixpath.dirname(src_uri) / target))
         if path.exists() and root in path.parents and docs not in path.parents:
-            yield match[0], path, match["text"].strip("`")
+            yield match[0], path
 
 
 def site_uri(path: Path, root: Path) -> str:
