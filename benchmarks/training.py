@@ -13,11 +13,11 @@ import json
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from side_by_side import seconds_of
 
 from dvt.config import TrainSection
 from dvt.config_io import load_config
@@ -90,9 +90,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     labels = Tensor(rng.integers(0, config.num_classes, batch_size).astype(np.int32))
 
     run = device.ahead_of_time(step)
-    started = time.perf_counter()
-    run(images, labels).asnumpy()
-    compile_seconds = time.perf_counter() - started
+    compile_seconds = seconds_of(lambda: run(images, labels).asnumpy())
     for _ in range(arguments.rounds):
         run(images, labels).asnumpy()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the parts are compiled
@@ -130,9 +128,7 @@ def median_seconds(ways: Sequence[Callable[[], object]], rounds: int) -> list[fl
     seconds = np.zeros((1 + rounds, len(ways)))
     for row in seconds:
         for place, run in enumerate(ways):
-            started = time.perf_counter()
-            run()
-            row[place] = time.perf_counter() - started
+            row[place] = seconds_of(run)
     return np.median(seconds[1:], axis=0).tolist()
 
 

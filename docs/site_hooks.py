@@ -4,13 +4,13 @@ A linked text file becomes a page that shows it, an image is copied, a folder is
 names a function, class or constant of its target, as in [`resize_matrix`](../src/dvt/grids.py), leads to its line.
 """
 
-import ast
 import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from definitions import defined_at
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
@@ -82,21 +82,3 @@ def shown(path: Path, root: Path) -> str:
     text = path.read_text(encoding="utf-8")
     fence = "`" * (3 + max((len(run) for run in re.findall("`{3,}", text)), default=0))
     return f'{title}{fence}{{.{LANGUAGES.get(path.suffix, "text")} linenums="1"}}\n{text}{fence}\n'
-
-
-def defined_at(path: Path, name: str) -> int | None:
-    """Line on which a Python file defines `name`, a function, class, constant or Class.method; None if it does not."""
-    body, line = ast.parse(path.read_text(encoding="utf-8")).body, None
-    for part in name.split("."):
-        found = [node for node in body if part in _names(node)]
-        if not found:
-            return None
-        line, body = found[0].lineno, getattr(found[0], "body", [])
-    return line
-
-
-def _names(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]

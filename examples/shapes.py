@@ -12,11 +12,11 @@ import numpy as np
 import dvt
 from dvt import cost, device
 from dvt.adaptive import leaving
+from dvt.config import IMAGENET_MEAN, IMAGENET_STD
 from dvt.data.preprocess import Preprocessing, default_resize_size
 from dvt.early_exit import check_thresholds
 
 SHOWN = ("tokens", "tokens.performer1", "tokens.performer2", "relation_reuse", "blocks.0.feature_reuse", "blocks.0")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
 def main(file: str, name: str = "dvt_t2t_vit_12", thresholds: tuple[float, ...] = (0.5, 0.5, 0.0)) -> None:
@@ -25,7 +25,7 @@ def main(file: str, name: str = "dvt_t2t_vit_12", thresholds: tuple[float, ...] 
     model = dvt.build_model(name)
     model.set_train(False)
     size = model.config.image_size
-    preprocessing = Preprocessing("imagenet", size, default_resize_size(size), 3, MEAN, STD)
+    preprocessing = Preprocessing("imagenet", size, default_resize_size(size), 3, IMAGENET_MEAN, IMAGENET_STD)
     images = preprocessing(file)[None]
     print(f"{file} -> images {images.shape} {images.dtype}")
 

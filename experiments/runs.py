@@ -100,23 +100,20 @@ class Store:
 
     def is_done(self, recipe: Recipe, seed: int) -> bool:
         """Whether the run is complete, and of the recipe as it is now."""
-        path = self._path(recipe.name, seed)
-        return self.read_json(path, recipe.identity) is not None and path.with_suffix(".npz").is_file()
+        return self._record(recipe, seed) is not None
 
     def load(self, name: str, seed: int) -> Run | None:
         """A complete run; None if it is not there, or is of the recipe as it was once."""
-        recipe = find_recipe(name)
-        if not self.is_done(recipe, seed):
+        record = self._record(find_recipe(name), seed)
+        if record is None:
             return None
-        path = self._path(name, seed)
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as stored:
+        with np.load(self._outputs_path(name, seed), allow_pickle=False) as stored:
             arrays = {key: stored[key] for key in stored.files}
 
         def made(prefix: str = "", averaged: Run | None = None) -> Run:
             val, calibration = _unpack(arrays, "val", prefix), _unpack(arrays, "calibration", prefix)
             return Run(name, seed, record, val, calibration, arrays.get("val_item_size"), averaged)
 
-        record = self.read_json(path, recipe.identity)
         return made(averaged=made(AVERAGED) if f"val_{AVERAGED}predicted" in arrays else None)
 
     def complete(self, names: Sequence[str], seeds: Sequence[int]) -> dict[str, list[Run]]:
@@ -146,13 +143,12 @@ class Store:
                 the data set knows it.
             record: What is to stand in the JSON.
         """
-        path = self._path(recipe.name, seed)
-        outputs = path.with_suffix(".npz")
+        outputs = self._outputs_path(recipe.name, seed)
         with explained(outputs):
             outputs.parent.mkdir(parents=True, exist_ok=True)
             with replacing(outputs) as written:
                 np.savez_compressed(written, **arrays)
-        self.write_json(path, {"identity": recipe.identity, **record})
+        self.write_json(self._path(recipe.name, seed), {"identity": recipe.identity, **record})
 
     def has_weights(self, recipes: Sequence[str], seed: int) -> bool:
         """Whether the trained models are in this clone, and not only what they answered."""
@@ -173,6 +169,15 @@ class Store:
         """Whether the training folder, whole or not, is of the recipe as it is now."""
         note = self.folder(recipe.name, seed) / IDENTITY_FILE
         return note.is_file() and note.read_text(encoding="utf-8") == recipe.identity
+
+    def _record(self, recipe: Recipe, seed: int) -> dict[str, Any] | None:
+        """The JSON of a complete run of the recipe as it is now, else None."""
+        if not self._outputs_path(recipe.name, seed).is_file():
+            return None
+        return self.read_json(self._path(recipe.name, seed), recipe.identity)
+
+    def _outputs_path(self, recipe: str, seed: int) -> Path:
+        return self._path(recipe, seed).with_suffix(".npz")
 
     def _timing_path(self, claim: str, seed: int) -> Path:
         return self.results / "runs" / f"{claim}-speed-{seed}.json"

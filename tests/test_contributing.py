@@ -1,4 +1,4 @@
-"""What people read who join or cite: it parses, agrees with the package, and points at things that are there."""
+"""What people read who join or cite: it parses and agrees with the package. Links are looked at by test_docs.py."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ import yaml
 import dvt
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "adding_a_backbone.md"]
+BACKBONE_GUIDE = ROOT / "docs" / "adding_a_backbone.md"
 FORMS = ["bug_report", "feature_request", "question"]
 
 
@@ -48,16 +48,8 @@ def test_issue_forms_have_what_github_requires(name: str):
         assert all(isinstance(label, str) for label in labels) and len(labels) == len(set(labels))
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
-def test_links_lead_somewhere(guide: Path):
-    text = guide.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert len(links) > 5
-    assert [link for link in links if not (guide.parent / link).exists()] == []
-
-
 def test_the_backbone_guide_names_what_is_there():
-    guide = GUIDES[1]
+    guide = BACKBONE_GUIDE
     rows = re.findall(r"^\| \[`[^`]+`\]\(([^)]+)\),? ?((?:`\w+`(?:, )?)*) \|", guide.read_text("utf-8"), re.MULTILINE)
     assert len(rows) == 14
     for link, names in rows:
@@ -66,7 +58,7 @@ def test_the_backbone_guide_names_what_is_there():
 
 
 def test_the_backbone_guide_shows_the_change_that_was_made():
-    blocks = re.findall(r"```diff\n(.*?)```", GUIDES[1].read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```diff\n(.*?)```", BACKBONE_GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         path = re.search(r"^\+\+\+ b/(.+)$", block, re.MULTILINE)[1]

@@ -3,7 +3,6 @@
 A link whose text is code and whose target is a Python file names a definition in it: [`resize_matrix`](../src/...py).
 """
 
-import ast
 import os
 import re
 import subprocess
@@ -13,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from definitions import defined_at
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^()\s]+)\)")
 FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 CODE = re.compile(r"`([^`\n]+)`")
@@ -46,7 +46,7 @@ def test_definitions_that_links_name_are_in_their_files(page):
         name = re.fullmatch(r"`([A-Za-z_][\w.]*)`", text)
         if name and target.endswith(".py") and "/" not in text and not text.endswith(".py`"):
             file = (page.parent / target).resolve()
-            if not defines(file, name[1].split(".")):
+            if not defined_at(file, name[1]):
                 wrong.append((name[1], target))
     assert not wrong
 
@@ -82,15 +82,16 @@ def test_walkthrough_shows_what_its_script_prints(tmp_path):
 
 def test_checks_see_what_is_wrong(tmp_path):
     """The helpers themselves, on things that are not there."""
-    assert defines(ROOT / "src/dvt/adaptive.py", ["leaving"])
-    assert not defines(ROOT / "src/dvt/adaptive.py", ["leavin"])
-    assert defines(ROOT / "src/dvt/inference.py", ["AdaptiveClassifier", "predict"])
-    assert not defines(ROOT / "src/dvt/inference.py", ["AdaptiveClassifier", "predicts"])
+    assert defined_at(ROOT / "src/dvt/adaptive.py", "leaving")
+    assert not defined_at(ROOT / "src/dvt/adaptive.py", "leavin")
+    assert defined_at(ROOT / "src/dvt/inference.py", "AdaptiveClassifier.predict")
+    assert not defined_at(ROOT / "src/dvt/inference.py", "AdaptiveClassifier.predicts")
     assert is_in_package("dvt.early_exit") and is_in_package("dvt.grids.resize_matrix")
     assert not is_in_package("dvt.early_exits") and not is_in_package("dvt.grids.resize_matrices")
     page = tmp_path / "page.md"
     page.write_text("# What it's for\n[here](#what-its-for)\n```\n[not](a-link)\n```\n[there](https://example.org)\n")
     assert links(page) == [("here", "#what-its-for")]
+    assert all(len(links(guide)) > 5 for guide in (ROOT / "CONTRIBUTING.md", DOCS / "adding_a_backbone.md"))
     assert anchors(page) == {"what-its-for"}
 
 
@@ -112,29 +113,6 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
 
-@cache
-def tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-def defines(file: Path, names: list[str]) -> bool:
-    """Whether a file defines a function, class, constant or field, or a part of one."""
-    body = tree(file).body
-    for name in names:
-        found = [node for node in body if name in names_of(node)]
-        if not found:
-            return False
-        body = getattr(found[0], "body", [])
-    return True
-
-
-def names_of(node: ast.stmt) -> list[str]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        return [node.name]
-    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
 def is_in_package(dotted: str) -> bool:
     """Whether `dvt.a.b.name` is a module, or a name that a module defines or hands on."""
     path, parts = ROOT / "src", dotted.split(".")
@@ -145,7 +123,7 @@ def is_in_package(dotted: str) -> bool:
         file, rest = (path / f"{part}.py", parts[position + 1 :])
         if not file.exists():
             file, rest = path / "__init__.py", parts[position:]
-        return not rest or defines(file, rest) or handed_on(file, rest)
+        return not rest or defined_at(file, ".".join(rest)) is not None or handed_on(file, rest)
     return (path / "__init__.py").exists()
 
 

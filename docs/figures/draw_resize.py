@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from draw_architecture import INK, MUTED
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -13,7 +14,6 @@ from matplotlib.patches import Rectangle
 from dvt.grids import resize_matrix, resize_matrix_1d
 from dvt.variants import RESIZE_SIDES
 
-INK, MUTED = "#1c2024", "#59626d"
 COLOUR_MAP = "Blues"
 
 
