@@ -1,9 +1,7 @@
 """The command behind scripts/run_experiments.sh: what is to be done, in which order, and what is done already."""
 
-import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dvt.cli_support import PlainParser, run_command, set_up_logging
@@ -12,6 +10,7 @@ from dvt.safe_files import explained, replacing
 from experiments import emoji, page
 from experiments.claim import Claim
 from experiments.claims import CLAIMS, find_claim
+from experiments.processes import run_all
 from experiments.recipes import RECIPES, ROOT
 from experiments.runs import Store, log
 
@@ -25,6 +24,8 @@ def main(argv: list[str]) -> int:
     set_up_logging()
     if any(seed < 0 for seed in arguments.seeds):
         raise ConfigError(f"--seeds is {arguments.seeds}; seeds must not be negative")
+    if arguments.jobs < 1:
+        raise ConfigError(f"--jobs is {arguments.jobs}; it must be at least 1")
     seeds = list(dict.fromkeys(arguments.seeds))
     claims = [find_claim(name) for name in arguments.names] or [each for each in CLAIMS.values() if not each.trial]
     store = Store(arguments.results.resolve(), arguments.work.resolve())
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
         return 0
     if not arguments.page:
         for seed in seeds:
-            code = _run_seed(claims, seed, store, arguments.emoji)
+            code = _run_seed(claims, seed, store, arguments.jobs, arguments.emoji)
             if code:
                 return code
             for claim in claims:
@@ -90,8 +91,16 @@ def conclude(claim: Claim, seeds: Sequence[int], store: Store) -> bool:
     return True
 
 
-def _run_seed(claims: Sequence[Claim], seed: int, store: Store, archive: Path | None) -> int:
+def _run_seed(claims: Sequence[Claim], seed: int, store: Store, jobs: int, archive: Path | None) -> int:
     """Everything that is left of one seed; the exit code of the first process that failed, else 0."""
+    # MindSpore gives the memory of compiled graphs back only when its process ends: one per run.
+    return run_all(_trainings(claims, seed, store, archive), jobs, ROOT) or run_all(
+        _timings(claims, seed, store), 1, ROOT
+    )
+
+
+def _trainings(claims: Sequence[Claim], seed: int, store: Store, archive: Path | None) -> Iterator[list[str]]:
+    """The commands of the runs that are left."""
     for name in _recipes_of(claims):
         recipe = RECIPES[name]
         if store.is_done(recipe, seed):
@@ -100,46 +109,34 @@ def _run_seed(claims: Sequence[Claim], seed: int, store: Store, archive: Path | 
         if recipe.base == "emoji":
             emoji.prepare(EMOJI_FOLDER, archive)
         log.info("%s, seed %d: about %.1f minutes", name, seed, recipe.minutes)
-        code = _in_a_process("train", name, seed, store)
-        if code:
-            return code
+        yield _command("train", name, seed, store)
+
+
+def _timings(claims: Sequence[Claim], seed: int, store: Store) -> Iterator[list[str]]:
+    """The commands of the measurements of speed that are left."""
     for claim in claims:
-        if claim.timed and not _is_timed(claim, seed, store):
-            if not store.has_weights(claim.timed, seed):
-                log.warning(
-                    "%s, seed %d: speeds are not measured, as the trained models are not in %s; to train them again, "
-                    "remove %s from %s",
-                    claim.name,
-                    seed,
-                    store.work,
-                    ", ".join(f"{name}-{seed}.*" for name in claim.timed),
-                    store.results / "runs",
-                )
-                continue
-            code = _in_a_process("speed", claim.name, seed, store)
-            if code:
-                return code
-    return 0
+        if not claim.timed or _is_timed(claim, seed, store):
+            continue
+        if store.has_weights(claim.timed, seed):
+            yield _command("speed", claim.name, seed, store)
+            continue
+        log.warning(
+            "%s, seed %d: speeds are not measured, as the trained models are not in %s; to train them again, "
+            "remove %s from %s",
+            claim.name,
+            seed,
+            store.work,
+            ", ".join(f"{name}-{seed}.*" for name in claim.timed),
+            store.results / "runs",
+        )
 
 
 def _is_timed(claim: Claim, seed: int, store: Store) -> bool:
     return store.load_timing(claim.name, claim.timed, seed) is not None
 
 
-def _in_a_process(what: str, name: str, seed: int, store: Store) -> int:
-    """Runs `experiments.one`: MindSpore gives the memory of compiled graphs back only when its process ends."""
-    command = [sys.executable, "-m", "experiments.one", what, name, str(seed), str(store.results), str(store.work)]
-    process = subprocess.Popen(command, cwd=ROOT)
-    # Ctrl-C reaches the process too, which saves its state and ends; a signal to this one alone is handed on.
-    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    try:
-        while True:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                continue
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _command(what: str, name: str, seed: int, store: Store) -> list[str]:
+    return [sys.executable, "-m", "experiments.one", what, name, str(seed), str(store.results), str(store.work)]
 
 
 def _recipes_of(claims: Sequence[Claim]) -> list[str]:
@@ -152,6 +149,7 @@ def _parser() -> PlainParser:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--page", action="store_true")
     parser.add_argument("--results", type=Path, default=page.RESULTS)
     parser.add_argument("--work", type=Path, default=WORK)

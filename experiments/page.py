@@ -51,8 +51,9 @@ def _where(found: Iterable[dict[str, Any]]) -> str:
 
 def describe(machine: dict[str, Any]) -> str:
     """A machine in one line."""
+    cores = f"{machine['cores']} core{'s' * (machine['cores'] > 1)}"
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}, Python "
+        f"{machine['processor']}, {cores}, {machine['memory_gib']} GiB, {machine['system']}, Python "
         f"{machine['python']}, MindSpore {machine['mindspore']}"
     )
 

@@ -14,6 +14,8 @@ the same command goes on there.
 
   --list            show experiments and runs, what is left to do and how long it takes, and do nothing
   --seeds N [N ...] seeds of the runs (default: 0 1 2)
+  --jobs N          runs at a time, each on its share of the cores (default: 1; models as small as these train almost
+                    twice as many images per second with one core each)
   --page            only make docs/results.md of the results that are there
   --results FOLDER  outputs, JSONs and figures (default: results; all but speeds is computed from these alone)
   --work FOLDER     trainings with their checkpoints, which git ignores (default: runs/experiments)

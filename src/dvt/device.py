@@ -316,7 +316,8 @@ def _device_id(target: str, count: int, device_id: int | None) -> int | None:
 
 def _describe(target: str, count: int, device_id: int) -> str:
     if target == "CPU":
-        return f"CPU: {_processor_name()}, {_usable_cores()} cores"
+        cores = _usable_cores()
+        return f"CPU: {_processor_name()}, {cores} core{'s' * (cores > 1)}"
     try:
         name = ms.hal.get_device_name(device_id, target)
     except (ValueError, RuntimeError):

@@ -113,7 +113,7 @@ def test_a_batch_goes_on_in_another_clone_but_for_speeds(
 ):
     """What is in the repository is enough for the claims; the trained models are not."""
     made_up.fill(Store(tmp_path / "results", tmp_path / "work"), ["emoji", *find_claim(EMOJI).timed[1:]], [0], count=60)
-    monkeypatch.setattr(command, "_in_a_process", lambda *_: pytest.fail("nothing is to be trained or timed"))
+    monkeypatch.setattr(command, "_command", lambda *_: pytest.fail("nothing is to be trained or timed"))
     places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "elsewhere")]
     assert command.main([EMOJI, "--seeds", "0", *places]) == 0
     assert (tmp_path / "results" / f"{EMOJI}.json").is_file()
@@ -149,6 +149,8 @@ def test_refusals(tmp_path: Path):
         find_claim("reus")
     with pytest.raises(ConfigError, match="negative"):
         command.main(["--list", "--seeds", "-1"])
+    with pytest.raises(ConfigError, match="--jobs is 0"):
+        command.main(["--list", "--jobs", "0"])
 
 
 def test_points_of_a_curve(store: Store):
