@@ -101,7 +101,7 @@ def test_mistakes(calibration):
     frontier = find_frontier(*calibration, COST)
     with pytest.raises(ConfigError, match=rf"a budget of 0.1 GMACs/image cannot be met.* need at least {COST[0]:.4g}"):
         choose(frontier, Budget("gmacs", 0.1), 80.0)
-    with pytest.raises(ConfigError, match="a budget of 5000 images/s cannot be met: these exits need at most"):
+    with pytest.raises(ConfigError, match="a budget of 5000 images/s cannot be met: these exits reach at most"):
         choose(frontier, Budget("images_per_second", 5000), 80.0)
     for kind, amount in (("gmacs", 0.0), ("images_per_second", -1.0), ("accuracy_drop", -0.1), ("gmacs", np.inf)):
         with pytest.raises(ConfigError, match="give a number above 0"):

@@ -109,9 +109,9 @@ def choose(frontier: Frontier, budget: Budget, last_accuracy: float) -> int:
     affordable = np.flatnonzero(frontier.cost <= budget.most_cost * (1 + 1e-9))
     if len(affordable) == 0:
         least = frontier.cost[0]
-        bound = f"at most {1 / least:.4g}" if budget.kind == "images_per_second" else f"at least {least:.4g}"
+        bound = f"reach at most {1 / least:.4g}" if budget.kind == "images_per_second" else f"need at least {least:.4g}"
         raise ConfigError(
-            f"a budget of {budget.amount:g} {budget.unit} cannot be met: these exits need {bound} {budget.unit}, with "
+            f"a budget of {budget.amount:g} {budget.unit} cannot be met: these exits {bound} {budget.unit}, with "
             "every image taken at the first one"
         )
     return int(affordable[-1])
