@@ -77,9 +77,7 @@ RECIPES = {
     for recipe in (
         Recipe("baseline", "three exits, both reuses"),
         *(
-            Recipe(
-                f"static_{grid}", f"one exit, {grid}x{grid}", "scale", _static(grid, **{"train.epochs": 8}), minutes
-            )
+            Recipe(f"static_{grid}", f"one exit, {grid}x{grid}", "scale", _static(grid, **{"train.epochs": 8}), minutes)
             for grid, minutes in ((3, 1.5), (6, 2.5), (9, 4.5))
         ),
         Recipe(

@@ -114,3 +114,18 @@ def test_a_cell_compiled_ahead_of_time_answers_as_before(mode: int) -> None:
             np.testing.assert_array_equal(run(x).asnumpy(), cell(x).asnumpy())
     finally:
         ms.set_context(mode=before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_one_value_that_is_not_finite_is_found(value: float, place: int):
+    check = device.finite_check()
+    arrays = [np.full(shape, 1e30, np.float32) for shape in ((3, 5), (1,), (2, 3, 4))]
+    assert bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
+    arrays[place].flat[-1] = value
+    assert not bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+def test_values_of_both_infinities_do_not_cancel():
+    assert not bool(device.finite_check()((Tensor(np.array([np.inf, -np.inf], np.float32)),)).asnumpy())

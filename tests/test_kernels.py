@@ -13,7 +13,7 @@ from scipy.special import erf
 import dvt
 from dvt import kernels
 from dvt.kernels.operators import gelu_kernel
-from dvt.models.layers import Gelu, LayerNorm, SwapMiddle
+from dvt.models.layers import ChannelDense, Gelu, LayerNorm, SwapMiddle, dense
 
 needs_kernels = pytest.mark.skipif(kernels.library() is None, reason="no C++ compiler, or kernels switched off")
 
@@ -77,7 +77,9 @@ def test_layer_norm_and_its_gradients(shape: tuple[int, ...]) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 17, 33, 1), (3, 16, 48, 5), (2, 1, 40, 64), (1, 300, 400, 3)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 1, 1), (2, 17, 33, 1), (3, 16, 48, 5), (2, 9, 40, 32), (2, 1, 40, 64), (1, 300, 400, 3)]
+)
 def test_swap_of_the_middle_axes_and_its_gradient(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(4)
     x = rng.standard_normal(shape).astype(np.float32)
@@ -87,6 +89,43 @@ def test_swap_of_the_middle_axes_and_its_gradient(shape: tuple[int, ...]) -> Non
     sens = rng.standard_normal(x.transpose(0, 2, 1, 3).shape).astype(np.float32)
     (dx,), _ = _Gradients(cell)(Tensor(x), Tensor(sens))
     np.testing.assert_array_equal(dx.asnumpy(), sens.transpose(0, 2, 1, 3))
+
+
+@needs_kernels
+@pytest.mark.parametrize("mode", [ms.GRAPH_MODE, ms.PYNATIVE_MODE])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3, 7), (700, 200)])
+def test_bias_of_a_dense_layer_and_its_gradient(mode: int, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal(shape).astype(np.float32)
+    cell = dense(shape[-1], 6, 0.1)
+    assert isinstance(cell.add_bias, ops.Custom)
+    weight, bias = rng.standard_normal((6, shape[-1])).astype(np.float32), rng.standard_normal(6).astype(np.float32)
+    cell.weight.set_data(Tensor(weight))
+    cell.bias.set_data(Tensor(bias))
+    sens = rng.standard_normal((*shape[:-1], 6)).astype(np.float32)
+    ms.set_context(mode=mode)
+    try:
+        np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), x @ weight.T + bias, rtol=1e-4, atol=1e-4)
+        (dx,), (_, dbias) = _Gradients(cell)(Tensor(x), Tensor(sens))
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    np.testing.assert_allclose(dx.asnumpy(), sens @ weight, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dbias.asnumpy(), sens.reshape(-1, 6).sum(axis=0), rtol=1e-4, atol=1e-4)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 4, 90), (8, 5, 9000)])
+def test_bias_of_a_channel_layer_and_its_gradient(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal(shape).astype(np.float32)
+    cell = ChannelDense(shape[1], 6)
+    assert isinstance(cell.add_bias, ops.Custom)
+    weight, bias = cell.weight.asnumpy(), cell.bias.asnumpy()
+    sens = rng.standard_normal((shape[0], 6, shape[2])).astype(np.float32)
+    np.testing.assert_allclose(cell(Tensor(x)).asnumpy(), weight @ x + bias[:, None], rtol=1e-4, atol=1e-4)
+    (dx,), (_, dbias) = _Gradients(cell)(Tensor(x), Tensor(sens))
+    np.testing.assert_allclose(dx.asnumpy(), weight.T @ sens, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(dbias.asnumpy(), sens.sum(axis=(0, 2), dtype=np.float64), rtol=1e-4, atol=1e-3)
 
 
 @needs_kernels

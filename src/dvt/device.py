@@ -19,7 +19,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, communication, nn, ops
+from mindspore import Tensor, amp, communication, nn, ops
 
 from dvt.errors import DeviceError
 
@@ -164,6 +164,15 @@ def gradient_reducer(sizes: Sequence[int]) -> nn.Cell:
     return nn.Identity() if world_size() == 1 else _MeanOfAll(sizes, world_size())
 
 
+def finite_check() -> nn.Cell:
+    """A cell that tells whether all of a tuple of float32 tensors are finite, for use inside a compiled step.
+
+    On the CPU a sum that overflows counts as not finite too: MindSpore's check of every element takes longer there than
+    the optimizer, and such gradients have no finite squares.
+    """
+    return _SumsAreFinite() if current_target() == "CPU" else _AllFinite()
+
+
 def mean_over_ranks() -> nn.Cell:
     """A cell that averages a float32 tensor over all ranks, for use inside a compiled step; nothing for one rank."""
     return nn.Identity() if world_size() == 1 else _Mean(world_size())
@@ -266,6 +275,30 @@ class _MeanOfAll(nn.Cell):
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         joined = self.mean(ops.concat(self.map(_flatten, tensors)))
         return self.map(ops.partial(_cut_out, joined), self.starts, self.sizes, tensors)
+
+
+_sum_up = ops.MultitypeFuncGraph("sum_up")
+
+
+@_sum_up.register("Tensor")
+def _sum_up_one(x: Tensor) -> Tensor:
+    return x.sum()
+
+
+class _SumsAreFinite(nn.Cell):
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = ops.HyperMap()
+        self.add = ops.AddN()
+        self.is_finite = ops.IsFinite()
+
+    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        return self.is_finite(self.add(self.map(_sum_up, tensors)))
+
+
+class _AllFinite(nn.Cell):
+    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        return amp.all_finite(tensors)
 
 
 def _joined() -> bool:

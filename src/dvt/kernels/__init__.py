@@ -1,4 +1,4 @@
-"""Optional compiled CPU kernels (GELU, LayerNorm, softmax, transposition), with MindSpore's operators as fall-back.
+"""Optional compiled CPU kernels (GELU, LayerNorm, softmax, biases, transposition); MindSpore's operators as fall-back.
 
 The C++ source beside this file is compiled once per machine with the system's compiler into the user's cache. Nothing
 depends on it: without a compiler, on Ascend and GPU, with DVT_KERNELS=0 and inside `disabled()` models are built from

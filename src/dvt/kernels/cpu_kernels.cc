@@ -1,10 +1,13 @@
-// GELU, LayerNorm, softmax and a transposition for MindSpore's CPU backend, float32, forward and backward.
+// GELU, LayerNorm, softmax, biases and a transposition for MindSpore's CPU backend, float32, forward and backward.
 //
 // MindSpore's own exact GELU runs on one thread without vector instructions and is more than half of a DVT forward
-// pass; its LayerNorm gradient is as costly; every Transpose, and every operator that broadcasts such as those of the
+// pass; its LayerNorm gradient is as costly; BiasAdd and its gradient are a sixth of a step; every Transpose, and every operator that broadcasts such as those of the
 // gradient of softmax, holds 8 or 16 bytes per element for as long as the graph lives, which is most of the memory of
 // a model. Functions follow the interface of ops.Custom(func_type="aot"): `params` holds the inputs, then the outputs;
 // the return value is 0 on success.
+#include <sched.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -35,11 +38,21 @@ bool AllFloat32(const char **dtypes, int nparam) {
   return std::all_of(dtypes, dtypes + nparam, [](const char *t) { return std::strcmp(t, "float32") == 0; });
 }
 
+// Cores that this process may use, which are fewer than the machine's where it is bound to some of them.
+int64_t Cores() {
+  static const int64_t cores = [] {
+    cpu_set_t usable;
+    CPU_ZERO(&usable);
+    const bool known = sched_getaffinity(getpid(), sizeof(usable), &usable) == 0;
+    return std::max<int64_t>(1, known ? CPU_COUNT(&usable) : std::thread::hardware_concurrency());
+  }();
+  return cores;
+}
+
 // Calls body(begin, end, part) for consecutive parts of [0, n), on as many threads as pay; returns the number of parts.
 template <typename Body>
 int64_t Parallel(int64_t n, int64_t elements_each, const Body &body) {
-  const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
-  const int64_t parts = std::max<int64_t>(1, std::min({cores, n, n * elements_each / kGrain}));
+  const int64_t parts = std::max<int64_t>(1, std::min({Cores(), n, n * elements_each / kGrain}));
   std::vector<std::thread> threads;
   for (int64_t part = 1; part < parts; ++part) {
     threads.emplace_back([&body, n, part, parts] { body(n * part / parts, n * (part + 1) / parts, part); });
@@ -118,8 +131,7 @@ extern "C" int LayerNormGrad(int nparam, void **params, int *ndims, int64_t **sh
   const float *x = arrays.data[0], *gamma = arrays.data[1], *dy = arrays.data[3];
   const float epsilon = arrays.data[2][0];
   float *dx = arrays.data[4];
-  const int64_t cores = std::max<int64_t>(1, std::thread::hardware_concurrency());
-  std::vector<float> sums(cores * 2 * dim, 0.0f);  // dgamma and dbeta of each part
+  std::vector<float> sums(Cores() * 2 * dim, 0.0f);  // dgamma and dbeta of each part
   float *partial = sums.data();
   const int64_t parts = Parallel(rows, dim, [=](int64_t begin, int64_t end, int64_t part) {
     float *dgamma = partial + part * 2 * dim, *dbeta = dgamma + dim;
@@ -194,25 +206,91 @@ extern "C" int SoftmaxGrad(int nparam, void **params, int *ndims, int64_t **shap
   return 0;
 }
 
+// x (N, C) or (N, C, P), bias (C) -> y = x + bias along axis 1
+extern "C" int AddBias(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
+  if (nparam != 3 || ndims[0] < 2 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t rows = shapes[0][0], dim = shapes[0][1], width = arrays.Count(0) / (rows * dim);
+  const float *x = arrays.data[0], *bias = arrays.data[1];
+  float *y = arrays.data[2];
+  Parallel(rows, dim * width, [=](int64_t begin, int64_t end, int64_t) {
+    for (int64_t row = begin; row < end; ++row) {
+      const float *in = x + row * dim * width;
+      float *out = y + row * dim * width;
+      if (width == 1) {
+        for (int64_t j = 0; j < dim; ++j) out[j] = in[j] + bias[j];
+      } else {
+        for (int64_t j = 0; j < dim; ++j) {
+          for (int64_t p = j * width; p < (j + 1) * width; ++p) out[p] = in[p] + bias[j];
+        }
+      }
+    }
+  });
+  return 0;
+}
+
+// dy (N, C) or (N, C, P) -> dbias (C)
+extern "C" int AddBiasGrad(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *,
+                           void *) {
+  if (nparam != 2 || ndims[0] < 2 || !AllFloat32(dtypes, nparam)) return 1;
+  const Arrays arrays{reinterpret_cast<float **>(params), ndims, shapes};
+  const int64_t rows = shapes[0][0], dim = shapes[0][1], width = arrays.Count(0) / (rows * dim);
+  const float *dy = arrays.data[0];
+  std::vector<float> sums(Cores() * dim, 0.0f);  // of each part
+  float *partial = sums.data();
+  const int64_t parts = Parallel(rows, dim * width, [=](int64_t begin, int64_t end, int64_t part) {
+    float *sum = partial + part * dim;
+    for (int64_t row = begin; row < end; ++row) {
+      const float *out = dy + row * dim * width;
+      if (width == 1) {
+        for (int64_t j = 0; j < dim; ++j) sum[j] += out[j];
+      } else {
+        for (int64_t j = 0; j < dim; ++j) {
+          float along = 0.0f;
+          for (int64_t p = j * width; p < (j + 1) * width; ++p) along += out[p];
+          sum[j] += along;
+        }
+      }
+    }
+  });
+  float *dbias = arrays.data[1];
+  for (int64_t j = 0; j < dim; ++j) {
+    dbias[j] = 0.0f;
+    for (int64_t part = 0; part < parts; ++part) dbias[j] += partial[part * dim + j];
+  }
+  return 0;
+}
+
+namespace {
+
+// D is that of SwapMiddle if the compiler knows it, else 0: copies of a few floats are quick only if it does.
+template <int64_t D>
+void SwapBands(const float *x, float *y, int64_t I, int64_t J, int64_t depth, int64_t begin, int64_t end) {
+  const int64_t each = D ? D : depth;
+  const int64_t bands = (I + kTile - 1) / kTile;  // of rows of x, so that reads and writes of a tile stay in the cache
+  for (int64_t band = begin; band < end; ++band) {
+    const float *from = x + band / bands * I * J * each;
+    float *to = y + band / bands * I * J * each;
+    const int64_t first = band % bands * kTile, last = std::min(first + kTile, I);
+    for (int64_t tile = 0; tile < J; tile += kTile) {
+      for (int64_t j = tile; j < std::min(tile + kTile, J); ++j) {
+        for (int64_t i = first; i < last; ++i) std::copy_n(from + (i * J + j) * each, each, to + (j * I + i) * each);
+      }
+    }
+  }
+}
+
+}  // namespace
+
 // x (A, I, J, D) -> y (A, J, I, D); its own gradient.
 extern "C" int SwapMiddle(int nparam, void **params, int *ndims, int64_t **shapes, const char **dtypes, void *, void *) {
   if (nparam != 2 || ndims[0] != 4 || !AllFloat32(dtypes, nparam)) return 1;
   const float *x = static_cast<float *>(params[0]);
   float *y = static_cast<float *>(params[1]);
   const int64_t I = shapes[0][1], J = shapes[0][2], D = shapes[0][3];
-  const int64_t bands = (I + kTile - 1) / kTile;  // of rows of x, so that reads and writes of a tile stay in the cache
-  Parallel(shapes[0][0] * bands, std::min(I, kTile) * J * D, [=](int64_t begin, int64_t end, int64_t) {
-    for (int64_t band = begin; band < end; ++band) {
-      const float *from = x + band / bands * I * J * D;
-      float *to = y + band / bands * I * J * D;
-      const int64_t first = band % bands * kTile, last = std::min(first + kTile, I);
-      for (int64_t tile = 0; tile < J; tile += kTile) {
-        for (int64_t j = tile; j < std::min(tile + kTile, J); ++j) {
-          for (int64_t i = first; i < last; ++i) std::copy_n(from + (i * J + j) * D, D, to + (j * I + i) * D);
-        }
-      }
-    }
-  });
+  const auto swap = D == 1 ? SwapBands<1> : D == 32 ? SwapBands<32> : D == 64 ? SwapBands<64> : SwapBands<0>;
+  Parallel(shapes[0][0] * ((I + kTile - 1) / kTile), std::min(I, kTile) * J * D,
+           [=](int64_t begin, int64_t end, int64_t) { swap(x, y, I, J, D, begin, end); });
   return 0;
 }
 
@@ -233,6 +311,8 @@ extern "C" Shape SoftmaxInferShape(int *ndims, int64_t **shapes, void *) { retur
 extern "C" Shape SoftmaxGradInferShape(int *ndims, int64_t **shapes, void *) {
   return {shapes[0], shapes[0] + ndims[0]};
 }
+extern "C" Shape AddBiasInferShape(int *ndims, int64_t **shapes, void *) { return {shapes[0], shapes[0] + ndims[0]}; }
+extern "C" Shape AddBiasGradInferShape(int *, int64_t **shapes, void *) { return {shapes[0][1]}; }
 extern "C" Shape SwapMiddleInferShape(int *, int64_t **shapes, void *) {
   return {shapes[0][0], shapes[0][2], shapes[0][1], shapes[0][3]};
 }
@@ -242,6 +322,8 @@ extern "C" int GeluGradInferType(std::vector<int> types, void *) { return types[
 extern "C" int LayerNormInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int SoftmaxInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int SoftmaxGradInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int AddBiasInferType(std::vector<int> types, void *) { return types[0]; }
+extern "C" int AddBiasGradInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" int SwapMiddleInferType(std::vector<int> types, void *) { return types[0]; }
 extern "C" std::vector<int> LayerNormGradInferType(std::vector<int> types, void *) {
   return {types[0], types[0], types[0]};

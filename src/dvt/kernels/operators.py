@@ -1,5 +1,7 @@
 """The compiled kernels as MindSpore operators with their gradients."""
 
+import functools
+
 from mindspore import Tensor, ops
 from mindspore.ops import CustomRegOp, DataType
 
@@ -44,6 +46,23 @@ def softmax_kernel() -> ops.Custom | None:
         return (gradient(out, dout),)
 
     return _operator(library, "Softmax", ("x",), ("y",), bprop)
+
+
+def bias_kernel() -> ops.Custom | None:
+    """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32; None where there is no compiled kernel."""
+    library = kernels.library()
+    return None if library is None else _bias_kernel(library)
+
+
+@functools.cache
+def _bias_kernel(library: str) -> ops.Custom:
+    # One for all layers: MindSpore works out the types of a function once per operator that it is given.
+    gradient = _operator(library, "AddBiasGrad", ("dy",), ("dbias",))
+
+    def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return dout, gradient(dout)
+
+    return _operator(library, "AddBias", ("x", "bias"), ("y",), bprop)
 
 
 def swap_kernel() -> ops.Custom | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Initializer, TruncatedNormal, Uniform, Zero, initializer
 
-from dvt.kernels.operators import gelu_kernel, layer_norm_kernel, swap_kernel
+from dvt.kernels.operators import bias_kernel, gelu_kernel, layer_norm_kernel, swap_kernel
 
 _INV_SQRT2 = 0.5**0.5
 
@@ -15,10 +16,12 @@ _INV_SQRT2 = 0.5**0.5
 _matmul, _bias_add, _reshape, _cast = ops.MatMul(transpose_b=True), ops.BiasAdd(), ops.Reshape(), ops.Cast()
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor, compute_type: mstype.Type) -> Tensor:
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor, compute_type: mstype.Type, add_bias: ops.BiasAdd | ops.Custom
+) -> Tensor:
     """A function rather than a method: MindSpore works out its types once per shape, those of a cell once per cell."""
     product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
-    return _reshape(_bias_add(product, _cast(bias, compute_type)), x.shape[:-1] + bias.shape)
+    return _reshape(add_bias(product, _cast(bias, compute_type)), x.shape[:-1] + bias.shape)
 
 
 def _linear_without_bias(x: Tensor, weight: Tensor, compute_type: mstype.Type) -> Tensor:
@@ -29,10 +32,18 @@ def _linear_without_bias(x: Tensor, weight: Tensor, compute_type: mstype.Type) -
 class Dense(nn.Dense):
     """nn.Dense over the last axis without its case distinctions, which are most of what a model takes to compile."""
 
-    compute_type = mstype.float32  # see `dvt.models.precision`
+    compute_type = mstype.float32
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_bias = bias_kernel() or _bias_add
+
+    def compute_in(self, compute_type: mstype.Type) -> None:
+        """See `dvt.models.precision`."""
+        self.compute_type, self.add_bias = compute_type, _bias_add
 
     def construct(self, x: Tensor) -> Tensor:
-        return _linear(x, self.weight, self.bias, self.compute_type)
+        return _linear(x, self.weight, self.bias, self.compute_type, self.add_bias)
 
 
 class _DenseWithoutBias(Dense):
@@ -158,8 +169,12 @@ class ChannelDense(nn.Cell):
         bound = in_channels**-0.5
         self.weight = Parameter(initializer(Uniform(bound), (out_channels, in_channels)), name="weight")
         self.bias = Parameter(initializer(Uniform(bound), (out_channels,)), name="bias")
-        self.add_bias = ops.BiasAdd()  # over axis 1; a broadcast sum holds 16 bytes per element on the CPU
-        self.compute_type = mstype.float32  # see `dvt.models.precision`
+        self.add_bias = bias_kernel() or _bias_add  # a broadcast sum holds 16 bytes per element on the CPU
+        self.compute_type = mstype.float32
+
+    def compute_in(self, compute_type: mstype.Type) -> None:
+        """See `dvt.models.precision`."""
+        self.compute_type, self.add_bias = compute_type, _bias_add
 
     def construct(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.astype(self.compute_type), self.bias.astype(self.compute_type)

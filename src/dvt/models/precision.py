@@ -24,7 +24,7 @@ def set_precision(model: nn.Cell, amp_level: str) -> None:
         return
     for cell in _outside_of_performers(model):
         if isinstance(cell, Dense | ChannelDense):
-            cell.compute_type = mstype.float16
+            cell.compute_in(mstype.float16)
         elif isinstance(cell, Gelu | SwapMiddle):
             cell.use_plain()
     if amp_level == "O2":

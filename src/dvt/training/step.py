@@ -7,7 +7,7 @@ follow from counters that it keeps. So batches can be sunk to a device, and a re
 
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, ParameterTuple, Tensor, amp, nn, ops
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from dvt import device
@@ -64,6 +64,7 @@ class TrainStep(nn.Cell):
         self.learning_rates = Tensor(learning_rates)
         self.reduce_gradients = device.gradient_reducer([parameter.size for parameter in self.parameters])
         self.reduce_losses = device.mean_over_ranks()
+        self.all_finite = device.finite_check()
         self.clip_norm = train.clip_norm
 
         self.global_step = _counter("global_step")  # steps of the optimizer, skipped ones included
@@ -124,7 +125,7 @@ class TrainStep(nn.Cell):
         learning_rate = ops.gather(self.learning_rates, self.global_step, 0)
         ops.assign_add(self.global_step, Tensor(1, mstype.int32))
         taken = Tensor(0, mstype.int32)
-        if amp.all_finite(gradients):
+        if self.all_finite(gradients):
             self._apply(gradients, learning_rate)
             taken = Tensor(1, mstype.int32)
             if self.scaled:
