@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dvt.errors import DVTError
-from dvt.training.monitor import Monitor
+from dvt.training.monitor import Monitor, as_rate
 
 
 def per_second(steps: int, seconds: float) -> float:
@@ -75,3 +75,10 @@ def test_the_line_of_an_epoch_holds_what_a_user_looks_for(caplog: pytest.LogCapt
         "512",
     ):
         assert words in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234.4, "1234"), (10.2, "10"), (9.96, "10"), (3.53, "3.5"), (0.42, "0.42")]
+)
+def test_slow_rates_keep_their_digits(value: float, text: str) -> None:
+    assert as_rate(value) == text

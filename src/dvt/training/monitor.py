@@ -71,12 +71,12 @@ class Monitor:
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
             log.info(
-                "%s, step %d/%d: lr %.2e, %.0f images/s, %s left",
+                "%s, step %d/%d: lr %.2e, %s images/s, %s left",
                 self.status,
                 step,
                 total,
                 rate,
-                per_second(steps, seconds),
+                as_rate(per_second(steps, seconds)),
                 left,
             )
         self._left, self._mean = left, mean
@@ -87,7 +87,7 @@ class Monitor:
         steps, seconds = step - self._first_step, max(time.monotonic() - self._started, 1e-9)
         row = {"epoch": self._epoch, "step": step}
         row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(self._mean)}
-        return row | {"images_per_second": round(per_second(steps, seconds), 1), "seconds": round(seconds, 2)}
+        return row | {"images_per_second": round(per_second(steps, seconds), 2), "seconds": round(seconds, 2)}
 
     def log_epoch(self, row: dict[str, float], epochs: int, is_best: bool = False) -> None:
         """One line for a row of `metrics.csv`; `is_best` says that no epoch had a better last exit."""
@@ -97,18 +97,23 @@ class Monitor:
 
         accuracy = numbers("val_accuracy_exit_")
         log.info(
-            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %.0f images/s%s%s%s",
+            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %s images/s%s%s%s",
             row["epoch"],
             epochs,
             joined(numbers("loss_exit_")),
             f", accuracy per exit {joined(accuracy, 2)} %" if len(accuracy) else "",
             " (best so far)" if is_best else "",
             row["learning_rate"],
-            row["images_per_second"],
+            as_rate(row["images_per_second"]),
             "" if self._left is None else f", {self._left} left",
             f", {row['skipped_steps']} steps skipped so far" if row["skipped_steps"] else "",
             f", loss scale {row['loss_scale']:g}" if "loss_scale" in row else "",
         )
+
+
+def as_rate(per_second: float) -> str:
+    """'168', '3.5', '0.42': a large model on a CPU takes seconds per image."""
+    return f"{per_second:.0f}" if per_second >= 10 else f"{per_second:.2g}"
 
 
 def joined(values: np.ndarray, digits: int = 3) -> str:

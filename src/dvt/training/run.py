@@ -278,9 +278,10 @@ class _Run:
     def _announce(self) -> None:
         train = self.config.train
         log.info(
-            "training %s: %d epochs of %d steps of %d images; the first step compiles for a while",
+            "training %s: %d epoch%s of %d steps of %d images; the first step compiles for a while",
             self.model.config.name,
             self.epochs,
+            "" if self.epochs == 1 else "s",
             self.steps_per_epoch,
             self.images_per_step,
         )
