@@ -94,7 +94,6 @@ RECIPES = {
         Recipe("late_weights", "losses weighted 0.5 : 1 : 2", changes={"train.exit_weights": [0.5, 1.0, 2.0]}),
         Recipe("coarse_first", "two epochs of the first exit first", changes=COARSE_FIRST, minutes=8.5),
         Recipe("shared_blocks", "block weights shared by the exits", changes={"model.share_blocks": True}),
-        Recipe("together", "distillation and the first exit first", changes=DISTILLATION | COARSE_FIRST, minutes=8.5),
         Recipe("emoji", "three exits, both reuses", "emoji", minutes=6.5),
         *(
             Recipe(

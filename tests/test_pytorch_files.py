@@ -226,6 +226,11 @@ def test_files_that_are_refused(torch, released, tmp_path, capsys, change, optio
     check_refused(capsys, arguments, message, left=["in.pth.tar"])
 
 
+def test_a_checkpoint_of_ours_in_the_wrong_direction(torch, tiny, tmp_path, capsys):
+    save_checkpoint(tmp_path / "in.ckpt", from_reference(tiny, arrays(reference_shapes(tiny))), {"model": tiny})
+    check_refused(capsys, [tmp_path / "in.ckpt", tmp_path / "out.ckpt"], "--to-pytorch converts it", left=["in.ckpt"])
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_paths_that_are_refused(torch, released, tiny, tmp_path, capsys, back):
     source = tmp_path / ("in.ckpt" if back else "in.pth.tar")

@@ -187,8 +187,9 @@ def _read_torch_file(path: Path) -> Any:
                 f"{path} is refused, and nothing in it was run: besides tensors, numbers and NumPy arrays it asks for "
                 f"{needs[1]}"
             ) from error
+        ours = " If it is of this package, --to-pytorch converts it." if path.suffix == ".ckpt" else ""
         raise CheckpointError(
-            f"{path} is no PyTorch checkpoint that can be read; it is cut short or damaged"
+            f"{path} is no PyTorch checkpoint that can be read; it is cut short or damaged.{ours}"
         ) from error
 
 
