@@ -13,6 +13,7 @@ CLAIMS: dict[str, Claim] = {
             "One dynamic model against three static ones",
             "baseline",
             ("static_3", "static_6", "static_9"),
+            "no_reuse",
         ),
         reuse.CLAIM,
         exit_rule.CLAIM,

@@ -47,7 +47,8 @@ def test_every_recipe_is_a_configuration(name: str):
 def test_static_models_have_the_training_budget_of_the_dynamic_one(claim):
     def budget(name: str) -> float:
         config = find_recipe(name).config(0, "runs/x")
-        return config.train.epochs * cumulative_gmacs(config.model.resolve(10, 1))[-1]
+        images = config.train.epochs * (config.data.train_images or 1)  # None is all there are, for all of a claim
+        return images * cumulative_gmacs(config.model.resolve(10, 1))[-1]
 
     dynamic, *statics = claim.timed
     assert sum(map(budget, statics)) == pytest.approx(budget(dynamic), rel=0.01)
