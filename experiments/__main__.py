@@ -60,7 +60,7 @@ def plan(claims: Sequence[Claim], seeds: Sequence[int], store: Store) -> str:
     timed = sum(not _is_timed(claim, seed, store) for claim in claims if claim.timed for seed in seeds)
     total += SPEED_MINUTES * timed
     lines.append(f"{timed} measurements of speed, {SPEED_MINUTES:.0f} minute each")
-    lines.append(f"left to do: about {total:.0f} minutes on two quiet cores")
+    lines.append(f"left to do: about {total:.0f} minutes, one run at a time; see --jobs")
     lines += ["", "experiments:"]
     lines += [f"  {claim.name:<24} {claim.title}" for claim in claims]
     return "\n".join(lines)

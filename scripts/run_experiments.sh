@@ -8,7 +8,7 @@ usage() {
     cat <<'TEXT'
 usage: bash scripts/run_experiments.sh [NAME ...] [options]
 
-Trains what the named experiments need (by default all: some six hours on 2 CPU cores), writes numbers and figures into
+Trains what the named experiments need (by default all: some four hours of one CPU core), writes numbers and figures into
 results/, and makes docs/results.md of them. What is done already is not done again. Ctrl-C saves the run under way, and
 the same command goes on there.
 

@@ -149,7 +149,9 @@ def _draw(result: Result) -> bytes:
         if "same_epochs" in data:
             figures.with_bars(axes, data["same_epochs"], "o", figures.colour(2), "static models, same epochs", ms=7)
         for each in data["statics"]:
-            place = (figures.MILLION * each["gmacs"], each["mean"])
-            axes.annotate(each["label"], place, (7, -12), textcoords="offset points", fontsize=8.5, color=LIGHT.muted)
+            place = (figures.MILLION * each["gmacs"], each["mean"] + (each["std"] or 0.0))
+            grid = each["label"].split()[-1]
+            look = {"ha": "center", "fontsize": 8.5, "color": LIGHT.muted}
+            axes.annotate(grid, place, (0, 6), textcoords="offset points", **look)
         figures.cost_axes(axes)
     return made.data
