@@ -13,8 +13,9 @@ usage() {
 usage: bash scripts/quickstart.sh [--data FOLDER] [--output FOLDER] [--fresh]
 
 Sets up .venv, trains a small three-exit DVT on Fashion-MNIST "scale" (config/quickstart.yaml), finds thresholds on a
-slice of the training set, evaluates the test set with real early exits and writes a report. About 9 minutes on 2 CPU
-cores, installation aside. A second run reuses what is there, or goes on where the first was interrupted.
+slice of the training set, evaluates the test set with real early exits and writes a report. About 8 minutes on 2 quiet
+CPU cores, twice that on slow ones, installation aside. A second run reuses what is there, or goes on where the first
+was interrupted.
 
   --data FOLDER    folder with the Fashion-MNIST files; by default they are looked for and, if need be, fetched
   --output FOLDER  where checkpoints and report go (default: runs/quickstart)
@@ -85,7 +86,7 @@ else
         resume=(--resume)
         echo "Going on with the training that was interrupted ..."
     else
-        echo "Training (about 5 minutes on 2 CPU cores) ..."
+        echo "Training (6 to 12 minutes on 2 CPU cores) ..."
     fi
     rm -f "$evaluated"
     echo "$fingerprint" >"$begun"

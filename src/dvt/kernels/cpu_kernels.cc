@@ -1,10 +1,10 @@
 // GELU, LayerNorm, softmax, biases and a transposition for MindSpore's CPU backend, float32, forward and backward.
 //
 // MindSpore's own exact GELU runs on one thread without vector instructions and is more than half of a DVT forward
-// pass; its LayerNorm gradient is as costly; BiasAdd and its gradient are a sixth of a step; every Transpose, and every operator that broadcasts such as those of the
-// gradient of softmax, holds 8 or 16 bytes per element for as long as the graph lives, which is most of the memory of
-// a model. Functions follow the interface of ops.Custom(func_type="aot"): `params` holds the inputs, then the outputs;
-// the return value is 0 on success.
+// pass; its LayerNorm gradient is as costly; BiasAdd and its gradient are a sixth of a step; every Transpose, and every
+// operator that broadcasts such as those of the gradient of softmax, holds 8 or 16 bytes per element for as long as the
+// graph lives, which is most of the memory of a model. Functions follow the interface of ops.Custom(func_type="aot"):
+// `params` holds the inputs, then the outputs; the return value is 0 on success.
 #include <sched.h>
 #include <unistd.h>
 
