@@ -95,7 +95,7 @@ class Monitor:
         def numbers(key: str) -> np.ndarray:
             return np.array([value for name, value in row.items() if name.startswith(key)])
 
-        accuracy = numbers("val_accuracy_exit_")
+        accuracy, skipped = numbers("val_accuracy_exit_"), row["skipped_steps"]
         log.info(
             "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %s images/s%s%s%s",
             row["epoch"],
@@ -106,7 +106,7 @@ class Monitor:
             row["learning_rate"],
             as_rate(row["images_per_second"]),
             "" if self._left is None else f", {self._left} left",
-            f", {row['skipped_steps']} steps skipped so far" if row["skipped_steps"] else "",
+            f", {skipped} step{'s' * (skipped > 1)} skipped so far" if skipped else "",
             f", loss scale {row['loss_scale']:g}" if "loss_scale" in row else "",
         )
 
