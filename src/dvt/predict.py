@@ -70,7 +70,8 @@ class Predictor:
         stored = loaded.metadata.get("preprocessing")
         if stored is None:
             raise CheckpointError(
-                f"{checkpoint} does not say how images become model inputs; use dvt.AdaptiveClassifier in Python"
+                f"{checkpoint} does not say how images become model inputs, as files converted from PyTorch do not; "
+                "`dvt eval --mode 2 --eval.store` stores that; or use dvt.AdaptiveClassifier in Python"
             )
         self.preprocessing = Preprocessing.from_dict(stored)
         choice = from_metadata(loaded.metadata) if thresholds is None else None

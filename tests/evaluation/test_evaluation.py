@@ -14,6 +14,7 @@ from dvt.config import RunConfig
 from dvt.config_io import config_from_dict, config_to_dict
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import evaluate_checkpoint
+from dvt.predict import Predictor
 
 SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
 
@@ -101,6 +102,23 @@ def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, ca
     assert f"exit 3: top-1 {results['anytime_accuracy'][2]:.2f} %" in printed
     assert len([line for line in printed.splitlines() if "GMACs: top-1" in line]) == 59
     assert not (tmp_path / "unused").exists()
+
+
+def test_what_a_converted_file_does_not_say_is_stored_with_its_thresholds(
+    folder: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    loaded = read_checkpoint(checkpoint)
+    del loaded.metadata["class_names"]
+    save_checkpoint(checkpoint, loaded.weights, loaded.metadata)
+    with pytest.raises(CheckpointError, match="--mode 2 --eval.store"):
+        Predictor(str(checkpoint))
+    results = evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True), str(tmp_path / "report"))
+
+    pictures = sorted((folder / "val").glob("*/*.png"))  # in the order of the evaluation
+    predict = Predictor(str(checkpoint))
+    assert predict.class_names == ["blue", "green", "red"]
+    right = [predict(str(picture)).classes[0] == picture.parent.name for picture in pictures]
+    assert 100 * np.mean(right) == pytest.approx(results["recommended"]["accuracy"])
 
 
 def test_modes_0_and_1_need_stored_thresholds(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int
     started = time.perf_counter()
     with Cascade(options.bundle, options.backend, options.format, device_id=options.device_id) as cascade:
         if cascade.preprocessing is None:
-            raise BundleError(f"{options.bundle} does not say how images become model inputs; use Cascade in Python")
+            raise BundleError(
+                f"{options.bundle} does not say how images become model inputs; export it from a checkpoint that does "
+                "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
+            )
         load_seconds = time.perf_counter() - started
         thresholds = _thresholds(options.thresholds, cascade.thresholds)
         files, labels = find_images(Path(options.data_path), cascade.class_names)

@@ -83,7 +83,7 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     page = write_report(results, folder, evaluation.examples, evaluation.extremes, evaluation.attention)
     evaluation.partial.remove()
     if config.eval.store and mode == 2:
-        _store(checkpoint, loaded, results, evaluation.choice)
+        _store(checkpoint, loaded, splits, results, evaluation.choice)
     print(summary(results))
     print(f"report: {page}")
     return results
@@ -318,9 +318,12 @@ def _stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _store(checkpoint: str, loaded: Checkpoint, results: dict[str, Any], choice: Choice) -> None:
-    """Thresholds and results into the checkpoint, under the names of the released ones."""
-    metadata = dict(loaded.metadata)
+def _store(checkpoint: str, loaded: Checkpoint, splits: Splits, results: dict[str, Any], choice: Choice) -> None:
+    """Thresholds and results into the checkpoint, under the names of the released ones.
+
+    Converted files know neither their preprocessing nor their classes: they get those that they were evaluated with.
+    """
+    metadata = {"preprocessing": splits.preprocessing, "class_names": list(splits.class_names), **loaded.metadata}
     metadata["results"] = {
         "flops": results["cumulative_gmacs"],
         "anytime_classification": results["anytime_accuracy"],
