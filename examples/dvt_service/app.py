@@ -60,7 +60,8 @@ def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> Fas
     settings = settings or ServiceSettings()
     if cascade.preprocessing is None:
         raise BundleError(
-            "the bundle has no preprocessing: export a checkpoint, or give export_bundle preprocessing=..."
+            "the bundle has no preprocessing: export a checkpoint that has it (`dvt eval --mode 2 --eval.store` "
+            "stores it), or give export_bundle preprocessing=..."
         )
     num_exits = cascade.manifest.model.num_exits
     metrics = Metrics(num_exits, settings.max_pending, lambda: scheduler.pending)

@@ -9,9 +9,18 @@ import numpy as np
 from dvt.report_figures import LIGHT
 from experiments import figures
 from experiments.analysis import accuracy_within, budget_curve, curve_of, matched, measured, point
-from experiments.claim import Claim, Result, Runs, Timings, table
+from experiments.claim import Cell, Claim, Result, Runs, Timings, table
 from experiments.recipes import RECIPES
 from experiments.runs import Run
+
+AT_EQUAL_COST = (
+    "static model",
+    "M multiply-adds",
+    "accuracy (%)",
+    "dynamic at this cost (%)",
+    "difference (points)",
+)
+"""Columns of what `_at_equal_cost` gives."""
 
 
 def claim(
@@ -29,45 +38,22 @@ def claim(
     """
 
     def compute(runs: Runs, timings: Timings) -> Result:
-        result = _compute(runs, timings, dynamic, statics)
-        if same_epochs is not None:
-            _add_same_epochs(result, runs[dynamic], runs[same_epochs], [RECIPES[static].about for static in statics])
-        return result
+        return _compute(runs, timings, dynamic, statics, same_epochs)
 
     others = () if same_epochs is None else (same_epochs,)
     return Claim(name, title, (dynamic, *statics, *others), compute, _draw, (dynamic, *statics), trial)
 
 
-def _add_same_epochs(result: Result, dynamic: list[Run], apart: list[Run], names: list[str]) -> None:
-    """Table and points of the exits of a model without reuse, each as a model of its own."""
-    rows, points = [], []
-    costs = np.diff(apart[0].gmacs, prepend=0.0)
-    for k, (name, gmacs) in enumerate(zip(names, costs, strict=True)):
-        theirs = [run.val.accuracy[k] for run in apart]
-        ours = [accuracy_within(run, [gmacs])[0] for run in dynamic]
-        difference = [a - b for a, b in zip(ours, theirs, strict=True)]
-        rows.append([name, f"{1000 * gmacs:.2f}", measured(theirs), measured(ours), measured(difference)])
-        points.append({**point(apart, k), "gmacs": float(gmacs), "label": name})
-    columns = ["static model", "M multiply-adds", "accuracy (%)", "dynamic at this cost (%)", "difference (points)"]
-    result["tables"].insert(1, table("The same with static models that were trained for as many epochs", columns, rows))
-    result["figure"]["same_epochs"] = points
-
-
-def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...]) -> Result:
+def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...], same_epochs: str | None) -> Result:
     matches, budgets = [], []
     for name in statics:
         pairs = list(zip(runs[dynamic], runs[name], strict=True))
         gmacs = runs[name][0].gmacs[-1]
-        ours = [accuracy_within(run, [gmacs])[0] for run, _ in pairs]
         theirs = [static.val.accuracy[-1] for _, static in pairs]
         costs = [_matched_cost(run, accuracy) for (run, _), accuracy in zip(pairs, theirs, strict=True)]
         matches.append(
             [
-                RECIPES[name].about,
-                f"{1000 * gmacs:.2f}",
-                measured(theirs),
-                measured(ours),
-                measured([a - b for a, b in zip(ours, theirs, strict=True)]),
+                *_at_equal_cost(RECIPES[name].about, gmacs, theirs, runs[dynamic]),
                 measured([1000 * cost for cost in costs]),
                 measured([gmacs / cost for cost in costs]),
                 f"{np.isfinite(costs).sum()} of {len(costs)}",
@@ -79,14 +65,15 @@ def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...
         [f"exit {k + 1}", f"{1000 * cost:.2f}", measured([run.val.accuracy[k] for run in runs[dynamic]])]
         for k, cost in enumerate(runs[dynamic][0].gmacs)
     ]
-    columns = ["static model", "M multiply-adds", "accuracy (%)", "dynamic at this cost (%)", "difference (points)"]
-    columns += ["dynamic: cost of this accuracy (M)", "times cheaper", "reached by"]
-    tables = [
-        table(
-            "Accuracy at equal cost, and cost at equal accuracy; the same total budget of training",
-            columns,
-            matches,
-        ),
+    columns = [*AT_EQUAL_COST, "dynamic: cost of this accuracy (M)", "times cheaper", "reached by"]
+    title = "Accuracy at equal cost, and cost at equal accuracy; the same total budget of training"
+    tables, figure = [table(title, columns, matches)], _figure(runs, dynamic, statics)
+    if same_epochs is not None:
+        rows, figure["same_epochs"] = _of_same_epochs(
+            runs[same_epochs], [RECIPES[name].about for name in statics], runs[dynamic]
+        )
+        tables.append(table("The same with static models that were trained for as many epochs", AT_EQUAL_COST, rows))
+    tables += [
         table(
             "The exits of the dynamic model, each taken by every image",
             ["exit", "M multiply-adds", "accuracy (%)"],
@@ -98,7 +85,23 @@ def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...
             [[f"{total:.0f}", *budgets, f"{sum(map(float, budgets)):.0f}"]],
         ),
     ]
-    return {"tables": tables + _speeds(timings, statics), "figure": _figure(runs, dynamic, statics)}
+    return {"tables": tables + _speeds(timings, statics), "figure": figure}
+
+
+def _at_equal_cost(name: str, gmacs: float, theirs: list[float], dynamic: list[Run]) -> list[Cell]:
+    """The accuracies of a static model, seed by seed, and those of the dynamic one within the same cost."""
+    ours = [accuracy_within(run, [gmacs])[0] for run in dynamic]
+    difference = [a - b for a, b in zip(ours, theirs, strict=True)]
+    return [name, f"{1000 * gmacs:.2f}", measured(theirs), measured(ours), measured(difference)]
+
+
+def _of_same_epochs(apart: list[Run], names: list[str], dynamic: list[Run]) -> tuple[list[list[Cell]], list[dict]]:
+    """Rows and points of the exits of a model without reuse, each as a model of its own."""
+    rows, points = [], []
+    for k, (name, gmacs) in enumerate(zip(names, np.diff(apart[0].gmacs, prepend=0.0), strict=True)):
+        rows.append(_at_equal_cost(name, gmacs, [run.val.accuracy[k] for run in apart], dynamic))
+        points.append({**point(apart, k), "gmacs": float(gmacs), "label": name})
+    return rows, points
 
 
 def _matched_cost(run, accuracy: float) -> float:

@@ -338,7 +338,8 @@ class EvalSection:
         throughput_images: Number of images over which images/s are measured, at most all.
         keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet);
             questions about thresholds do not need them.
-        store: Write the thresholds found and the results into the checkpoint, in place of those it held.
+        store: Write the thresholds found and the results into the checkpoint, in place of those it held; preprocessing
+            and class names too, if it has none.
     """
 
     batch_size: int = 64
