@@ -9,9 +9,9 @@ SRC = Path(__file__).resolve().parent / "src"
 def run() -> int:
     if SRC.is_dir():  # a checkout works without being installed
         sys.path.insert(0, str(SRC))
-    from dvt.entry import start
+    from dvt.cli.start import start
 
-    return start("dvt.cli", ["eval", *sys.argv[1:]], "eval.py")
+    return start("dvt.cli.main", ["eval", *sys.argv[1:]], "eval.py")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ SRC = Path(__file__).resolve().parent / "src"
 def run() -> int:
     if SRC.is_dir():  # a checkout works without being installed
         sys.path.insert(0, str(SRC))
-    from dvt.entry import start
+    from dvt.cli.start import start
 
-    return start("dvt.cli", ["export", *sys.argv[1:]], "export.py")
+    return start("dvt.cli.main", ["export", *sys.argv[1:]], "export.py")
 
 
 if __name__ == "__main__":

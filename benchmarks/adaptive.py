@@ -55,13 +55,13 @@ def speed(arguments: argparse.Namespace) -> dict:
 
     from dvt import device, early_exit
     from dvt.checkpoint import load_model
-    from dvt.config_io import config_from_dict
+    from dvt.config.files import config_from_dict
     from dvt.cost import cumulative_gmacs
     from dvt.data import load_splits
+    from dvt.early_exit.classifier import AdaptiveClassifier
+    from dvt.early_exit.gathering import Timing
     from dvt.evaluation.all_exits import AllExits
     from dvt.evaluation.speed import sample
-    from dvt.gathering import Timing
-    from dvt.inference import AdaptiveClassifier
 
     device.set_up("auto")
     model, loaded = load_model(arguments.checkpoint)
@@ -144,8 +144,8 @@ def one_way(arguments: argparse.Namespace) -> dict:
 
     from dvt import device
     from dvt.cost import cumulative_gmacs
+    from dvt.early_exit.classifier import AdaptiveClassifier
     from dvt.evaluation.all_exits import AllExits
-    from dvt.inference import AdaptiveClassifier
     from dvt.models.cascade import build_model
 
     device.set_up("auto")

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = "from dvt.entry import dvt; raise SystemExit(dvt())"
+COMMAND = "from dvt.cli.start import dvt; raise SystemExit(dvt())"
 PARTS = ("import", "read weights", "compile", "first image", "next image")
 
 
@@ -72,8 +72,8 @@ def measure_parts(checkpoint: str, image: str) -> dict[str, float]:
 
     from dvt import device
     from dvt.checkpoint import load_model
-    from dvt.inference import AdaptiveClassifier
-    from dvt.predict import Preprocessing
+    from dvt.early_exit.classifier import AdaptiveClassifier
+    from dvt.evaluation.predict import Preprocessing
 
     done()
     device.set_up("auto")

@@ -22,7 +22,7 @@ from dvt import device
 from dvt.config import DataSection
 from dvt.data import Splits, load_splits
 from dvt.models.cascade import build_model
-from dvt.variants import list_models
+from dvt.models.variants import list_models
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ import numpy as np
 from side_by_side import Worker, rate_of_other, seconds_of, serve, serve_matmul
 
 from dvt.cost import cumulative_gmacs
-from dvt.variants import list_models, model_config
+from dvt.models.variants import list_models, model_config
 
 # Patches of 32, 24 (23 at 224) and 16 pixels.
 GRID_SIZES = {224: (7, 10, 14), 320: (10, 14, 20), 384: (12, 16, 24)}
@@ -134,7 +134,8 @@ def serve_model(case: dict) -> int:
     use_cores(case)
     from mindspore import Tensor
 
-    from dvt import device, kernels
+    from dvt import device
+    from dvt.models import kernels
     from dvt.models.cascade import build_from_config
 
     device.set_up("auto")

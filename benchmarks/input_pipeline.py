@@ -30,7 +30,7 @@ from tqdm import tqdm
 from dvt import device
 from dvt.config import AugmentSection, DataSection
 from dvt.data import Splits, load_splits
-from dvt.data.record_writer import write_records
+from dvt.data.sources.record_writer import write_records
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "data"))
 from data_files import photographs

@@ -1,4 +1,4 @@
-"""Data-parallel training from 1 to 1024 devices, as the cost model of `dvt.cluster.scaling` sees it.
+"""Data-parallel training from 1 to 1024 devices, as the cost model of `benchmarks/scaling_model.py` sees it.
 
     python benchmarks/scaling.py --config config/dvt_t2t_vit_12_imagenet.yaml --tflops 60 --bandwidth 30
     python benchmarks/scaling.py --measure --config config/quickstart.yaml --data_path FOLDER
@@ -16,14 +16,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dvt.cli_support import set_up_logging
-from dvt.cluster import launch, scaling
+import scaling_model as scaling
+
+from dvt.cli import launch
+from dvt.cli.support import set_up_logging
 from dvt.cluster.placement import Placement, worker_environment
 from dvt.cluster.preflight import free_port
 from dvt.config import RunConfig
-from dvt.config_io import load_config
+from dvt.config.files import load_config
 from dvt.cost import cumulative_gmacs
-from dvt.variants import ModelConfig
+from dvt.models.variants import ModelConfig
 
 HERE = Path(__file__).parent
 DEVICES = tuple(2**power for power in range(11))

@@ -20,8 +20,8 @@ import numpy as np
 from side_by_side import seconds_of
 
 from dvt.config import TrainSection
-from dvt.config_io import load_config
-from dvt.variants import list_models
+from dvt.config.files import load_config
+from dvt.models.variants import list_models
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICKSTART = "quickstart"
@@ -64,8 +64,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     from dvt import device
     from dvt.models.cascade import build_from_config
     from dvt.models.precision import set_precision
+    from dvt.models.variants import model_config
     from dvt.training.step import TrainStep
-    from dvt.variants import model_config
 
     device.set_up("auto")
     ms.set_seed(0)

@@ -1,7 +1,8 @@
 """Hooks of MkDocs (`mkdocs.yml`): links from the pages to files outside docs/ work on the site as well.
 
 A linked text file becomes a page that shows it, an image is copied, a folder is a list of its files. A link whose text
-names a function, class or constant of its target, as in [`resize_matrix`](../src/dvt/grids.py), leads to its line.
+names a function, class or constant of its target, as in [`resize_matrix`](../src/dvt/models/grids.py), leads to its
+line.
 """
 
 import posixpath

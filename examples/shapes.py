@@ -11,10 +11,10 @@ import numpy as np
 
 import dvt
 from dvt import cost, device
-from dvt.adaptive import leaving
 from dvt.config import IMAGENET_MEAN, IMAGENET_STD
 from dvt.data.preprocess import Preprocessing, default_resize_size
 from dvt.early_exit import check_thresholds
+from dvt.early_exit.loop import leaving
 
 SHOWN = ("tokens", "tokens.performer1", "tokens.performer2", "relation_reuse", "blocks.0.feature_reuse", "blocks.0")
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dvt.cli_support import PlainParser, run_command, set_up_logging
+from dvt.cli.support import PlainParser, run_command, set_up_logging
 from dvt.errors import ConfigError
 from dvt.safe_files import explained, replacing
 from experiments import emoji, page

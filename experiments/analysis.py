@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvt.budgets import COMPARED_BUDGETS, Costs, setting
 from dvt.early_exit import evaluate_scores
-from dvt.threshold_search import Frontier, find_frontier
+from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, setting
+from dvt.early_exit.search import Frontier, find_frontier
 from experiments.runs import Run
 
 CURVE_POINTS = 25

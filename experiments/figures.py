@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dvt.report_figures import LIGHT, exit_colour, png, style
+from dvt.report.figures import LIGHT, exit_colour, png, style
 
 WIDTH, HEIGHT = 6.4, 4.2  # inches
 MILLION = 1000.0  # million multiply-adds per GMAC: these models are small

@@ -7,7 +7,7 @@ python -m experiments.one speed CLAIM SEED RESULTS WORK
 import sys
 from pathlib import Path
 
-from dvt.cli_support import run_command, set_up_logging
+from dvt.cli.support import run_command, set_up_logging
 from experiments.claims import find_claim
 from experiments.recipes import find_recipe
 from experiments.runs import Store

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dvt.config import RunConfig
-from dvt.config_io import config_from_dict, did_you_mean, merge, nested, read_yaml
+from dvt.config.files import config_from_dict, did_you_mean, merge, nested, read_yaml
 from dvt.errors import ConfigError
 
 FOLDER = Path(__file__).parent

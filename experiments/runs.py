@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dvt.exit_rules import CONFIDENCE, RULES
-from dvt.outcomes import Outcomes
+from dvt.early_exit.outcomes import Outcomes
+from dvt.early_exit.rules import CONFIDENCE, RULES
 from dvt.safe_files import explained, replacing
 from dvt.training.folder import WEIGHTS_FILE
 from experiments.recipes import Recipe, find_recipe

@@ -14,8 +14,8 @@ from dvt import device
 from dvt.checkpoint import load_model
 from dvt.data import load_splits
 from dvt.early_exit import ALWAYS
+from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.evaluation.speed import sample
-from dvt.inference import AdaptiveClassifier
 from dvt.training.folder import WEIGHTS_FILE
 from experiments.analysis import curve_of, matched
 from experiments.recipes import find_recipe

@@ -15,12 +15,12 @@ import numpy as np
 from dvt import device
 from dvt.checkpoint import load_model
 from dvt.config import RunConfig
-from dvt.config_io import config_to_dict
+from dvt.config.files import config_to_dict
 from dvt.cost import cumulative_gmacs, parameter_count
 from dvt.data import load_splits
 from dvt.evaluation.all_exits import AllExits, run_all_exits
 from dvt.training.folder import STATE_FILE, WEIGHTS_FILE
-from dvt.training.records import METRICS_FILE, git_state
+from dvt.training.metrics import METRICS_FILE, git_state
 from dvt.training.run import train as train_model
 from experiments.recipes import ROOT, Recipe
 from experiments.runs import Store, pack

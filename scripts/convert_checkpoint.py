@@ -9,9 +9,9 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 def run() -> int:
     if SRC.is_dir():  # a checkout works without being installed
         sys.path.insert(0, str(SRC))
-    from dvt.entry import start
+    from dvt.cli.start import start
 
-    return start("dvt.convert", sys.argv[1:], "convert_checkpoint.py")
+    return start("dvt.cli.convert", sys.argv[1:], "convert_checkpoint.py")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ SRC = Path(__file__).resolve().parents[1] / "src"
 def run() -> int:
     if SRC.is_dir():  # a checkout works without being installed
         sys.path.insert(0, str(SRC))
-    from dvt.entry import start
+    from dvt.cli.start import start
 
-    return start("dvt.data.record_writer", sys.argv[1:], "make_mindrecord.py")
+    return start("dvt.cli.records", sys.argv[1:], "make_mindrecord.py")
 
 
 if __name__ == "__main__":

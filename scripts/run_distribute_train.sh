@@ -46,5 +46,5 @@ fi
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -m dvt.cluster.launch "${devices[@]}" -- --config "$config" --data_path "$data" \
+exec "$python" -m dvt.cli.launch "${devices[@]}" -- --config "$config" --data_path "$data" \
     --device_target "${DEVICE_TARGET:-Ascend}" "$@"

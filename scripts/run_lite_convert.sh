@@ -61,10 +61,10 @@ for ((index = 0; ; index++)); do
         quietly converter_lite --fmk=ONNX --saveType=MINDIR_LITE --inputDataFormat=NCHW \
             --modelFile="$exit.onnx" --outputFile="$exit"
     else
-        quietly "$DVT_LITE_PYTHON" "$root/src/dvt/deploy/lite_session.py" convert "$exit.onnx" "$exit"
+        quietly "$DVT_LITE_PYTHON" "$root/src/dvt/deploy/lite/session.py" convert "$exit.onnx" "$exit"
     fi
 done
 
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
-PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m dvt.deploy.lite_files "$bundle" "$target"
+PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m dvt.cli.lite "$bundle" "$target"

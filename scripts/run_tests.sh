@@ -12,7 +12,7 @@ Runs the quick tests: under 10 minutes on 2 cores.
   --slow  instead those that need processes, launchers or large models
   --soak  instead the long loops
 Files run in two processes at a time; DVT_TEST_PROCESSES=N chooses another number.
-Other arguments go to pytest, such as -x, -k NAME or tests/test_config.py; paths count from the top of the checkout.
+Other arguments go to pytest, such as -x, -k NAME or tests/config/test_config.py; paths count from the top of the checkout.
 TEXT
 }
 

@@ -16,7 +16,7 @@ and prints a table. A pair that fails does not stop the others.
   --mindspore VERSIONS  with commas in between (default: 2.7.2,2.10.0, the oldest and the newest supported)
   --python VERSIONS     with commas in between (default: 3.10,3.11,3.12); from the PATH or from pyenv
 
-Other arguments go to pytest, such as tests/test_config.py or -m slow; paths count from the top of the checkout.
+Other arguments go to pytest, such as tests/config/test_config.py or -m slow; paths count from the top of the checkout.
 A pair without interpreter or wheel is skipped, with the reason. Logs are in .venvs/logs. An environment takes 3 GB and
 is used again the next time. Exit code: 0 all that ran passed, 1 some failed, 2 a mistake in the arguments or no pair
 could run.

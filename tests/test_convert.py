@@ -22,7 +22,7 @@ from dvt.convert import (
 )
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.cascade import build_model
-from dvt.variants import VARIANTS, model_config
+from dvt.models.variants import VARIANTS, model_config
 
 with gzip.open(Path(__file__).parent / "reference" / "released_tensors.json.gz") as packed:
     RELEASED = {model: {name: tuple(shape) for name, shape in tensors} for model, tensors in json.load(packed).items()}
@@ -248,7 +248,7 @@ def test_what_is_not_recognised(shapes, name, error, message):
 
 def test_the_mapping_imports_no_framework():
     code = (
-        "import sys, dvt.convert as c, dvt.variants as v; c.reference_shapes(v.model_config('dvt_deit_small'));"
+        "import sys, dvt.convert as c, dvt.models.variants as v; c.reference_shapes(v.model_config('dvt_deit_small'));"
         "sys.exit('mindspore' in sys.modules or 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(convert.__file__).parents[1])}

@@ -82,12 +82,12 @@ def test_walkthrough_shows_what_its_script_prints(tmp_path):
 
 def test_checks_see_what_is_wrong(tmp_path):
     """The helpers themselves, on things that are not there."""
-    assert defined_at(ROOT / "src/dvt/adaptive.py", "leaving")
-    assert not defined_at(ROOT / "src/dvt/adaptive.py", "leavin")
-    assert defined_at(ROOT / "src/dvt/inference.py", "AdaptiveClassifier.predict")
-    assert not defined_at(ROOT / "src/dvt/inference.py", "AdaptiveClassifier.predicts")
-    assert is_in_package("dvt.early_exit") and is_in_package("dvt.grids.resize_matrix")
-    assert not is_in_package("dvt.early_exits") and not is_in_package("dvt.grids.resize_matrices")
+    assert defined_at(ROOT / "src/dvt/early_exit/loop.py", "leaving")
+    assert not defined_at(ROOT / "src/dvt/early_exit/loop.py", "leavin")
+    assert defined_at(ROOT / "src/dvt/early_exit/classifier.py", "AdaptiveClassifier.predict")
+    assert not defined_at(ROOT / "src/dvt/early_exit/classifier.py", "AdaptiveClassifier.predicts")
+    assert is_in_package("dvt.early_exit") and is_in_package("dvt.models.grids.resize_matrix")
+    assert not is_in_package("dvt.early_exits") and not is_in_package("dvt.models.grids.resize_matrices")
     page = tmp_path / "page.md"
     page.write_text("# What it's for\n[here](#what-its-for)\n```\n[not](a-link)\n```\n[there](https://example.org)\n")
     assert links(page) == [("here", "#what-its-for")]
@@ -128,7 +128,7 @@ def is_in_package(dotted: str) -> bool:
 
 
 def handed_on(file: Path, names: list[str]) -> bool:
-    """Whether a package's `__init__` offers a name that another module defines (`__all__`)."""
-    if file.name != "__init__.py" or "__all__" not in (text := file.read_text(encoding="utf-8")):
+    """Whether a module offers a name that another one defines (`__all__`)."""
+    if "__all__" not in (text := file.read_text(encoding="utf-8")):
         return False
     return f'"{names[0]}"' in text.partition("__all__")[2].partition("]")[0]

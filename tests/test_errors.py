@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dvt import cli
-from dvt.cli_support import run_command
-from dvt.cluster.launch import main as launch
-from dvt.data.record_writer import main as make_mindrecord
-from dvt.deploy.lite_files import main as lite_files
+from dvt.cli import main as cli
+from dvt.cli.launch import main as launch
+from dvt.cli.lite import main as lite_files
+from dvt.cli.records import main as make_mindrecord
+from dvt.cli.support import run_command
 from dvt.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
@@ -147,9 +147,6 @@ def unprivileged() -> Iterator[None]:
 def test_unreadable_files_are_named(arguments: str, clumsy: Path, capsys: pytest.CaptureFixture[str]):
     import mindspore  # noqa: F401  the other user may not read where it is installed
 
-    import dvt.budgets
-    import dvt.checkpoint  # noqa: F401
-
     path = arguments.split()[-1]
     for folder in (clumsy, *clumsy.parents[:2]):  # pytest's are for their owner alone
         folder.chmod(0o755)
@@ -213,7 +210,7 @@ def test_exit_codes_and_messages_of_commands_are_kept(capsys: pytest.CaptureFixt
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly():
-    command = f"set -o pipefail; '{sys.executable}' -m dvt.deploy.infer --help | true; echo ${{PIPESTATUS[0]}}"
+    command = f"set -o pipefail; '{sys.executable}' -m dvt.cli.infer --help | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
     assert done.stderr == ""

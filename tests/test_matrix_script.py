@@ -47,7 +47,7 @@ def test_wrong_versions_are_refused(arguments: list[str], given: str, checkout: 
 
 def test_a_python_that_is_not_there_is_skipped_with_the_reason(checkout: Path):
     """No pair could run, which must not look like success."""
-    done = run(checkout, "--mindspore=2.7.2,2.10.0", "--python", "9.9", "tests/test_config.py")
+    done = run(checkout, "--mindspore=2.7.2,2.10.0", "--python", "9.9", "tests/config/test_config.py")
     assert done.returncode == 2
     rows = [line.split(maxsplit=2) for line in done.stdout.splitlines() if "skipped" in line]
     reason = "skipped: no Python 9.9 on the PATH or in pyenv"

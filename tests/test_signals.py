@@ -47,7 +47,7 @@ def test_an_import_ends_the_process_at_once(number: signal.Signals, tmp_path: Pa
         f"import signal\ntry:\n    signal.raise_signal({int(number)})\nexcept BaseException:\n    raise ImportError\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", "from dvt.entry import start; start('heavy')"],
+        [sys.executable, "-c", "from dvt.cli.start import start; start('heavy')"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -59,7 +59,7 @@ def test_an_import_ends_the_process_at_once(number: signal.Signals, tmp_path: Pa
 def test_a_package_that_is_missing_is_named(tmp_path: Path):
     (tmp_path / "heavy.py").write_text("import no_such_package\n")
     done = subprocess.run(
-        [sys.executable, "-c", "import sys; from dvt.entry import start; sys.exit(start('heavy'))"],
+        [sys.executable, "-c", "import sys; from dvt.cli.start import start; sys.exit(start('heavy'))"],
         capture_output=True,
         text=True,
         timeout=60,

@@ -62,10 +62,10 @@ def test_a_wheel_that_lacks_a_file_is_found_out(tmp_path: Path):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     for name in ("README.md", "LICENSE"):
         shutil.copy(ROOT / name, copy)
-    line = 'dvt = ["report_template.html"]\n'
+    line = '"dvt.report" = ["template.html"]\n'
     settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert line in settings
     (copy / "pyproject.toml").write_text(settings.replace(line, ""), encoding="utf-8")
     done = smoke(copy, elsewhere, "--reuse", sys.executable)
     assert done.returncode == 1
-    assert "not in the wheel: ['report_template.html']" in done.stderr
+    assert "not in the wheel: ['report/template.html']" in done.stderr

@@ -1,5 +1,5 @@
 """Draws the resize between token grids for docs/reuse.md: `python docs/figures/draw_resize.py` writes resize.png beside
-this file. Needs matplotlib; the matrices are those of `dvt.grids`, with which the models compute.
+this file. Needs matplotlib; the matrices are those of `dvt.models.grids`, with which the models compute.
 """
 
 from pathlib import Path
@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from dvt.grids import resize_matrix, resize_matrix_1d
-from dvt.variants import RESIZE_SIDES
+from dvt.models.grids import resize_matrix, resize_matrix_1d
+from dvt.models.variants import RESIZE_SIDES
 
 COLOUR_MAP = "Blues"
 

@@ -16,7 +16,7 @@ from types import TracebackType
 
 import numpy as np
 
-from dvt.adaptive import HandedOn, RunExit, leaving
+from dvt.early_exit.loop import HandedOn, RunExit, leaving
 
 log = logging.getLogger(__name__)
 

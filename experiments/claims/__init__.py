@@ -1,6 +1,6 @@
 """The claims, one module each; `CLAIMS` has them in the order of the page."""
 
-from dvt.config_io import did_you_mean
+from dvt.config.files import did_you_mean
 from dvt.errors import ConfigError
 from experiments.claim import Claim
 from experiments.claims import beyond, dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits

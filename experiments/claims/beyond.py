@@ -5,7 +5,7 @@ Averaging needs no training of its own: it is taken of the runs of other recipes
 
 import numpy as np
 
-from dvt.report_figures import LIGHT
+from dvt.report.figures import LIGHT
 from experiments import figures
 from experiments.analysis import accuracy_within, budgets_between, measured
 from experiments.claim import Claim, Result, Runs, Timings, table

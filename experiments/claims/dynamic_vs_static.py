@@ -6,7 +6,7 @@ epochs as DVT; here they are also given as much training, all together, as the d
 
 import numpy as np
 
-from dvt.report_figures import LIGHT
+from dvt.report.figures import LIGHT
 from experiments import figures
 from experiments.analysis import accuracy_within, budget_curve, curve_of, matched, measured, point
 from experiments.claim import Cell, Claim, Result, Runs, Timings, table

@@ -5,7 +5,7 @@ All rules take their thresholds from the published sweep, so that only the rule 
 
 import numpy as np
 
-from dvt.budgets import COMPARED_BUDGETS, Costs, compare_rules
+from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, compare_rules
 from experiments import figures
 from experiments.analysis import budgets_between, measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table

@@ -4,7 +4,7 @@ Paper, table "ablation of reuse" (T2T-ViT-12 on ImageNet): 70.3 / 73.5 / 76.7 % 
 with both, at the three exits.
 """
 
-from dvt.report_figures import LIGHT
+from dvt.report.figures import LIGHT
 from experiments import figures
 from experiments.analysis import measured, point
 from experiments.claim import Claim, Result, Runs, Timings, table

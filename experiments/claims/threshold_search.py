@@ -1,8 +1,8 @@
-"""The published sweep of thresholds against a search of all of them at the same budgets (`dvt.threshold_search`)."""
+"""The published sweep of thresholds against a search of all of them at the same budgets (`dvt.early_exit.search`)."""
 
 import numpy as np
 
-from dvt.budgets import Costs, compare_searches
+from dvt.early_exit.budgets import Costs, compare_searches
 from experiments import figures
 from experiments.analysis import measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table

@@ -7,11 +7,13 @@ need it (`build_model`, `AdaptiveClassifier` and filling a model in `dvt.convert
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dvt import moved
+
 if TYPE_CHECKING:
     from dvt import checkpoint, convert, cost, early_exit
-    from dvt.inference import AdaptiveClassifier
+    from dvt.early_exit.classifier import AdaptiveClassifier
     from dvt.models.cascade import build_model
-    from dvt.variants import list_models
+    from dvt.models.variants import list_models
 
 __version__ = "0.1.0"
 
@@ -28,14 +30,17 @@ __all__ = [
 
 # Module that defines each lazy name; a submodule of the name itself where none is given.
 _DEFINED_IN: dict[str, str | None] = {
-    "AdaptiveClassifier": "dvt.inference",
+    "AdaptiveClassifier": "dvt.early_exit.classifier",
     "build_model": "dvt.models.cascade",
-    "list_models": "dvt.variants",
+    "list_models": "dvt.models.variants",
     "checkpoint": None,
     "convert": None,
     "cost": None,
     "early_exit": None,
 }
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,191 +1,23 @@
-"""What a model costs: GMACs, parameters and memory per exit, from its configuration alone.
+"""What a model costs, from its configuration alone: the public names of `dvt.models.cost`."""
 
-GMACs are billions of multiply-adds in the published convention (the papers write "GFLOPs"): every convolution, linear
-layer and matrix product, plus 5 per element entering a LayerNorm, plus 1 per element leaving the nearest upsampling
-and 1 per element entering the average pooling of the published two-step resize of all layers at once (spec: cost).
-"""
-
-import math
-from typing import Any
-
-from dvt.convert import parameter_shapes
-from dvt.variants import (
-    FEATURE_CHANNELS,
-    FEATURE_HIDDEN,
-    LATER_SOFT_SPLIT,
-    PERFORMER_DIM,
-    PERFORMER_FEATURES,
-    RELATION_EXPANSION,
-    ModelConfig,
-    list_models,
-    model_config,
-    patch_geometry,
-    split_sides,
+from dvt.models.cost import (
+    activation_elements,
+    cumulative_gmacs,
+    describe_all,
+    describe_model,
+    exit_macs,
+    exit_parameters,
+    handed_on_elements,
+    parameter_count,
 )
 
-LAYER_NORM_COST = 5
-
-
-def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
-    """GMACs spent on one image that leaves at each exit, everything before included: K rising floats.
-
-    `model` is a model name, a `ModelConfig`, or a built model; overrides are laid over it. Raises ConfigError.
-    """
-    config = _config_of(model, overrides)
-    total, cumulative = 0, []
-    for exit_index in range(config.num_exits):
-        total += sum(exit_macs(config, exit_index).values())
-        cumulative.append(total / 1e9)
-    return cumulative
-
-
-def exit_macs(config: ModelConfig, exit_index: int) -> dict[str, int]:
-    """Multiply-adds of one exit for one image, by part."""
-    n, dim = config.num_tokens(exit_index), config.embed_dim
-    first = exit_index == 0
-    feature_reuse = config.feature_reuse and not first
-    relation_reuse = config.relation_reuse and not first
-    mlp_in = dim + (FEATURE_CHANNELS if feature_reuse else 0)
-    attention = _norm(n * dim) + n * dim * 4 * dim + 2 * n * n * dim
-    mlp = _norm(n * mlp_in) + n * config.mlp_hidden * (mlp_in + dim)
-    return {
-        "tokens": _token_macs(config, exit_index),
-        "attention": config.depth * attention,
-        "mlp": config.depth * mlp,
-        "feature_reuse": config.depth * _feature_reuse_macs(config, exit_index) if feature_reuse else 0,
-        "relation_reuse": _relation_reuse_macs(config, exit_index) if relation_reuse else 0,
-        "head": _norm(n * dim) + dim * config.num_classes,
-    }
-
-
-def parameter_count(model: Any, **overrides: Any) -> int:
-    """Number of parameters, fixed positions and random features included; arguments as for `cumulative_gmacs`."""
-    shapes = parameter_shapes(_config_of(model, overrides))
-    return sum(math.prod(shape) for shape in shapes.values())
-
-
-def exit_parameters(config: ModelConfig) -> list[int]:
-    """Parameters of each exit (K,), its reuse layers included; they add up to `parameter_count`."""
-    counts = [0] * config.num_exits
-    for name, shape in parameter_shapes(config).items():
-        counts[int(name.split(".")[1])] += math.prod(shape)
-    return counts
-
-
-def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers that an exit hands on to the next for one image: features and relations, where they are reused, and its
-    answers, where they are averaged."""
-    if exit_index == config.num_exits - 1:
-        return 0
-    tokens = config.num_tokens(exit_index)
-    features = tokens * config.embed_dim if config.feature_reuse else 0
-    relations = config.depth * config.num_heads * tokens**2 if config.relation_reuse else 0
-    return features + relations + (config.num_classes if config.average_exits else 0)
-
-
-def activation_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers alive at once while an exit runs on one image, at the costliest of its steps.
-
-    An estimate from shapes, for what a memory pool that frees at once would hold. The steps: the mixing of the
-    relations received (hidden layer before and after the activation), their resize, and a block, in which attention
-    holds queries, keys, values, logits and weights, and the MLP its hidden layer before and after the activation.
-    """
-    n, dim, heads = config.num_tokens(exit_index), config.embed_dim, config.num_heads
-    maps = config.depth * heads
-    received = handed_on_elements(config, exit_index - 1) if exit_index else 0
-    relations = config.relation_reuse and exit_index > 0
-    attention = 4 * n * dim + 2 * heads * n**2
-    mlp = n * (dim + 2 * config.mlp_hidden)
-    block = n * dim + received + handed_on_elements(config, exit_index) + max(attention, mlp)
-    if not relations:
-        return block
-    source = config.num_tokens(exit_index - 1)
-    mixing = received + (2 * RELATION_EXPANSION + 1) * maps * source**2
-    resize = received + maps * (source**2 + n * source + n**2)
-    return max(mixing, resize, block + maps * n**2)
-
-
-def describe_all() -> str:
-    """One line per variant: parameters, and GMACs up to each exit."""
-    lines = [f"{'model':<18} {'parameters':>12}  GMACs up to each exit (grid)"]
-    for name in list_models():
-        config = model_config(name)
-        costs = zip(cumulative_gmacs(config), config.grid_sizes, strict=True)
-        exits = "   ".join(f"{cost:.3f} ({grid}x{grid})" for cost, grid in costs)
-        lines.append(f"{name:<18} {parameter_count(config):>12,}  {exits}")
-    return "\n".join(lines)
-
-
-def describe_model(config: ModelConfig) -> str:
-    """Parameters, GMACs by part, weight and activation memory of every exit, and the configuration."""
-    parts = [exit_macs(config, k) for k in range(config.num_exits)]
-    columns = [f"exit {k + 1} ({grid}x{grid})" for k, grid in enumerate(config.grid_sizes)]
-    weights = exit_parameters(config)
-    mebi = 4 / 2**20  # float32
-    rows = [("", [f"{column:>15}" for column in columns])]
-    rows.append(("parameters", [f"{count:>15,}" for count in weights]))
-    rows += [
-        (f"GMACs, {part.replace('_', ' ')}", [f"{each[part] / 1e9:>15.4f}" for each in parts]) for part in parts[0]
-    ]
-    rows.append(("GMACs, this exit", [f"{sum(each.values()) / 1e9:>15.4f}" for each in parts]))
-    rows.append(("GMACs up to here", [f"{cost:>15.4f}" for cost in cumulative_gmacs(config)]))
-    rows.append(("weights, MiB", [f"{count * mebi:>15.1f}" for count in weights]))
-    alive = [activation_elements(config, k) for k in range(config.num_exits)]
-    rows.append(("activations, MiB", [f"{count * mebi:>15.2f}" for count in alive]))
-    handed_on = [handed_on_elements(config, k) for k in range(config.num_exits)]
-    rows.append(("handed on, MiB", [f"{count * mebi:>15.2f}" for count in handed_on]))
-    lines = [f"{config.name}: {parameter_count(config):,} parameters"]
-    lines += [f"{name:<24}{''.join(cells)}" for name, cells in rows]
-    lines.append("Memory in float32: activations alive at once and what is handed on, per image, from shapes.")
-    return "\n".join([*lines, "", *(f"{key:<18} {value}" for key, value in config.to_dict().items())])
-
-
-def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:
-    if isinstance(model, str):
-        return model_config(model, **overrides)
-    config = model if isinstance(model, ModelConfig) else model.config
-    if "grid_sizes" in overrides:  # what was derived from the former grids is derived anew
-        overrides = {"resize_sides": None, "soft_splits": None, **overrides}
-    return ModelConfig.from_dict(config.to_dict() | overrides) if overrides else config
-
-
-def _norm(elements: int) -> int:
-    return LAYER_NORM_COST * elements
-
-
-def _token_macs(config: ModelConfig, exit_index: int) -> int:
-    if config.tokenizer == "patch":
-        grid = config.grid_sizes[exit_index]
-        patch, _ = patch_geometry(config.image_size, grid)
-        return grid**2 * config.in_channels * patch**2 * config.embed_dim
-    first = config.first_split(exit_index)
-    sides = split_sides(config.image_size, first)
-    later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
-    return (
-        _performer_macs(sides[0] ** 2, config.in_channels * first[0] ** 2)
-        + _performer_macs(sides[1] ** 2, later_dim)
-        + sides[2] ** 2 * later_dim * config.embed_dim
-    )
-
-
-def _performer_macs(tokens: int, in_dim: int) -> int:
-    e, m = PERFORMER_DIM, PERFORMER_FEATURES
-    norms = _norm(tokens * in_dim) + _norm(tokens * e)
-    linears = tokens * (in_dim * 3 * e + 3 * e * e)
-    kernels = 2 * tokens * e * m  # phi(k), phi(q)
-    products = 2 * tokens * e * m + tokens * m  # phi(k)^T v, phi(q) (...), phi(q) . sum phi(k)
-    return norms + linears + kernels + products
-
-
-def _feature_reuse_macs(config: ModelConfig, exit_index: int) -> int:
-    source, side = config.num_tokens(exit_index - 1), config.resize_side(exit_index)
-    mlp = _norm(source * config.embed_dim) + source * FEATURE_HIDDEN * (config.embed_dim + FEATURE_CHANNELS)
-    return mlp + 2 * FEATURE_CHANNELS * side**2
-
-
-def _relation_reuse_macs(config: ModelConfig, exit_index: int) -> int:
-    source, target = config.num_tokens(exit_index - 1), config.num_tokens(exit_index)
-    side, channels = config.resize_side(exit_index), config.depth * config.num_heads
-    mixing = source**2 * 2 * RELATION_EXPANSION * channels**2
-    resize = 2 * channels * side**2 * (source + target)
-    return mixing + resize
+__all__ = [
+    "activation_elements",
+    "cumulative_gmacs",
+    "describe_all",
+    "describe_model",
+    "exit_macs",
+    "exit_parameters",
+    "handed_on_elements",
+    "parameter_count",
+]

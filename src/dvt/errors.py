@@ -1,6 +1,6 @@
 """The errors this package raises for a user's mistake: each says what was given, what is needed and what to do.
 
-`dvt.cli_support.run_command` prints the message alone and ends with code 2; anything else that escapes is a bug, which
+`dvt.cli.support.run_command` prints the message alone and ends with code 2; anything else that escapes is a bug, which
 ends with code 1 and says so. With --debug both show their traceback.
 """
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dvt.cluster.launch import placement_from
+from dvt.cli.launch import placement_from
 from dvt.cluster.placement import Placement, whole_number, worker_environment
 from dvt.errors import ConfigError
 

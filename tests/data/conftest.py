@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from data_files import write_idx, write_image
 
-from dvt.data.fashion_mnist import FILES
+from dvt.data.sources.fashion_mnist import FILES
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvt.data.augment import (
+from dvt.data.augment.basic import (
     CROP_DRAWS,
     CROP_FLIP_DRAWS,
     ERASING_DRAWS,
@@ -12,7 +12,7 @@ from dvt.data.augment import (
     random_resized_crop_box,
     random_resized_crop_flip,
 )
-from dvt.data.draws import stream_key, uniforms
+from dvt.data.augment.draws import stream_key, uniforms
 
 SIDE = 48
 

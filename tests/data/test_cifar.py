@@ -6,7 +6,7 @@ from PIL import Image
 
 from dvt.config import DataSection
 from dvt.data import load_splits
-from dvt.data.cifar import MEAN, STD
+from dvt.data.sources.cifar import MEAN, STD
 from dvt.errors import DataError
 
 

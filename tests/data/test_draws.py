@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dvt.data.augment import CROP_DRAWS, random_resized_crop_box, random_shift_flip
-from dvt.data.draws import even_subset, permutation, stream_key, uniforms
+from dvt.data.augment.basic import CROP_DRAWS, random_resized_crop_box, random_shift_flip
+from dvt.data.augment.draws import even_subset, permutation, stream_key, uniforms
 
 
 def test_numbers_depend_on_key_and_index_alone():

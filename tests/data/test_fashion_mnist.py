@@ -11,7 +11,8 @@ import pytest
 from data_files import write_idx
 
 from dvt.config import DataSection
-from dvt.data import fashion_mnist, fetch, load_splits
+from dvt.data import load_splits
+from dvt.data.sources import fashion_mnist, fetch
 from dvt.errors import DataError
 
 REAL = fashion_mnist.DEBIAN_FOLDER

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dvt.data.mixing import Mixing
+from dvt.data.augment.mixing import Mixing
 
 COUNT, SIDE, CLASSES = 6, 32, 10
 LABELS = np.array([3, 1, 4, 1, 5, 9])

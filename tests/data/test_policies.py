@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvt.data.draws import stream_key, uniforms
-from dvt.data.policies import AUTO_AUGMENT, OPERATIONS, build_policy
+from dvt.data.augment.draws import stream_key, uniforms
+from dvt.data.augment.policies import AUTO_AUGMENT, OPERATIONS, build_policy
 from dvt.errors import ConfigError
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from data_files import write_image
 
+from dvt.cli.records import main
 from dvt.config import AugmentSection, DataSection
-from dvt.data import load_splits, record_writer
-from dvt.data.record_writer import main, write_records
-from dvt.data.records import RecordSet
+from dvt.data import load_splits
+from dvt.data.sources import record_writer
+from dvt.data.sources.record_writer import write_records
+from dvt.data.sources.records import RecordSet
 from dvt.errors import ConfigError, DataError
 
 pytest.importorskip("mindspore.mindrecord")

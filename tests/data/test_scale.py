@@ -8,8 +8,8 @@ from PIL import Image
 
 from dvt.config import DataSection
 from dvt.data import load_splits
-from dvt.data.fashion_mnist import read_idx
-from dvt.data.scale import Layout, resize_matrix, statistics
+from dvt.data.sources.fashion_mnist import read_idx
+from dvt.data.sources.scale import Layout, resize_matrix, statistics
 from dvt.errors import ConfigError
 
 

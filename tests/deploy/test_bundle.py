@@ -15,16 +15,17 @@ from mindspore import Tensor, nn
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dvt import cli
 from dvt.checkpoint import load_model, save_checkpoint
+from dvt.cli import main as cli
 from dvt.config import DataSection, RunConfig
-from dvt.config_io import config_to_dict
+from dvt.config.files import config_to_dict
 from dvt.cost import cumulative_gmacs
 from dvt.data import load_splits
-from dvt.deploy import Cascade, export_bundle, mindir, onnx_files, writers
+from dvt.deploy import Cascade, export_bundle, mindir, writers
 from dvt.deploy.bundle import export_checkpoint, stored_settings
-from dvt.deploy.lite_files import write_ascend_configs
+from dvt.deploy.lite.files import write_ascend_configs
 from dvt.deploy.manifest import GraphSet, Setting, check_files, describe_file, exit_values, read_manifest
+from dvt.deploy.onnx import files as onnx_files
 from dvt.errors import CheckpointError, ConfigError, DVTError
 
 METADATA = {

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dvt import cli
+from dvt.cli import main as cli
 from dvt.deploy import Cascade
 from dvt.deploy.infer import find_images
 

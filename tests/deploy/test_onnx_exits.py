@@ -11,9 +11,9 @@ import tiny
 from test_parity import CASES, REFERENCE
 
 from dvt.convert import from_reference, reference_shapes
-from dvt.deploy import onnx_files
 from dvt.deploy.manifest import exit_values
-from dvt.variants import ModelConfig
+from dvt.deploy.onnx import files as onnx_files
+from dvt.models.variants import ModelConfig
 
 TWO_T2T = {"grid_sizes": (2, 4), "soft_splits": ((6, 4, 1), (3, 2, 1))}
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
+from dvt.early_exit.outcomes import Outcomes
+from dvt.early_exit.rules import RULES
 from dvt.errors import ConfigError
 from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.pictures import class_token_attention
-from dvt.exit_rules import RULES
 from dvt.models.cascade import build_model
-from dvt.outcomes import Outcomes
 
 SIZES = {"image_size": 12, "grid_sizes": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_hidden": 8}
 

@@ -11,10 +11,10 @@ import dvt
 from dvt import early_exit
 from dvt.checkpoint import read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
-from dvt.config_io import config_from_dict, config_to_dict
+from dvt.config.files import config_from_dict, config_to_dict
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import evaluate_checkpoint
-from dvt.predict import Predictor
+from dvt.evaluation.predict import Predictor
 
 SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
 

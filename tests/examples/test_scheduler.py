@@ -7,7 +7,7 @@ from concurrent.futures import Future, wait
 import numpy as np
 import pytest
 
-from dvt.adaptive import HandedOn, run_cascade
+from dvt.early_exit.loop import HandedOn, run_cascade
 from dvt_service.scheduler import DrainingError, ExitScheduler, Outcome, QueueFullError
 
 CLASSES = 4

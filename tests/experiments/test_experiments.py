@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from dvt.cost import cumulative_gmacs
+from dvt.early_exit.outcomes import Outcomes
 from dvt.errors import ConfigError
-from dvt.outcomes import Outcomes
-from dvt.variants import model_config
+from dvt.models.variants import model_config
 from experiments import __main__ as command
 from experiments import emoji, page
 from experiments.analysis import accuracy_within, curve_of, matched, measured
@@ -198,7 +198,7 @@ def test_the_models_of_the_recipes_are_those_of_the_quick_start():
 
 
 def _sizes(config) -> dict:
-    from dvt.config_io import load_config
+    from dvt.config.files import load_config
 
     section = vars(load_config(page.ROOT / "config" / "quickstart.yaml").model)
     return {key: value for key, value in section.items() if key not in ("name", "num_classes")} | {"in_channels": 1}

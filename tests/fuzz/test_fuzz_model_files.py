@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from dvt.checkpoint import save_checkpoint
+from dvt.checkpoint.pytorch import convert_from_pytorch, convert_to_pytorch
 from dvt.convert import parameter_shapes, reference_shapes
 from dvt.deploy.manifest import GraphFile, GraphSet, Manifest, Setting, exit_values, read_manifest, write_manifest
 from dvt.errors import BundleError, CheckpointError
-from dvt.pytorch_files import convert_from_pytorch, convert_to_pytorch
-from dvt.variants import model_config
+from dvt.models.variants import model_config
 from fuzz.harness import run_fuzz
 
 CONFIG = model_config(

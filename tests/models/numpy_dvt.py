@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import erf
 
-from dvt.variants import ModelConfig
+from dvt.models.variants import ModelConfig
 
 PREFIXES = {1: ["normal_token"], 2: ["less_token", "normal_token"]}
 PREFIXES[3] = ["less_less_token", *PREFIXES[2]]

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dvt.grids import sinusoid_positions
+from dvt.models.grids import sinusoid_positions
 
 
 def weights(shapes: Mapping[str, tuple[int, ...]], tokenizer: str) -> dict[str, np.ndarray]:

@@ -7,10 +7,10 @@ import pytest
 import tiny
 from mindspore import Tensor, nn, ops
 
-from dvt import kernels
 from dvt.convert import table
+from dvt.models import kernels
+from dvt.models.variants import ModelConfig, model_config
 from dvt.training.loss import ExitLosses
-from dvt.variants import ModelConfig, model_config
 
 NO_REUSE = {"feature_reuse": False, "relation_reuse": False}
 

@@ -11,10 +11,10 @@ from dvt.convert import load_reference_state_dict, to_reference_state_dict
 from dvt.cost import handed_on_elements
 from dvt.deploy import Cascade, export_bundle
 from dvt.deploy.manifest import exit_values
+from dvt.early_exit.classifier import AdaptiveClassifier, Stage
 from dvt.errors import CheckpointError
-from dvt.inference import AdaptiveClassifier, Stage
 from dvt.models.cascade import DVT, build_from_config
-from dvt.variants import ModelConfig
+from dvt.models.variants import ModelConfig
 
 
 def pair(**overrides: object) -> tuple[DVT, DVT, np.ndarray]:

@@ -10,7 +10,7 @@ import dvt
 from dvt.cost import parameter_count
 from dvt.errors import ConfigError
 from dvt.models.cascade import build_from_config
-from dvt.variants import ModelConfig
+from dvt.models.variants import ModelConfig
 
 ONE_T2T = tiny.t2t_config(grid_sizes=(4,), soft_splits=((3, 2, 1),))
 

@@ -14,8 +14,8 @@ from mindspore import Tensor, nn, ops
 
 from dvt.convert import reference_shapes, table
 from dvt.cost import parameter_count
+from dvt.models.variants import ModelConfig, model_config
 from dvt.training.loss import ExitLosses
-from dvt.variants import ModelConfig, model_config
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "models.npz")
 

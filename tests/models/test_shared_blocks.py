@@ -8,14 +8,13 @@ import pytest
 import tiny
 from mindspore import Tensor
 
-from dvt.checkpoint import load_model, load_weights, save_checkpoint
+from dvt.checkpoint import load_model, load_weights, save_checkpoint, transfer
 from dvt.convert import parameter_shapes, to_reference_state_dict, with_shared
 from dvt.cost import exit_parameters, parameter_count
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.cascade import build_from_config
-from dvt.training import transfer
+from dvt.models.variants import ModelConfig, model_config
 from dvt.training.loss import ExitLosses
-from dvt.variants import ModelConfig, model_config
 
 SETTINGS = {
     "patch": tiny.patch_config(share_blocks=True),

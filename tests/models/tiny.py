@@ -9,7 +9,7 @@ from mindspore import nn
 
 from dvt.convert import load_reference_state_dict, reference_shapes
 from dvt.models.cascade import build_from_config
-from dvt.variants import ModelConfig, model_config
+from dvt.models.variants import ModelConfig, model_config
 
 # 24 pixels cut into grids of 2, 3 and 4 patches; 32 pixels soft-split into grids of 2, 3 and 4 tokens.
 PATCH = {"image_size": 24, "grid_sizes": (2, 3, 4)}

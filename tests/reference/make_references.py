@@ -21,7 +21,7 @@ sys.path[:0] = [str(SRC), str(Path(__file__).resolve().parents[1] / "models")]
 import recipe  # noqa: E402
 
 from dvt.convert import reference_shapes  # noqa: E402
-from dvt.variants import model_config  # noqa: E402
+from dvt.models.variants import model_config  # noqa: E402
 
 REUSES = {
     "": {},

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from dvt.checkpoint import read_checkpoint
-from dvt.config_io import config_to_dict
+from dvt.config.files import config_to_dict
+from dvt.models.variants import model_config
 from dvt.training.folder import RunFolder
-from dvt.variants import model_config
 
 MODEL = model_config("dvt_deit_small", num_classes=2)
 NOBODY = 65534

@@ -8,11 +8,11 @@ import pytest
 
 from dvt.checkpoint import read_checkpoint
 from dvt.config import AugmentSection, DataSection, RunConfig
-from dvt.config_io import config_from_dict
+from dvt.config.files import config_from_dict
 from dvt.data import load_splits
+from dvt.data.augment.draws import permutation, stream_key
 from dvt.data.bad_images import LEFT_OUT
-from dvt.data.draws import permutation, stream_key
-from dvt.data.record_writer import write_records
+from dvt.data.sources.record_writer import write_records
 from dvt.errors import ConfigError, DataError
 from reliability.pictures import TINY_MODEL, empty, jpeg_cut_short, make_folder, text
 

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from mindspore import Tensor
 
 from dvt.config import RunConfig
-from dvt.config_io import config_from_dict, config_to_dict, key_hints, nested
+from dvt.config.files import config_from_dict, config_to_dict, key_hints, nested
 from dvt.cost import parameter_count
 from dvt.errors import ConfigError
 from dvt.models.cascade import build_from_config
+from dvt.models.variants import ModelConfig
 from dvt.training.loss import ExitLosses
 from dvt.training.schedule import learning_rates
-from dvt.variants import ModelConfig
 
 HINTS = key_hints(RunConfig)
 LEAVES = {key.rpartition(".")[2] for key in HINTS}

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from mindspore import nn
 
 from dvt import AdaptiveClassifier
-from dvt.adaptive import run_cascade
 from dvt.early_exit import assign_exits, check_thresholds
+from dvt.early_exit.loop import run_cascade
 from dvt.errors import ConfigError, DataError
 from dvt.models.cascade import build_model
 

@@ -34,7 +34,7 @@ def processes_of(folder: Path) -> list[psutil.Process]:
 @contextlib.contextmanager
 def launched(folder: Path, *train_arguments: str) -> Iterator[subprocess.Popen]:
     """A job of two CPU workers; whatever is left of it in the end is killed."""
-    command = [sys.executable, "-m", "dvt.cluster.launch", "--device_num", "2", "--", *train_arguments]
+    command = [sys.executable, "-m", "dvt.cli.launch", "--device_num", "2", "--", *train_arguments]
     with (folder / "said").open("w") as said:
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)

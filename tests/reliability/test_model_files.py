@@ -13,12 +13,12 @@ import pytest
 from mindspore.train.checkpoint_pb2 import Checkpoint as Message
 
 from dvt.checkpoint import load_model, load_weights, read_checkpoint, save_checkpoint
+from dvt.checkpoint.pytorch import convert_from_pytorch
 from dvt.convert import parameter_shapes
 from dvt.deploy.manifest import manifest_from_dict, read_manifest
 from dvt.errors import BundleError, CheckpointError
 from dvt.models.cascade import build_from_config
-from dvt.pytorch_files import convert_from_pytorch
-from dvt.variants import ModelConfig, model_config
+from dvt.models.variants import ModelConfig, model_config
 
 SIZES = {"image_size": 24, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_hidden": 24, "num_classes": 7}
 CONFIG = model_config("dvt_deit_small", grid_sizes=(2, 3, 4), **SIZES)
@@ -183,7 +183,7 @@ def test_a_pytorch_file_that_claims_more_than_it_holds(content: Callable, messag
 @pytest.mark.parametrize("results", [cyclic, lambda: np.zeros(200_000)])
 def test_stored_results_that_never_end(results: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     torch = pytest.importorskip("torch")
-    from dvt import pytorch_files
+    from dvt.checkpoint import pytorch as pytorch_files
     from dvt.convert import reference_shapes
 
     state_dict = {name: torch.zeros(shape) for name, shape in reference_shapes(CONFIG).items()}

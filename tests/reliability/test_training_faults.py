@@ -20,7 +20,7 @@ import pytest
 from faults import NOBODY, arguments, ended, forked, make_pictures, small_disk
 
 from dvt.checkpoint import read_checkpoint
-from dvt.cli import main
+from dvt.cli.main import main
 from dvt.config import RunConfig
 from dvt.errors import ConfigError
 from dvt.training.board import Board

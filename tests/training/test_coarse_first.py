@@ -10,15 +10,15 @@ from mindspore import Tensor
 
 import dvt
 from dvt.checkpoint import read_checkpoint
+from dvt.checkpoint.transfer import resize_positions
 from dvt.config import RunConfig, TrainSection
-from dvt.config_io import config_from_dict
+from dvt.config.files import config_from_dict
 from dvt.errors import ConfigError
 from dvt.models.cascade import DVT
 from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.interrupt import StopBetweenSteps
 from dvt.training.run import train
 from dvt.training.step import TrainStep
-from dvt.training.transfer import resize_positions
 
 TINY = {
     "num_classes": 5,

@@ -9,10 +9,10 @@ import pytest
 
 from dvt.checkpoint import read_checkpoint
 from dvt.config import RunConfig, TrainSection
-from dvt.config_io import config_to_dict
+from dvt.config.files import config_to_dict
 from dvt.errors import CheckpointError, ConfigError
+from dvt.models.variants import model_config
 from dvt.training.folder import BEST_FILE, DAMAGED_STATE_FILE, PREVIOUS_STATE_FILE, STATE_FILE, RunFolder
-from dvt.variants import model_config
 
 MODEL = model_config("dvt_deit_small", num_classes=2)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dvt.config import RunConfig
-from dvt.config_io import config_from_dict, load_config
+from dvt.config.files import config_from_dict, load_config
 from dvt.data import load_splits
 from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.training.monitor import Monitor

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import dvt
 from dvt.cluster.placement import DEFAULT_PORT, Placement
-from dvt.config import RunConfig
-from dvt.config_io import config_to_dict, flattened
+from dvt.config.files import config_to_dict, flattened
+from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DeviceError
 from dvt.safe_files import require_writable
 

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from dvt.config import DataSection
+from dvt.config.sections import DataSection
 from dvt.data.images import View
 from dvt.data.workers import BadImages, Task
 from dvt.errors import DataError

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dvt.config import AugmentSection, DataSection
+from dvt.config.sections import AugmentSection, DataSection
+from dvt.data.augment.draws import even_subset, permutation, stream_key
+from dvt.data.augment.mixing import Mixing
+from dvt.data.augment.recipe import Recipe
 from dvt.data.bad_images import BadImagePolicy, Pass
-from dvt.data.cifar import open_cifar
-from dvt.data.draws import even_subset, permutation, stream_key
-from dvt.data.fashion_mnist import open_fashion_mnist
-from dvt.data.image_folder import open_image_folder
 from dvt.data.images import Source, View
-from dvt.data.mixing import Mixing
-from dvt.data.recipe import Recipe
-from dvt.data.scale import open_scale
+from dvt.data.sources.cifar import open_cifar
+from dvt.data.sources.fashion_mnist import open_fashion_mnist
+from dvt.data.sources.image_folder import open_image_folder
+from dvt.data.sources.scale import open_scale
 from dvt.data.workers import Workers
 from dvt.errors import ConfigError, DataError
 

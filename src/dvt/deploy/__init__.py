@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dvt.adaptive import Predictions
     from dvt.deploy.bundle import export_bundle
-    from dvt.deploy.cascade import Cascade
     from dvt.deploy.recalibration import remeasure
+    from dvt.deploy.runner import Cascade
+    from dvt.early_exit.loop import Predictions
 
 __all__ = ["Cascade", "Predictions", "export_bundle", "remeasure"]
 
 _DEFINED_IN = {
-    "Cascade": "dvt.deploy.cascade",
-    "Predictions": "dvt.adaptive",
+    "Cascade": "dvt.deploy.runner",
+    "Predictions": "dvt.early_exit.loop",
     "export_bundle": "dvt.deploy.bundle",
     "remeasure": "dvt.deploy.recalibration",
 }

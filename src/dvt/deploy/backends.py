@@ -89,7 +89,7 @@ class MindSporeBackend:
 
 
 def _lite(folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> Backend:
-    from dvt.deploy.lite_backend import LiteBackend
+    from dvt.deploy.lite.backend import LiteBackend
 
     return LiteBackend(folder, graphs, threads, device_id)
 

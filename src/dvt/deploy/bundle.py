@@ -20,13 +20,11 @@ import numpy as np
 from mindspore import nn
 
 import dvt
-from dvt import device, kernels
-from dvt.adaptive import DEFAULT_BATCH_SIZES, check_batch_sizes
-from dvt.checkpoint import Checkpoint, load_model, load_weights
-from dvt.config_io import config_from_dict
-from dvt.cost import cumulative_gmacs
+from dvt import device
+from dvt.checkpoint.native import Checkpoint, load_model, load_weights
+from dvt.config.files import config_from_dict
 from dvt.data import load_splits
-from dvt.deploy import lite_files
+from dvt.deploy.lite import files as lite_files
 from dvt.deploy.manifest import (
     CONVERTED,
     FORMATS,
@@ -40,9 +38,12 @@ from dvt.deploy.manifest import (
 )
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.writers import OPEN_BATCH_CHECKS, Reference, write_mindir, write_onnx
-from dvt.early_exit import ALWAYS, NEVER
+from dvt.early_exit.decisions import ALWAYS, NEVER
+from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import BundleError, ConfigError
+from dvt.models import kernels
 from dvt.models.cascade import build_from_config
+from dvt.models.cost import cumulative_gmacs
 from dvt.safe_files import write_failure
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds

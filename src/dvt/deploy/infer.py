@@ -1,8 +1,6 @@
-"""The command `dvt infer`: classifies the images of a folder with a bundle, and says where they left.
+"""Classifies the images of a folder with a bundle, and says where they left: what `dvt infer` does (`dvt.cli.infer`).
 
-    python -m dvt.deploy.infer BUNDLE DATA_PATH --backend onnxruntime
-
-DATA_PATH is one image, a folder of images, or a folder of class folders (also below `val/`), whose classes are then
+Images are one file, a folder of them, or a folder of class folders (also below `val/`), whose classes are then
 compared with the predictions. The runners need neither MindSpore nor the training modules.
 """
 
@@ -10,56 +8,70 @@ import csv
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from dvt.adaptive import Predictions
-from dvt.cli_support import PlainParser, run_command
-from dvt.data.image_folder import EXTENSIONS, list_classes, list_images
 from dvt.data.preprocess import Preprocessing
-from dvt.deploy.backends import BACKENDS
-from dvt.deploy.cascade import Cascade
+from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
+from dvt.deploy.runner import Cascade
+from dvt.early_exit.loop import Predictions
 from dvt.errors import BundleError, ConfigError, DataError
 from dvt.safe_files import explained
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "dvt infer") -> int:
-    """Runs the command; returns its exit code. Raises DVTError for `dvt.cli_support.run_command`."""
-    parser = PlainParser(prog=prog, description="Classify images with an exported bundle.")
-    parser.add_argument("bundle", help="folder that export.py wrote")
-    parser.add_argument("data_path", help="an image, a folder of images, or a folder of class folders")
-    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime")
-    parser.add_argument("--format", help="files to run, such as ONNX_INT8; by default those that the backend takes")
-    parser.add_argument("--thresholds", help="name of a setting of the bundle, or numbers with commas in between")
-    parser.add_argument("--batch_size", type=int, default=8, help="images per call (default 8)")
-    parser.add_argument("--device_id", type=int, default=0, help="card of MindSpore Lite on Ascend (default 0)")
-    parser.add_argument("--output", type=Path, help="write the predictions to this CSV file, not to standard output")
-    options = parser.parse_args(arguments)
-    if options.batch_size < 1:
-        raise ConfigError(f"--batch_size is {options.batch_size}; it must be at least 1")
+@dataclass(frozen=True)
+class InferRequest:
+    """What to classify, with which bundle, and where the predictions go.
 
+    Args:
+        bundle: Folder that export.py wrote.
+        data_path: An image, a folder of images, or a folder of class folders.
+        backend: What runs it.
+        format: Files to run; None for those that the backend takes.
+        thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
+        batch_size: Images per call.
+        device_id: Card of MindSpore Lite on Ascend.
+        output: CSV file of the predictions; None for standard output.
+    """
+
+    bundle: Path
+    data_path: Path
+    backend: str = "onnxruntime"
+    format: str | None = None
+    thresholds: str | None = None
+    batch_size: int = 8
+    device_id: int = 0
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"--batch_size is {self.batch_size}; it must be at least 1")
+
+
+def infer(request: InferRequest) -> None:
+    """Classifies, writes one row an image, and prints a summary on standard error. Raises DVTError."""
     started = time.perf_counter()
-    with Cascade(options.bundle, options.backend, options.format, device_id=options.device_id) as cascade:
+    with Cascade(request.bundle, request.backend, request.format, device_id=request.device_id) as cascade:
         if cascade.preprocessing is None:
             raise BundleError(
-                f"{options.bundle} does not say how images become model inputs; export it from a checkpoint that does "
+                f"{request.bundle} does not say how images become model inputs; export it from a checkpoint that does "
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
         load_seconds = time.perf_counter() - started
-        thresholds = _thresholds(options.thresholds, cascade.thresholds)
-        files, labels = find_images(Path(options.data_path), cascade.class_names)
+        thresholds = _thresholds(request.thresholds, cascade.thresholds)
+        files, labels = find_images(request.data_path, cascade.class_names)
         rows, seconds = [], 0.0
-        for batch, images in _batches(files, cascade.preprocessing, options.batch_size):
+        for batch, images in _batches(files, cascade.preprocessing, request.batch_size):
             started = time.perf_counter()
             result = cascade.predict(images, thresholds)
             seconds += time.perf_counter() - started
             rows += _rows(batch, result, cascade.class_names)
-        _write(rows, options.output)
+        _write(rows, request.output)
         print(_summary(cascade, rows, labels, load_seconds, seconds), file=sys.stderr)
-    return 0
 
 
 def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
@@ -136,7 +148,3 @@ def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load
         correct = np.mean([row[1] == label for row, label in zip(rows, labels, strict=True)])
         parts.append(f"top-1 accuracy {100 * correct:.2f} %")
     return "; ".join(parts)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(lambda words: main(words, "infer"), sys.argv[1:]))

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from dvt.adaptive import check_batch_sizes
-from dvt.early_exit import ALWAYS, NEVER, check_thresholds
+from dvt.early_exit.decisions import ALWAYS, NEVER, check_thresholds
+from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
-from dvt.variants import ModelConfig
+from dvt.models.variants import ModelConfig
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2

@@ -10,8 +10,8 @@ from mindspore import dtype as mstype
 
 from dvt.deploy.manifest import Value
 from dvt.device import GRAPH_LOCK
+from dvt.early_exit.classifier import Stage
 from dvt.errors import DVTError
-from dvt.inference import Stage
 
 
 class FirstExit(nn.Cell):

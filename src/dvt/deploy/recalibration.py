@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from dvt import early_exit
 from dvt.deploy.backends import BACKENDS
-from dvt.deploy.cascade import Cascade
 from dvt.deploy.manifest import Setting, read_manifest, write_manifest
+from dvt.deploy.runner import Cascade
 from dvt.errors import BundleError, DataError
 
 BATCH = 32  # images per call

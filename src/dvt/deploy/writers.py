@@ -12,12 +12,12 @@ from mindspore import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dvt import kernels
-from dvt.checkpoint import load_weights
+from dvt.checkpoint.native import load_weights
 from dvt.deploy import mindir
 from dvt.deploy.manifest import GraphSet, Value, describe_file, exit_values, whole_values
+from dvt.early_exit.classifier import Stage
 from dvt.errors import DVTError
-from dvt.inference import Stage
+from dvt.models import kernels
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 
@@ -85,7 +85,7 @@ def write_mindir(reference: Reference, folder: Path, precision: str, batch_size:
 
 def write_onnx(reference: Reference, folder: Path, precision: str, whole: bool) -> GraphSet:
     """Writes ONNX files with an open batch into `folder`. Raises DVTError if one deviates."""
-    from dvt.deploy import onnx_files
+    from dvt.deploy.onnx import files as onnx_files
 
     config = reference.model.config
     weights = {name: parameter.asnumpy() for name, parameter in reference.model.parameters_dict().items()}

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from dvt import device, early_exit
 from dvt.data import Splits
+from dvt.early_exit.outcomes import Outcomes
+from dvt.early_exit.rules import RULES
 from dvt.errors import ConfigError
-from dvt.exit_rules import RULES
-from dvt.outcomes import Outcomes
 from dvt.safe_files import write_failure
 
 SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way

@@ -1,7 +1,7 @@
 """What is refused before an evaluation starts: another data set, other calibration images."""
 
-from dvt.checkpoint import Checkpoint
-from dvt.config import RunConfig
+from dvt.checkpoint.native import Checkpoint
+from dvt.config.sections import RunConfig
 from dvt.data import Splits
 from dvt.errors import CheckpointError, ConfigError
 

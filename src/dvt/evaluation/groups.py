@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from dvt.data import Splits
-from dvt.outcomes import Outcomes
+from dvt.early_exit.outcomes import Outcomes
 
 
 def by_class(val: Outcomes, exit_index: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from dvt.data import Splits
-from dvt.outcomes import Outcomes
-from dvt.report_pictures import AttentionExample, ClassExtremes, Example
+from dvt.early_exit.outcomes import Outcomes
+from dvt.report.pictures import AttentionExample, ClassExtremes, Example
 
 EXAMPLES_PER_EXIT = 8
 EXTREMES = 4  # images at either end of a class

@@ -15,7 +15,12 @@ import numpy as np
 from mindspore import nn
 
 from dvt import device, early_exit
-from dvt.budgets import (
+from dvt.checkpoint.native import Checkpoint, load_model, save_checkpoint
+from dvt.config.files import config_to_dict
+from dvt.config.sections import EvalSection, RunConfig
+from dvt.data import Splits, load_splits
+from dvt.data.bad_images import LEFT_OUT
+from dvt.early_exit.budgets import (
     Choice,
     Costs,
     choose_thresholds,
@@ -27,24 +32,19 @@ from dvt.budgets import (
     setting,
     to_metadata,
 )
-from dvt.calibration import fit_temperature, reliability
-from dvt.checkpoint import Checkpoint, load_model, save_checkpoint
-from dvt.config import EvalSection, RunConfig
-from dvt.config_io import config_to_dict
-from dvt.cost import cumulative_gmacs
-from dvt.data import Splits, load_splits
-from dvt.data.bad_images import LEFT_OUT
+from dvt.early_exit.classifier import AdaptiveClassifier
+from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, Predictions
+from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.search import find_frontier
+from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import groups, pictures, speed
 from dvt.evaluation.all_exits import AllExits, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
-from dvt.exit_rules import ExitRule
-from dvt.inference import AdaptiveClassifier
-from dvt.outcomes import PREDICTIONS_FILE, Outcomes, Predictions
-from dvt.published import published_curve
-from dvt.report import summary, write_report
+from dvt.evaluation.published import published_curve
+from dvt.models.cost import cumulative_gmacs
+from dvt.report.write import summary, write_report
 from dvt.safe_files import require_writable
-from dvt.threshold_search import find_frontier
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from dvt import device
-from dvt.budgets import Choice, Costs, setting
 from dvt.data import Splits
+from dvt.early_exit.budgets import Choice, Costs, setting
+from dvt.early_exit.classifier import AdaptiveClassifier
+from dvt.early_exit.gathering import Timing
+from dvt.early_exit.outcomes import Outcomes
 from dvt.evaluation.all_exits import AllExits
-from dvt.gathering import Timing
-from dvt.inference import AdaptiveClassifier
-from dvt.outcomes import Outcomes
 
 ROUNDS = 5
 STAGE_BATCHES = 12  # batches over which the exits are timed one by one

@@ -8,13 +8,13 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
-from dvt.grids import sinusoid_positions
-from dvt.kernels.operators import softmax_kernel
+from dvt.models.grids import sinusoid_positions
+from dvt.models.kernels.operators import softmax_kernel
 from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense, normal
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationResize, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
-from dvt.variants import FEATURE_CHANNELS, ModelConfig
+from dvt.models.variants import FEATURE_CHANNELS, ModelConfig
 
 
 class ScaledDotProduct(nn.Cell):

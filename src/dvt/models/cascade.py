@@ -7,7 +7,7 @@ from mindspore import dtype as mstype
 
 from dvt.models.backbone import Backbone
 from dvt.models.noise import DrawnKey
-from dvt.variants import ModelConfig, model_config
+from dvt.models.variants import ModelConfig, model_config
 
 SMALLEST_PROBABILITY = 1e-30  # its logarithm is finite
 
@@ -118,6 +118,6 @@ def build_model(name: str, num_classes: int = 1000, **overrides: Any) -> DVT:
 
     Overrides: `image_size`, `grid_sizes` (its length is the number of exits), `embed_dim`, `depth`, `num_heads`,
     `mlp_hidden`, `feature_reuse`, `relation_reuse`, `drop_path_rate`, `soft_splits`, `in_channels`, and the other
-    fields of `dvt.variants.ModelConfig`. Raises ConfigError for unknown names, keys and shapes that do not fit.
+    fields of `dvt.models.variants.ModelConfig`. Raises ConfigError for unknown names, keys and shapes that do not fit.
     """
     return build_from_config(model_config(name, num_classes=num_classes, **overrides))

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Initializer, TruncatedNormal, Uniform, Zero, initializer
 
-from dvt.kernels.operators import bias_kernel, gelu_kernel, layer_norm_kernel, swap_kernel
+from dvt.models.kernels.operators import bias_kernel, gelu_kernel, layer_norm_kernel, swap_kernel
 
 _INV_SQRT2 = 0.5**0.5
 

@@ -1,15 +1,15 @@
 """Feature reuse and relation reuse: what an exit makes of what the exit before it hands on (paper, section 3.2).
 
-Both resize from the G'xG' grid of the exit before to the GxG grid of this one by a fixed matrix (`dvt.grids`).
+Both resize from the G'xG' grid of the exit before to the GxG grid of this one by a fixed matrix (`dvt.models.grids`).
 Axis letters: B batch, C width, H heads, L layers, N tokens of this exit, N' tokens of the exit before.
 """
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from dvt.grids import token_resize_matrix
+from dvt.models.grids import token_resize_matrix
 from dvt.models.layers import ChannelDense, Gelu, LayerNorm, SwapMiddle, dense
-from dvt.variants import FEATURE_CHANNELS, FEATURE_HIDDEN, RELATION_EXPANSION, ModelConfig
+from dvt.models.variants import FEATURE_CHANNELS, FEATURE_HIDDEN, RELATION_EXPANSION, ModelConfig
 
 
 class FeatureReuse(nn.Cell):

@@ -8,7 +8,7 @@ from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
 from dvt.models.layers import Dense, Gelu, LayerNorm, SwapMiddle, dense
 from dvt.models.noise import Dropout, site_number
-from dvt.variants import (
+from dvt.models.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
     PERFORMER_FEATURES,

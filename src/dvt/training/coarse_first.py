@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from dvt.checkpoint.transfer import start_exit
+from dvt.models.variants import ModelConfig
 from dvt.training.step import TrainStep
-from dvt.training.transfer import start_exit
-from dvt.variants import ModelConfig
 
 FIRST = "exits.0."
 AVERAGES = "ema."

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dvt.report_figures import DOTS_PER_INCH, LIGHT, exit_colour
+from dvt.report.figures import DOTS_PER_INCH, LIGHT, exit_colour
 
 _PANEL = (4.6, 3.5)  # inches
 _FEW = 25  # points are marked up to so many

@@ -4,7 +4,7 @@ config.yaml         the resolved configuration
 last.ckpt           the newest weights, to evaluate and export (the moving average, if there is one)
 best.ckpt           those of the epoch with the best last exit on the validation images; epoch_NNN.ckpt the best few
 state.ckpt          everything a resumed run needs; state_previous.ckpt the one before, should the newest be damaged
-train.log           what the console showed; metrics.csv and the rest are those of `dvt.training.records`
+train.log           what the console showed; metrics.csv and the rest are those of `dvt.training.metrics`
 
 Each file is replaced whole or not at all, so that whenever a run is killed one of the two states loads.
 """
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint import Checkpoint, read_checkpoint, save_checkpoint
-from dvt.config import RunConfig
-from dvt.config_io import config_from_dict, config_to_dict, flattened, save_config
+from dvt.checkpoint.native import Checkpoint, read_checkpoint, save_checkpoint
+from dvt.config.files import config_from_dict, config_to_dict, flattened, save_config
+from dvt.config.sections import RunConfig
 from dvt.errors import CheckpointError, ConfigError
 from dvt.safe_files import explained, replacing, require_writable
 

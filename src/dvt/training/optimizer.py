@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from dvt.config import TrainSection
+from dvt.config.sections import TrainSection
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 

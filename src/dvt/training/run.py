@@ -1,5 +1,5 @@
 """The training run: data, model, compiled steps, validation, checkpoints, log. What it leaves is described in
-`dvt.training.folder` and `dvt.training.records`.
+`dvt.training.folder` and `dvt.training.metrics`.
 
 All ranks run this; rank 0 alone writes (but profiles). Whatever ends a run (Ctrl-C, a signal, a loss that is not
 finite) must end it on all ranks after the same step, so such decisions are taken from values that the ranks have
@@ -19,22 +19,22 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from dvt import device
+from dvt.checkpoint import transfer
 from dvt.cluster.preflight import fingerprint, require_same_fingerprint
-from dvt.config import RunConfig
-from dvt.config_io import config_to_dict, config_to_yaml
+from dvt.config.files import config_to_dict, config_to_yaml
+from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
 from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
-from dvt.training import transfer
 from dvt.training.agreement import SharedDataError, errors_shared, require_same_data, require_same_weights
 from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.feed import Feed
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
 from dvt.training.interrupt import StopBetweenSteps
+from dvt.training.metrics import RunRecords, write_environment
 from dvt.training.monitor import Monitor
 from dvt.training.profiling import profiled
-from dvt.training.records import RunRecords, write_environment
 from dvt.training.schedule import learning_rates, peak_learning_rate
 from dvt.training.step import TrainStep
 from dvt.training.validation import Validation

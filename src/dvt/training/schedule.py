@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from dvt.config import TrainSection
+from dvt.config.sections import TrainSection
 
 
 def peak_learning_rate(train: TrainSection, images_per_step: int) -> float:

@@ -11,7 +11,7 @@ from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
 from dvt import device
-from dvt.config import TrainSection
+from dvt.config.sections import TrainSection
 from dvt.models.noise import IntegerHash
 from dvt.training.loss import ExitLosses
 from dvt.training.optimizer import build_optimizer

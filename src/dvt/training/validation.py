@@ -6,12 +6,12 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from dvt import device
-from dvt.checkpoint import load_weights
+from dvt.checkpoint.native import load_weights
 from dvt.data import Splits
 from dvt.data.bad_images import LEFT_OUT
 from dvt.models.cascade import build_from_config
+from dvt.models.variants import ModelConfig
 from dvt.training.agreement import errors_shared
-from dvt.variants import ModelConfig
 
 log = logging.getLogger(__name__)
 

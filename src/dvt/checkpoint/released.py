@@ -1,0 +1,122 @@
+"""Weights under the names of the released PyTorch checkpoints, to ours and back, and which model such names belong to.
+
+NumPy; MindSpore is imported only to fill a model. The `.pth.tar` files around the tensors are `dvt.checkpoint.pytorch`.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvt.checkpoint.native import check_weights, load_weights
+from dvt.errors import CheckpointError, ConfigError, listing
+from dvt.models.names import EXIT_PREFIXES, parameter_shapes, reference_shapes, table
+from dvt.models.variants import SOFT_SPLITS_224, VARIANTS, ModelConfig, model_config
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+
+def from_reference(
+    config: ModelConfig, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
+) -> dict[str, np.ndarray]:
+    """Weights under our names, float32, from arrays under released names, with or without `module.` in front.
+
+    Raises CheckpointError that lists what is missing, unexpected, of another shape, or no finite number.
+    """
+    stripped = strip_module(state_dict)
+    check_weights(reference_shapes(config), stripped, source)
+    return {row.ours: np.asarray(stripped[row.theirs], np.float32).reshape(row.our_shape) for row in table(config)}
+
+
+def to_reference(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays under released names, in released shapes and order; inverse of `from_reference`, same errors."""
+    if config.average_exits:
+        raise CheckpointError(
+            "a model with model.average_exits answers with means over its exits, which a PyTorch DVT does not take: "
+            "accuracy and thresholds would be others. Only models without it are converted"
+        )
+    check_weights(parameter_shapes(config), weights, "the weights to convert")
+    return {row.theirs: np.asarray(weights[row.ours]).reshape(row.shape) for row in table(config)}
+
+
+def load_reference_state_dict(model: "nn.Cell", state_dict: Mapping[str, np.ndarray]) -> None:
+    """Fills `model` from NumPy arrays under released names; strict, all or nothing. Raises as `from_reference`."""
+    load_weights(model, from_reference(model.config, state_dict))
+
+
+def to_reference_state_dict(model: "nn.Cell") -> dict[str, np.ndarray]:
+    """Copies of a model's weights as NumPy arrays in released names, shapes and order."""
+    return to_reference(model.config, {name: p.asnumpy().copy() for name, p in model.parameters_dict().items()})
+
+
+def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without the `module.` that PyTorch's data-parallel wrappers put in front of names."""
+    stripped = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    if len(stripped) != len(state_dict):
+        raise CheckpointError("the state dict holds some tensors twice, with and without the prefix 'module.'")
+    return stripped
+
+
+def recognise(
+    shapes: Mapping[str, tuple[int, ...]], source: str = "the state dict", name: str | None = None
+) -> ModelConfig:
+    """The configuration whose released tensors look like `shapes` (names without `module.`): variant, exits, classes,
+    input channels, image size and reuses.
+
+    With `name`, the variant must be that one. Raises CheckpointError for another network or another variant, and
+    ConfigError for an unknown `name`. Names and shapes are not all checked here: `from_reference` does.
+    """
+    if name is not None:
+        model_config(name)
+    present = {tensor.split(".")[0] for tensor in shapes}
+    prefixes = [prefix for prefix in EXIT_PREFIXES if prefix in present]
+    if not prefixes or prefixes != list(EXIT_PREFIXES[-len(prefixes) :]):
+        raise CheckpointError(
+            f"{source} holds another network: the tensors of a released DVT are named {'.*, '.join(EXIT_PREFIXES)}.*, "
+            f"or the last of these; here they are {listing(shapes)}"
+        )
+    try:
+        facts, overrides = _read_shapes(shapes, prefixes)
+    except (KeyError, IndexError, ValueError) as error:
+        raise CheckpointError(f"{source} looks like a DVT, but tensors are missing or misshapen: {error}") from error
+    matching = [key for key in VARIANTS if all(getattr(model_config(key), k) == v for k, v in facts.items())]
+    found = ", ".join(f"{key} {value}" for key, value in facts.items())
+    if name is not None and name not in matching:
+        raise CheckpointError(
+            f"{source} does not hold {name}, but {matching[0] if matching else 'a DVT with ' + found}"
+        )
+    if not matching:
+        raise CheckpointError(f"{source} holds a DVT of no known variant: {found}. Known: {', '.join(VARIANTS)}")
+    try:
+        return model_config(matching[0], **overrides)
+    except ConfigError as error:
+        raise CheckpointError(f"{source} holds {matching[0]} in a form that cannot be built: {error}") from error
+
+
+def _read_shapes(shapes: Mapping[str, tuple[int, ...]], prefixes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    last = prefixes[-1]
+    grids = tuple(math.isqrt(max(shapes[f"{prefix}.pos_embed"][1] - 1, 0)) for prefix in prefixes)
+    patches = f"{last}.patch_embed.proj.weight" in shapes
+    facts = {
+        "tokenizer": "patch" if patches else "t2t",
+        "embed_dim": shapes[f"{last}.cls_token"][2],
+        "depth": len({name.split(".")[2] for name in shapes if name.startswith(f"{last}.blocks.")}),
+        "mlp_hidden": shapes[f"{last}.blocks.0.mlp.fc1.weight"][0],
+        "qkv_bias": f"{last}.blocks.0.attn.qkv.bias" in shapes,
+    }
+    overrides = {
+        "grid_sizes": grids,
+        "num_classes": shapes[f"{last}.head.weight"][0],
+        "feature_reuse": any(".feature_resuse_mlp." in name for name in shapes) or len(prefixes) == 1,
+        "relation_reuse": any(".relation_reuse_conv." in name for name in shapes) or len(prefixes) == 1,
+    }
+    if patches:
+        _, channels, patch, _ = shapes[f"{last}.patch_embed.proj.weight"]
+        overrides["in_channels"] = channels
+        overrides["image_size"] = 224 if -(-224 // grids[-1]) == patch else patch * grids[-1]
+    elif grids[-1] in SOFT_SPLITS_224:
+        pixels = shapes[f"{last}.tokens_to_token.attention1.kqv.weight"][1]
+        overrides["in_channels"] = max(pixels // SOFT_SPLITS_224[grids[-1]][0] ** 2, 1)
+    return facts, overrides

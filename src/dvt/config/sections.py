@@ -1,0 +1,406 @@
+"""The configuration of a run: typed, with a default and a meaning for every key. Imports no framework.
+
+The attribute docstrings are the help texts of the command line; `dvt.cli.main` turns these classes into options.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from dvt.errors import ConfigError
+from dvt.models.variants import ModelConfig, model_config
+from dvt.value_checks import check_values
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+SMALLEST_STD = 1e-6  # pixels are divided by it in float32
+TEMPERATURES = (0.01, 1000.0)  # of distillation; beyond them float32 logits overflow or lose all differences
+
+# More is a slip of the pen: tables and batches of this size fit no machine.
+LARGEST = {
+    **dict.fromkeys(("epochs", "cooldown_epochs", "coarse_first_epochs"), 100_000),
+    **dict.fromkeys(("batch_size", "accumulation_steps"), 2**20),
+    **dict.fromkeys(("resize_size", "canvas_size", "eval_resize_size", "item_sizes"), 2**14),
+    "workers": 1024,
+    "seed": 2**63 - 1,
+}
+
+DatasetName = Literal["image_folder", "cifar10", "cifar100", "fashion_mnist", "fashion_mnist_scale"]
+DeviceTarget = Literal["auto", "CPU", "GPU", "Ascend"]
+AmpLevel = Literal["O0", "O1", "O2"]
+
+
+@dataclass
+class ModelSection:
+    """Which DVT to build. A key left at null keeps the variant's own value.
+
+    Args:
+        name: Variant, one of those that `dvt info` lists.
+        num_classes: Number of classes; null takes it from the data set.
+        image_size: Side of the square input image, in pixels.
+        in_channels: Channels of the input image; null takes it from the data set.
+        grid_sizes: Tokens per side at each exit; its length is the number of exits.
+        embed_dim: Width C of the tokens.
+        depth: Number L of blocks per exit.
+        num_heads: Number H of attention heads.
+        mlp_hidden: Hidden width of the blocks' MLP.
+        feature_reuse: Hand the features of an exit on to the next.
+        relation_reuse: Hand the attention relations of an exit on to the next.
+        drop_path_rate: Stochastic depth of the last block; earlier blocks rise linearly to it.
+        dropout_rate: Dropout after positions, attention and both layers of the MLP; 0 in all released models.
+        soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
+        resize_sides: Intermediate side of the resize between grids, one per hand-over.
+        init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
+        share_blocks: Let the blocks of all exits have the weights in common that feature reuse does not widen.
+        average_exits: In evaluation, answer with the mean of the probabilities of the exits passed so far.
+    """
+
+    name: str = "dvt_t2t_vit_12"
+    num_classes: int | None = None
+    image_size: int | None = None
+    in_channels: int | None = None
+    grid_sizes: list[int] | None = None
+    embed_dim: int | None = None
+    depth: int | None = None
+    num_heads: int | None = None
+    mlp_hidden: int | None = None
+    feature_reuse: bool | None = None
+    relation_reuse: bool | None = None
+    drop_path_rate: float | None = None
+    dropout_rate: float | None = None
+    soft_splits: list[list[int]] | None = None
+    resize_sides: list[int] | None = None
+    init_std: float | None = None
+    share_blocks: bool | None = None
+    average_exits: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "model.")
+
+    @property
+    def input_size(self) -> int:
+        """Side of the input image in pixels, known before the data set is."""
+        return ModelConfig.image_size if self.image_size is None else self.image_size
+
+    def check(self) -> None:
+        """Raises ConfigError for what is wrong whatever the data set; costs nothing."""
+        self.resolve(self.num_classes or 1, self.in_channels or 1)
+
+    def resolve(self, num_classes: int, in_channels: int) -> ModelConfig:
+        """The checked model configuration, with what the data set knows filled in."""
+        if self.num_classes is not None and self.num_classes != num_classes:
+            raise ConfigError(f"model.num_classes is {self.num_classes}, but the data set has {num_classes} classes")
+        overrides = {key: value for key, value in vars(self).items() if key != "name"}
+        overrides["num_classes"] = num_classes
+        overrides["in_channels"] = in_channels if self.in_channels is None else self.in_channels
+        return model_config(self.name, **overrides)
+
+
+@dataclass
+class DataSection:
+    """Which images, and how they become model inputs.
+
+    Args:
+        dataset: Kind of data set. image_folder wants train/CLASS/* and val/CLASS/* below data.path, or the MindRecord
+            files that scripts/make_mindrecord.py makes of them.
+        path: Folder that holds the data set; null looks in the usual places (Fashion-MNIST only).
+        train_images: Use at most this many training images, drawn evenly per class; null for all.
+        val_images: Use at most this many validation images, drawn evenly per class; null for all.
+        calibration_images: Size of the slice of the training set on which thresholds are found.
+        hold_out_calibration: Keep the calibration slice out of training. If false, it is drawn from the images that
+            were trained on, randomly cropped and flipped, as the published evaluation does.
+        resize_size: Shorter side before the centre crop in evaluation; null takes image_size * 256 / 224.
+        canvas_size: fashion_mnist_scale only: side of the canvas that items are drawn on; null takes image_size.
+        item_sizes: fashion_mnist_scale only: sides at which items are drawn; null takes a quarter, a half and all of
+            the canvas.
+        mean: Mean per channel, of pixels in 0..1; null takes the data set's own.
+        std: Standard deviation per channel, of pixels in 0..1; null takes the data set's own.
+        workers: Loader processes or threads; null takes the number of processor cores, at most 8, shared by the ranks
+            of this machine.
+        worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
+            threads, which start at once; auto takes processes where an epoch is long enough to repay their start.
+        on_bad_image: What an image that cannot be read does: fail ends the run and names the file; skip names it in the
+            log and goes on, in training with the next readable image of the epoch in its place, in evaluation without.
+        max_bad_images: With skip, the most bad images of a split, beyond which the run fails after all: below 1 a share
+            of its images (but at least one image), from 1 up a number.
+    """
+
+    dataset: DatasetName = "image_folder"
+    path: str | None = None
+    train_images: int | None = None
+    val_images: int | None = None
+    calibration_images: int = 50000
+    hold_out_calibration: bool = False
+    resize_size: int | None = None
+    canvas_size: int | None = None
+    item_sizes: list[int] | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    workers: int | None = None
+    worker_type: Literal["auto", "process", "thread"] = "auto"
+    on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_images: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "data.", LARGEST)
+        for key in ("train_images", "val_images", "calibration_images", "resize_size", "canvas_size", "workers"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"data.{key} is {value}; it must be at least 1")
+        limit = self.max_bad_images
+        if limit <= 0 or (limit > 1 and limit % 1):
+            raise ConfigError(
+                f"data.max_bad_images is {limit:g}; it must be a share between 0 and 1 or a whole number from 1 up"
+            )
+        if self.item_sizes is not None and min(self.item_sizes) < 1:
+            raise ConfigError(f"data.item_sizes is {self.item_sizes}; every entry must be at least 1")
+        if self.std is not None and any(not s >= SMALLEST_STD for s in self.std):
+            raise ConfigError(f"data.std is {self.std}; every entry must be above 0, at least {SMALLEST_STD:g}")
+
+
+@dataclass
+class AugmentSection:
+    """How training images are varied, on top of crop and flip.
+
+    Args:
+        policy: Operations on the cropped image: RandAugment as published, AutoAugment's ImageNet policy, or none.
+        interpolation: Of the random resized crop; random draws bilinear or bicubic for each image.
+        erasing: Share of the images in which one block is replaced by noise, after normalisation.
+        mixup: Alpha of mixup; 0 switches it off. With cutmix on as well, each batch draws one of the two.
+        cutmix: Alpha of cutmix; 0 switches it off.
+    """
+
+    policy: Literal["none", "rand-m9-mstd0.5-inc1", "autoaugment"] = "none"
+    interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "augment.")
+        if not 0 <= self.erasing <= 1:
+            raise ConfigError(f"augment.erasing is {self.erasing}; it must be a share between 0 and 1")
+        for key in ("mixup", "cutmix"):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"augment.{key} is {getattr(self, key)}; it must be 0 (off) or a positive number")
+
+
+@dataclass
+class TrainSection:
+    """How to train: optimizer, cosine schedule, sum of the exits' cross-entropies.
+
+    Args:
+        epochs: Passes over the training images, warm-up included and cool-down not.
+        batch_size: Images per device and pass through the model.
+        accumulation_steps: Batches whose gradients are averaged into one step of the optimizer.
+        optimizer: adamw, or sgd with momentum.
+        momentum: Momentum of sgd.
+        learning_rate: Peak learning rate. With backbone_lr_scale, that of the heads.
+        base_batch_size: Images per optimizer step that learning_rate is meant for; with another number of devices,
+            batch size or accumulation it is scaled in proportion. null: taken as it is.
+        backbone_lr_scale: Learning rate of everything but the heads, as a share of theirs.
+        min_learning_rate: Learning rate at the end of the cosine.
+        warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
+        warmup_learning_rate: Learning rate of the first step of the warm-up.
+        cooldown_epochs: Further epochs at min_learning_rate.
+        schedule_unit: Change the learning rate every step or every epoch (as published).
+        weight_decay: Weight decay of matrices, decoupled with adamw; biases and 1-D parameters are not decayed.
+        clip_norm: Largest global norm of the gradients, above which they are scaled down; null: not clipped.
+        label_smoothing: Share of the target spread evenly over all classes.
+        exit_weights: Weight of each exit's loss; null for 1 each, as published.
+        distillation: Weight of what every exit but the last learns from the last one's probabilities, besides its own
+            cross-entropy; part of its loss, also in the log. 0, as published, switches it off.
+        distillation_temperature: By which logits are divided for that; higher ones show more of the less probable
+            classes.
+        coarse_first_epochs: Of the epochs, how many train the first exit alone, at its cost; what fits of its weights
+            then starts the others. 0: all exits from the start, as published.
+        ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
+            0.99996 needs some 100,000 steps to forget the initial weights.
+        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for all that flows between
+            them. Softmax, LayerNorm, the performers, the loss and the weights stay float32.
+        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow, doubled after loss_scale_window
+            steps without.
+        loss_scale_window: See loss_scale.
+        max_failed_batches: Stop after so many batches in a row whose loss is not finite.
+        recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
+        init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
+            or a plain T2T-ViT. What does not fit (a head of other classes, say) starts afresh and is listed.
+        checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
+        eval_every_epochs: Evaluate all exits on the validation images after every so many epochs; 0: never.
+        eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
+        keep_best: How many checkpoints to keep besides the newest, best last-exit accuracy first.
+        dataset_sink_mode: Send batches to the device ahead of time (Ascend and GPU; without effect on the CPU).
+    """
+
+    epochs: int = 300
+    batch_size: int = 128
+    accumulation_steps: int = 1
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    momentum: float = 0.9
+    learning_rate: float = 5e-4
+    base_batch_size: int | None = None
+    backbone_lr_scale: float = 1.0
+    min_learning_rate: float = 1e-5
+    warmup_epochs: float = 20
+    warmup_learning_rate: float = 1e-6
+    cooldown_epochs: int = 0
+    schedule_unit: Literal["step", "epoch"] = "epoch"
+    weight_decay: float = 0.05
+    clip_norm: float | None = None
+    label_smoothing: float = 0.1
+    exit_weights: list[float] | None = None
+    distillation: float = 0.0
+    distillation_temperature: float = 1.0
+    coarse_first_epochs: int = 0
+    ema_decay: float = 0.0
+    amp_level: AmpLevel = "O0"
+    loss_scale: float = 65536.0
+    loss_scale_window: int = 2000
+    max_failed_batches: int = 10
+    recompute: bool = False
+    init_checkpoint: str | None = None
+    checkpoint_every_epochs: int = 1
+    eval_every_epochs: int = 1
+    eval_resize_size: int | None = None
+    keep_best: int = 3
+    dataset_sink_mode: bool = False
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "train.", LARGEST)
+        for key in (
+            "epochs",
+            "batch_size",
+            "accumulation_steps",
+            "base_batch_size",
+            "loss_scale_window",
+            "max_failed_batches",
+            "checkpoint_every_epochs",
+            "eval_resize_size",
+        ):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"train.{key} is {value}; it must be at least 1")
+        for key in (
+            "learning_rate",
+            "min_learning_rate",
+            "warmup_learning_rate",
+            "warmup_epochs",
+            "weight_decay",
+            "backbone_lr_scale",
+            "distillation",
+            "coarse_first_epochs",
+            "cooldown_epochs",
+            "eval_every_epochs",
+            "keep_best",
+        ):
+            if not 0 <= getattr(self, key) < float("inf"):
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must not be negative")
+        for key in ("clip_norm", "loss_scale"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"train.{key} is {value}; it must be above 0")
+        for key in ("label_smoothing", "ema_decay", "momentum"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+        weights = self.exit_weights
+        if weights is not None and not (all(0 <= each < float("inf") for each in weights) and any(weights)):
+            raise ConfigError(f"train.exit_weights is {weights}; it must hold numbers from 0 up, not all of them 0")
+        low, high = TEMPERATURES
+        if not low <= self.distillation_temperature <= high:
+            given = self.distillation_temperature
+            raise ConfigError(f"train.distillation_temperature is {given}; it must lie between {low:g} and {high:g}")
+        if self.coarse_first_epochs and (self.coarse_first_epochs >= self.epochs or (weights and not weights[0])):
+            raise ConfigError(
+                f"train.coarse_first_epochs is {self.coarse_first_epochs}; it must leave some of train.epochs, "
+                f"{self.epochs}, to all exits, and the first of train.exit_weights must be above 0"
+            )
+        if self.warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}; give both"
+            )
+
+
+@dataclass
+class EvalSection:
+    """How to evaluate, and what the recommended thresholds are to achieve: a budget, or else a bound on lost accuracy.
+
+    Args:
+        batch_size: Images per batch.
+        budget_gmacs: Average GMACs per image that may be spent; the most accurate thresholds within it are chosen.
+        budget_images_per_second: Images/s to reach on this device at this batch size, by the measured times of the
+            exits; the most accurate thresholds that reach it are chosen.
+        max_accuracy_drop: Without a budget: percentage points of the last exit's accuracy that may be lost on the
+            calibration images; the cheapest thresholds that keep it are chosen.
+        threshold_search: optimised searches all thresholds on the calibration images; published takes them from the 59
+            points of the published sweep.
+        exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
+        temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
+        throughput_images: Number of images over which images/s are measured, at most all.
+        keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet);
+            questions about thresholds do not need them.
+        store: Write the thresholds found and the results into the checkpoint, in place of those it held; preprocessing
+            and class names too, if it has none.
+    """
+
+    batch_size: int = 64
+    budget_gmacs: float | None = None
+    budget_images_per_second: float | None = None
+    max_accuracy_drop: float = 0.5
+    threshold_search: Literal["optimised", "published"] = "optimised"
+    exit_rule: Literal["confidence", "entropy", "margin"] = "confidence"
+    temperature_scaling: bool = False
+    throughput_images: int = 2048
+    keep_probabilities: bool = False
+    store: bool = False
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), "eval.", LARGEST)
+        for key in ("batch_size", "throughput_images"):
+            if getattr(self, key) < 1:
+                raise ConfigError(f"eval.{key} is {getattr(self, key)}; it must be at least 1")
+        for key in ("budget_gmacs", "budget_images_per_second"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"eval.{key} is {value}; it must be above 0")
+        if self.budget_gmacs is not None and self.budget_images_per_second is not None:
+            raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
+        if not self.max_accuracy_drop >= 0:
+            raise ConfigError(f"eval.max_accuracy_drop is {self.max_accuracy_drop}; it must not be negative")
+
+
+@dataclass
+class RunConfig:
+    """A training run and its evaluation.
+
+    Args:
+        model: Which DVT to build.
+        data: Which images, and how they become model inputs.
+        augment: How training images are varied.
+        train: How to train.
+        eval: How to evaluate.
+        device_target: Device to run on; auto takes the best one that is there.
+        seed: Seed of weights, data order, augmentation and stochastic depth.
+        output: Folder for checkpoints, the log, the resolved configuration and the report.
+        resume: Go on with the run in the output folder from its last saved step.
+        deterministic: Take only operators whose results do not vary from run to run (Ascend and GPU; slower).
+        jit_level: How far graphs are compiled; auto is MindSpore's own choice for the device.
+        profile: Record a few steps of the first epoch with MindSpore's profiler, into the folder "profile" of the run.
+    """
+
+    model: ModelSection = field(default_factory=ModelSection)
+    data: DataSection = field(default_factory=DataSection)
+    augment: AugmentSection = field(default_factory=AugmentSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    device_target: DeviceTarget = "auto"
+    seed: int = 0
+    output: str = "runs/dvt"
+    resume: bool = False
+    deterministic: bool = False
+    jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        check_values(vars(self), largest=LARGEST)
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must not be negative")

@@ -1,0 +1,202 @@
+"""Makes MindRecord files of an image folder (scripts/make_mindrecord.py); `records` reads them.
+
+Files are written into a hidden folder, read back and compared, and only then moved to their place; the description that
+makes them count comes last. Whatever ends the work before leaves nothing that looks whole. Images that cannot be read
+are an error or, with `on_bad_image` skip, left out as `dvt.data.bad_images` allows.
+"""
+
+import io
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from dvt.config.sections import DataSection
+from dvt.data.bad_images import BadImagePolicy
+from dvt.data.preprocess import read_image
+from dvt.data.sources.image_folder import PARTS, check_layout, check_same_classes, list_classes, list_images
+from dvt.data.sources.records import (
+    FORMAT,
+    INDEXED,
+    SCHEMA,
+    RecordSet,
+    holds_records,
+    metadata_file,
+    record_file_name,
+)
+from dvt.data.workers import available_cores
+from dvt.errors import ConfigError, DataError
+
+IMAGES_AT_ONCE = 128
+MAX_SHARDS = 1000
+"""Most files that MindRecord divides a data set into."""
+MAX_IMAGE_BYTES = 30 * 2**20
+"""An image must fit a page of MindRecord, 32 MiB."""
+DEFAULT_SHARDS = 8
+
+
+def write_records(
+    data_path: str | Path,
+    output: str | Path,
+    shards: int = DEFAULT_SHARDS,
+    parts: Sequence[str] = PARTS,
+    data: DataSection | None = None,
+) -> dict[str, int]:
+    """Writes the record files of some parts, and checks them by reading all of them back.
+
+    Args:
+        data_path: Folder in the layout of `dvt.data.sources.image_folder`.
+        output: Folder for the files; made if need be.
+        shards: Files per part; fewer if there are fewer images.
+        parts: "train", "val" or both.
+        data: Of it, `on_bad_image` and `max_bad_images` say what becomes of images that cannot be read or stored; None:
+            they are an error.
+
+    Returns:
+        Part -> number of images written.
+
+    Raises:
+        DataError: The image folder is faulty, images are bad or too many of them are, a class has no others, records
+            are there already, or writing failed.
+        ConfigError: Another number of shards or another part.
+    """
+    root, output = Path(data_path).expanduser(), Path(output).expanduser()
+    if not 1 <= shards <= MAX_SHARDS:
+        raise ConfigError(f"the number of shards is {shards}; it must lie between 1 and {MAX_SHARDS}")
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        raise ConfigError(f"there is no part {', '.join(unknown)!r}; there are {', '.join(PARTS)}")
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder; give the one that holds train/CLASS/ and val/CLASS/")
+    try:
+        if holds_records(root):
+            raise DataError(f"{root} holds records already; give a folder of images")
+        check_layout(root, PARTS)
+        class_names = list_classes(root / "train")
+        check_same_classes(class_names, list_classes(root / "val"), root)
+        photos = {part: list_images(root / part, class_names) for part in parts}
+        for part in parts:
+            if metadata_file(output, part).exists():
+                raise DataError(f"{output} holds the records of {part} already; remove them or choose another folder")
+        output.mkdir(parents=True, exist_ok=True)
+        policy = BadImagePolicy(data or DataSection(), {part: len(files) for part, (files, _) in photos.items()})
+        return {
+            part: _write_part(output, part, files, labels, class_names, shards, policy)
+            for part, (files, labels) in photos.items()
+        }
+    except OSError as error:
+        raise DataError(f"{error.filename or output}: {error.strerror or error}") from error
+
+
+def _write_part(
+    output: Path,
+    part: str,
+    files: list[str],
+    labels: list[int],
+    class_names: list[str],
+    shards: int,
+    policy: BadImagePolicy,
+) -> int:
+    """Writes a part and returns its number of images."""
+    fewest = len(files) - (policy.limit(part) if policy.skips else 0)
+    draft = output / f".{part}.unfinished"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    try:
+        written = _write_files(draft / record_file_name(part), part, files, labels, min(shards, fewest), policy)
+        empty = set(range(len(class_names))) - {each.label for each in written}
+        if empty:
+            raise DataError(
+                f"no image of {part}/{class_names[min(empty)]} can be read; replace them or remove the class"
+            )
+        names = sorted(entry.name for entry in draft.iterdir())
+        metadata = {
+            "format": FORMAT,
+            "class_names": class_names,
+            "images": len(written),
+            "files": {name: (draft / name).stat().st_size for name in names},
+        }
+        metadata_file(draft, part).write_text(json.dumps(metadata, indent=1) + "\n", encoding="utf-8")
+        _verify(draft, part, written)
+        for leftover in output.glob(f"{record_file_name(part)}*"):  # of a move that was cut off
+            leftover.unlink()
+        for name in (*names, metadata_file(draft, part).name):
+            os.replace(draft / name, output / name)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return len(written)
+
+
+class _Written(NamedTuple):
+    """An image that was written: its class and the checksum of its file."""
+
+    label: int
+    checksum: int
+
+
+def _write_files(
+    target: Path, part: str, files: list[str], labels: list[int], shards: int, policy: BadImagePolicy
+) -> list[_Written]:
+    """Writes target0, target1, ... and returns what is in them, in the order of the folder."""
+    from mindspore.mindrecord import FileWriter  # seconds to import; what was wrong has been told by now
+
+    written: list[_Written] = []
+    try:
+        # MindRecord numbers the files only if there are several.
+        writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
+        writer.add_schema(SCHEMA, "photographs")
+        writer.add_index(list(INDEXED))
+        bar = tqdm(total=len(files), unit="img", desc=f"writing {target.name}")
+        with bar, ThreadPoolExecutor(available_cores()) as threads:
+            for start in range(0, len(files), IMAGES_AT_ONCE):
+                rows = []
+                chunk = files[start : start + IMAGES_AT_ONCE]
+                for place, (file, content) in enumerate(zip(chunk, threads.map(_encoded, chunk), strict=True), start):
+                    if isinstance(content, DataError):
+                        if not policy.skips:
+                            raise content
+                        policy.note(part, place, str(content))
+                        continue
+                    name = "/".join(Path(file).parts[-2:])
+                    row = {"index": len(written), "label": labels[place], "file_name": name, "image": content}
+                    rows.append(row)
+                    written.append(_Written(labels[place], zlib.crc32(content)))
+                if rows:
+                    writer.write_raw_data(rows)
+                bar.update(len(chunk))
+        writer.commit()
+    except RuntimeError as error:  # how MindSpore reports a full disk, among others
+        raise DataError(f"MindSpore cannot write {target}: {str(error).strip().splitlines()[0]}") from error
+    return written
+
+
+def _encoded(file: str) -> bytes | DataError:
+    """The bytes of an image file, or why training could not decode it or a record not hold it."""
+    try:
+        content = Path(file).read_bytes()
+        read_image(io.BytesIO(content), name=lambda: file)
+    except OSError as error:
+        return DataError(f"image file {file} cannot be read: {error.strerror}; replace or remove it")
+    except DataError as error:
+        return error
+    if len(content) > MAX_IMAGE_BYTES:
+        return DataError(
+            f"image file {file} has {len(content) / 2**20:.0f} MiB; a record holds at most"
+            f" {MAX_IMAGE_BYTES // 2**20}: make it smaller or remove it"
+        )
+    return content
+
+
+def _verify(folder: Path, part: str, written: list[_Written]) -> None:
+    """Raises DataError unless every image can be read back as it was."""
+    records = RecordSet.open(folder, part)
+    for index, expected in enumerate(tqdm(written, unit="img", desc=f"reading back {record_file_name(part)}")):
+        record = records[index]
+        if (records.labels[index], zlib.crc32(record.read())) != expected:
+            raise DataError(f"{record.name} was not read back as it was written to {record.file}; check the disk")

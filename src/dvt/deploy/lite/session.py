@@ -1,0 +1,116 @@
+"""Converting for and running on MindSpore Lite, alone in its module so that Lite's own Python can run it as a program.
+
+Lite's wheels are for Python versions that the rest of the package does not know (2.0.0: Python 3.7), so this file
+keeps to Python 3.7, NumPy and `mindspore_lite`. `dvt.deploy.lite.backend` imports it where Lite can be imported, and
+otherwise starts it under Lite's interpreter:
+
+    python lite_session.py serve                  answers requests on standard input, see `serve`
+    python lite_session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
+"""
+
+import json
+import os
+import sys
+
+import numpy as np
+
+
+class Sessions:
+    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread unless told otherwise."""
+
+    def __init__(self, files, target, device_id, threads):
+        import mindspore_lite as lite
+
+        context = lite.Context()
+        context.target = [target]
+        if target == "ascend":
+            context.ascend.device_id = device_id
+        else:
+            if threads and threads > 1 and lite.__version__.startswith("2.0."):
+                raise RuntimeError("MindSpore Lite 2.0 computes small matrix products wrongly on more than one thread")
+            context.cpu.thread_num = threads or 1
+        self._models, self._batches = [], []
+        for path in files:
+            kind = lite.ModelType.MINDIR_LITE if path.endswith(".ms") else lite.ModelType.MINDIR
+            model = lite.Model()
+            model.build_from_file(path, kind, context)
+            self._models.append(model)
+            self._batches.append(None)
+
+    def run(self, index, names, arrays):
+        """One exit on arrays under their input names; returns its outputs, in order."""
+        given = dict(zip(names, arrays))  # noqa: B905, Python 3.7 has no `strict`
+        model = self._models[index]
+        inputs = model.get_inputs()
+        if set(given) != {each.name for each in inputs}:
+            raise ValueError(f"the model takes {sorted(each.name for each in inputs)}, given are {sorted(given)}")
+        batch = len(arrays[0])
+        if self._batches[index] != batch:
+            model.resize(inputs, [list(given[each.name].shape) for each in inputs])
+            self._batches[index] = batch
+            inputs = model.get_inputs()
+        for each in inputs:
+            each.set_data_from_numpy(np.ascontiguousarray(given[each.name]))
+        return [output.get_data_to_numpy() for output in model.predict(inputs)]
+
+
+def convert(onnx_file, output):
+    """Converts an exported ONNX file to `output`.ms."""
+    import mindspore_lite as lite
+
+    converter = lite.Converter()
+    converter.save_type = lite.ModelType.MINDIR_LITE
+    converter.input_format = lite.Format.NCHW  # else images would be wanted with the channels last
+    converter.convert(fmk_type=lite.FmkType.ONNX, model_file=onnx_file, output_file=output)
+
+
+def write_message(stream, header, arrays=()):
+    """A line of JSON, then the bytes of the arrays it announces."""
+    arrays = [np.ascontiguousarray(array) for array in arrays]
+    header = dict(header, arrays=[[str(array.dtype), list(array.shape)] for array in arrays])
+    stream.write(json.dumps(header).encode() + b"\n")
+    for array in arrays:
+        stream.write(array.tobytes())
+    stream.flush()
+
+
+def read_message(stream):
+    """(header, arrays) of the next message; (None, []) at the end of the stream."""
+    line = stream.readline()
+    if not line:
+        return None, []
+    header = json.loads(line.decode())
+    arrays = []
+    for dtype, shape in header["arrays"]:
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        arrays.append(np.frombuffer(stream.read(size), dtype).reshape(shape))
+    return header, arrays
+
+
+def serve():
+    """Answers messages on standard input: first the arguments of `Sessions`, then those of its `run`, one per call."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # Lite prints to standard output
+    sessions = None
+    while True:
+        header, arrays = read_message(sys.stdin.buffer)
+        if header is None:
+            return
+        try:
+            if sessions is None:
+                sessions = Sessions(header["files"], header["target"], header["device_id"], header["threads"])
+                outputs = []
+            else:
+                outputs = sessions.run(header["index"], header["names"], arrays)
+            write_message(answers, {"error": None}, outputs)
+        except Exception as error:  # whatever it is, the other side has to hear of it
+            write_message(answers, {"error": f"{type(error).__name__}: {error}"})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["serve"]:
+        serve()
+    elif sys.argv[1:2] == ["convert"] and len(sys.argv) == 4:
+        convert(*sys.argv[2:])
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,146 @@
+"""`Cascade`: a bundle, loaded and run exit by exit on one of three backends with the same results."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from dvt.data.preprocess import Preprocessing
+from dvt.deploy.backends import BACKENDS
+from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
+from dvt.early_exit.decisions import check_thresholds
+from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
+from dvt.errors import BundleError, ConfigError
+
+
+class Cascade:
+    """Classifies images with the files of a bundle, stopping early as `dvt.AdaptiveClassifier` does.
+
+    Args:
+        folder: The bundle, made by `dvt.deploy.export_bundle` or export.py.
+        backend: "onnxruntime", "mindspore" or "lite" (MindSpore Lite, on converted files).
+        graph_format: Which files to run; by default ONNX, MINDIR or LITE, as the backend takes them. "ONNX_INT8" runs
+            the quantised files.
+        threads: Threads of the CPU backends; None lets the runtime choose.
+        device_id: Card of MindSpore Lite on Ascend.
+        verify: Compare the files with the hashes of the manifest before they are loaded.
+
+    Attributes:
+        manifest: What the bundle says of itself.
+        class_names: Names of the classes, or None.
+        preprocessing: Makes a model input of an image (`dvt.data.Preprocessing`), or None.
+
+    Raises:
+        BundleError: The folder is no bundle, files are missing or altered, or the format is not among them.
+        ConfigError: Unknown backend.
+        DeviceError: The backend's runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        backend: str = "onnxruntime",
+        graph_format: str | None = None,
+        threads: int | None = None,
+        device_id: int = 0,
+        verify: bool = True,
+    ) -> None:
+        if backend not in BACKENDS:
+            raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+        make, usual_format = BACKENDS[backend]
+        self.graph_format = graph_format or usual_format
+        self.manifest: Manifest = read_manifest(folder)
+        if self.graph_format not in self.manifest.graphs:
+            there = ", ".join(self.manifest.graphs)
+            remedy = (
+                "convert it with scripts/run_lite_convert.sh"
+                if self.graph_format == CONVERTED
+                else f"export it with --format {self.graph_format}"
+            )
+            raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; {remedy}")
+        graphs = self.manifest.graphs[self.graph_format]
+        if verify:
+            check_files(Path(folder), graphs)
+        self._exits = graphs.exits
+        self._backend = make(Path(folder), graphs, threads, device_id)
+        fixed = self._exits[0].inputs[0].shape[0]
+        self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
+        self._pads = self._backend.pads or fixed is not None
+        self.class_names = self.manifest.class_names
+        stored = self.manifest.preprocessing
+        self.preprocessing = None if stored is None else Preprocessing.from_dict(stored)
+
+    @property
+    def thresholds(self) -> dict[str, tuple[float, ...]]:
+        """The bundle's named thresholds for the files that are run; the first is the default."""
+        return {name: setting.values for name, setting in self.manifest.settings(self.graph_format).items()}
+
+    def predict(self, images: np.ndarray, thresholds: str | Sequence[float] | None = None) -> Predictions:
+        """Classifies images, normalised float32 (B, I, S, S), each at the exit where it is confident enough.
+
+        All B images are gathered between the exits, with what is handed on: some 3 MB per image for a DVT-DeiT-S. Give
+        large sets in parts.
+
+        Args:
+            images: Model inputs; `preprocessing` makes them.
+            thresholds: Name of a setting of the bundle, or one number per exit; None takes the bundle's default.
+
+        Raises:
+            ConfigError: No thresholds, unknown ones, or another number than there are exits.
+            DataError: Images of another shape, or with NaN or infinite pixels.
+        """
+        images = check_images(images, self._image_shape)
+        return run_cascade(self.run_exit, images, self._chosen(thresholds), self.manifest.model.num_classes)
+
+    def all_exits(self, images: np.ndarray) -> np.ndarray:
+        """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
+        images = check_images(images, self._image_shape)
+        return run_all(self.run_exit, images, len(self._exits), self.manifest.model.num_classes)
+
+    def run_exit(
+        self, index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]
+    ) -> tuple[np.ndarray, HandedOn]:
+        """One exit on n images: (n, I, S, S) and what the exit before handed on -> probabilities, what is handed on."""
+        entry = self._exits[index]
+        values = {"images": images, **handed_on}
+        inputs = [values[value.role] for value in entry.inputs]
+        outputs = run_in_batches(lambda part: self._backend.run(index, part), inputs, self._batch_sizes, self._pads)
+        named = {value.role: output for value, output in zip(entry.outputs, outputs, strict=True)}
+        probabilities = named.pop("probabilities")
+        return probabilities, named | ({"probabilities": probabilities} if self.manifest.model.average_exits else {})
+
+    def close(self) -> None:
+        """Frees what the backend holds outside of this process."""
+        self._backend.close()
+
+    def __enter__(self) -> "Cascade":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        model = self.manifest.model
+        return model.in_channels, model.image_size, model.image_size
+
+    def _chosen(self, thresholds: str | Sequence[float] | None) -> np.ndarray:
+        settings = self.thresholds
+        if thresholds is None:
+            if not settings:
+                raise ConfigError(
+                    f"the bundle has no thresholds: give {len(self._exits)} numbers, or export a checkpoint in which "
+                    "`eval.py --mode 2 --eval.store` has stored them"
+                )
+            thresholds = next(iter(settings))
+        if isinstance(thresholds, str):
+            if thresholds not in settings:
+                raise ConfigError(
+                    f"the bundle has no thresholds {thresholds!r}; it has: {', '.join(settings) or 'none'}"
+                )
+            thresholds = settings[thresholds]
+        return check_thresholds(thresholds, len(self._exits))

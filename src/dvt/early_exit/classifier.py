@@ -1,0 +1,219 @@
+"""Inference that really stops early: exit by exit, images that are confident enough leave, the others go on.
+
+Axis letters: B images, K exits.
+"""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+
+from dvt.device import GRAPH_LOCK
+from dvt.early_exit.decisions import check_thresholds
+from dvt.early_exit.gathering import Timing, run_gathered
+from dvt.early_exit.loop import (
+    DEFAULT_BATCH_SIZES,
+    HandedOn,
+    Predictions,
+    check_batch_sizes,
+    check_images,
+    run_all,
+    run_cascade,
+    run_in_batches,
+)
+from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.errors import ConfigError, DataError
+
+
+class AdaptiveClassifier:
+    """Classifies images with as few tokens as their difficulty asks for (paper, section 3.1; spec: early exit).
+
+    An image leaves at the first exit whose confidence is at least that exit's threshold; the last exit takes all that
+    are left. Exit k + 1 runs only on the images that are left, with the features and relations exit k handed on.
+
+    Each exit is compiled, in graph and in PyNative mode, for the numbers of images in `batch_sizes`, each when first
+    needed; any other number is cut and padded to these. Static shapes are what Ascend wants, and on the CPU they run
+    this model three times as fast as one graph for every number.
+
+    There are two modes, which decide alike: `predict` answers each call at once (latency), `predict_batches` lets the
+    images that an exit does not settle wait until the next one has a full batch of them (throughput).
+
+    The model is put into evaluation mode, and used with the weights that it has when it is called.
+
+    Several threads may share a classifier: exits run one after the other (`dvt.device.GRAPH_LOCK`), each of them on all
+    cores, while other threads prepare images.
+
+    Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence is
+    that close to a threshold may leave one exit earlier or later.
+    """
+
+    def __init__(
+        self,
+        model: nn.Cell,
+        thresholds: Sequence[float] | None = None,
+        batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES,
+        rule: ExitRule = CONFIDENCE,
+    ) -> None:
+        self.config = model.config
+        rule.check_exits(self.config.num_exits)
+        self.rule = rule
+        self.thresholds = None if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
+        self.batch_sizes = check_batch_sizes(batch_sizes)
+        self._stages = [Stage(model, index) for index in range(self.config.num_exits)]
+        for stage in self._stages:
+            stage.set_train(False)
+
+    def predict(self, images: np.ndarray, thresholds: Sequence[float] | None = None) -> Predictions:
+        """Classifies images, normalised float32 (B, I, S, S); `thresholds` (K,) take the place of the classifier's own.
+
+        Raises ConfigError for thresholds that are missing, NaN or of another number, DataError for images of another
+        shape or with NaN or infinite pixels.
+        """
+        thresholds = self._chosen(thresholds)
+        self._ready()
+        return run_cascade(self._run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
+
+    def predict_batches(
+        self,
+        batches: Iterable[np.ndarray],
+        thresholds: Sequence[float] | None = None,
+        batch_size: int | None = None,
+        timing: Timing | None = None,
+    ) -> Iterator[Predictions]:
+        """Classifies many batches (B, I, S, S) and yields the predictions of each, in order, when all its images are
+        settled; images of later batches may have been looked at by then.
+
+        Args:
+            batches: Normalised float32 images, any number each.
+            thresholds: (K,) in place of the classifier's own.
+            batch_size: Images that an exit waits for, the last one for half of it; by default the largest of the
+                compiled sizes. Each exit is compiled for its number alone, and what is left at the end is padded to
+                it: on the CPU every compiled graph holds memory of its own, some 120 MiB per image for the last exit
+                of a DVT-DeiT-S, three times as much as for the one before.
+            timing: Filled with the seconds spent in the exits and between them.
+
+        Raises as `predict` does; the message names the batch, counted from 0.
+        """
+        thresholds = self._chosen(thresholds)
+        sizes = self._gathered_sizes(self.batch_sizes[-1] if batch_size is None else check_batch_sizes([batch_size])[0])
+        self._ready()
+
+        def checked() -> Iterator[np.ndarray]:
+            for number, images in enumerate(batches):
+                try:
+                    yield self._checked(images)
+                except DataError as error:
+                    raise DataError(f"batch {number}: {error}") from error
+
+        def run_exit(index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]) -> tuple:
+            return self._run_exit(index, images, handed_on, [sizes[index]])
+
+        return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule, timing)
+
+    def all_exits(self, images: np.ndarray) -> np.ndarray:
+        """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
+        images = self._checked(images)
+        self._ready()
+        return run_all(self._run_exit, images, self.config.num_exits, self.config.num_classes)
+
+    def with_rule(self, rule: ExitRule) -> "AdaptiveClassifier":
+        """The same classifier, compiled graphs included, with another exit rule. Raises ConfigError."""
+        rule.check_exits(self.config.num_exits)
+        other = copy.copy(self)
+        other.rule = rule
+        return other
+
+    def exit_seconds(self, images: np.ndarray) -> np.ndarray:
+        """Seconds (K,) that each exit takes on all of these images, (B, I, S, S), in the sizes of throughput mode at
+        batches of B; a first call also compiles."""
+        images, handed_on, seconds = self._checked(images), {}, []
+        self._ready()
+        for index, size in enumerate(self._gathered_sizes(len(images))):
+            started = time.perf_counter()
+            _, handed_on = self._run_exit(index, images, handed_on, [size])
+            seconds.append(time.perf_counter() - started)
+        return np.asarray(seconds)
+
+    def _gathered_sizes(self, batch_size: int) -> list[int]:
+        """Images that each exit runs on in throughput mode (K,)."""
+        later = self.config.num_exits > 1
+        return [batch_size] * (self.config.num_exits - 1) + [max(1, batch_size // 2) if later else batch_size]
+
+    def _chosen(self, thresholds: Sequence[float] | None) -> np.ndarray:
+        thresholds = self.thresholds if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
+        if thresholds is None:
+            raise ConfigError(
+                f"no thresholds: give {self.config.num_exits} numbers to AdaptiveClassifier or to predict; "
+                "`eval.py --mode 2` finds them"
+            )
+        return thresholds
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        images = images.asnumpy() if isinstance(images, Tensor) else images
+        return check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
+
+    def _ready(self) -> None:
+        for stage in self._stages:
+            if stage.exit.training:  # the model went back to training in between
+                stage.set_train(False)
+
+    def _run_exit(
+        self,
+        index: int,
+        images: np.ndarray,
+        handed_on: Mapping[str, np.ndarray],
+        batch_sizes: Sequence[int] | None = None,
+    ) -> tuple[np.ndarray, HandedOn]:
+        stage = self._stages[index]
+
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            # Shares the memory of `inputs`, which nobody changes before the outputs are read.
+            tensors = [Tensor.from_numpy(np.ascontiguousarray(part)) for part in inputs]
+            with GRAPH_LOCK:
+                return [output.asnumpy() for output in stage(*tensors)]
+
+        inputs = [images, *(handed_on[name] for name in stage.input_names[1:])]
+        probabilities, *rest = run_in_batches(run, inputs, batch_sizes or self.batch_sizes)
+        later = dict(zip(stage.output_names[1:], rest, strict=True))
+        return probabilities, later | ({"probabilities": probabilities} if self.config.average_exits else {})
+
+
+class Stage(nn.Cell):
+    """One exit for inference, as the classifier runs it and as it is exported: what `input_names` lists, in that order
+    and without Nones -> what `output_names` lists."""
+
+    def __init__(self, model: nn.Cell, exit_index: int) -> None:
+        super().__init__(auto_prefix=False)
+        self.exit = model.exits[exit_index]
+        config, self.exits_before = model.config, exit_index
+        wanted = (("features", config.feature_reuse), ("relations", config.relation_reuse))
+        wanted += (("probabilities", config.average_exits),)
+        taken = [name for name, there in wanted if there and exit_index > 0]
+        # Where in what `construct` is given after the images; None where this exit does not take it.
+        places = [taken.index(name) if name in taken else None for name, _ in wanted]
+        self.features_place, self.relations_place, self.mean_place = places
+        handed_on = (("features", self.exit.hands_on_features), ("relations", self.exit.hands_on_relations))
+        self.input_names = ("images", *taken)
+        self.output_names = ("probabilities", *(name for name, there in handed_on if there))
+
+    @ms.jit
+    def construct(
+        self, images: Tensor, first: Tensor | None = None, second: Tensor | None = None, third: Tensor | None = None
+    ) -> tuple:
+        given = (first, second, third)
+        features = given[self.features_place] if self.features_place is not None else None
+        relations = given[self.relations_place] if self.relations_place is not None else None
+        logits, features, relations = self.exit(images, features, relations)
+        probabilities = ops.softmax(logits.astype(mstype.float32), axis=-1)
+        if self.mean_place is not None:  # of the exits before
+            probabilities = (given[self.mean_place] * self.exits_before + probabilities) / (self.exits_before + 1)
+        outputs = (probabilities,)
+        if features is not None:
+            outputs = outputs + (features,)
+        if relations is not None:
+            outputs = outputs + (relations,)
+        return outputs

@@ -1,0 +1,193 @@
+"""Throughput mode: images that an exit does not settle wait until the next exit has a full batch of them.
+
+`loop.run_cascade` answers each call at once, and later exits run on what few images a call leaves them. Over many
+batches it pays to let those wait: every exit then runs on full batches, whatever share of the images reaches it.
+Decisions are the same. Plain NumPy. Axis letters: B images of a batch, K exits, n images in general.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dvt.early_exit.loop import HandedOn, Predictions, RunExit, leaving
+from dvt.early_exit.rules import CONFIDENCE, ExitRule
+
+MOST_PENDING_BATCHES = 32
+"""Answers are given in the order of the images. One image that waits for a late exit holds up all after it, so after
+so many batches of unanswered images the exits that it waits for run on what they have."""
+
+
+@dataclass
+class Timing:
+    """Where the time of a run went, in seconds."""
+
+    exits: float = 0.0  # inside `run_exit`
+    moving: float = 0.0  # deciding, gathering and scattering
+    runs: list[int] = field(default_factory=list)  # images of each call of `run_exit`
+
+
+class _Waiting:
+    """Images in front of one exit: room for one batch, filled by copying each row once.
+
+    Attributes:
+        count: Images that wait.
+        tickets: (batch_size,) their numbers in the order of arrival.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.count = 0
+        self.tickets = np.zeros(batch_size, np.int64)
+        self._rows: HandedOn = {}
+
+    def fill(self, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> int:
+        """Copies the `chosen` rows as far as there is room; returns how many fitted."""
+        chosen = chosen[: self.batch_size - self.count]
+        place = slice(self.count, self.count + len(chosen))
+        if not self._rows:  # shapes are known with the first rows
+            self._rows = {name: np.empty((self.batch_size, *part.shape[1:]), part.dtype) for name, part in rows.items()}
+        self.tickets[place] = tickets[chosen]
+        for name, part in rows.items():
+            np.take(part, chosen, axis=0, out=self._rows[name][place], mode="clip")  # "clip" writes without a buffer
+        self.count += len(chosen)
+        return len(chosen)
+
+    def take(self) -> tuple[np.ndarray, HandedOn]:
+        """Tickets and rows of all that wait; views, to be used before the next `fill`."""
+        count, self.count = self.count, 0
+        return self.tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
+
+
+class Gathering:
+    """A cascade fed with batches; see `run_gathered`, which most callers want.
+
+    Memory: between exits at most a batch of images waits per exit, with what is handed on to them, and answers of at
+    most `most_pending` images wait for their turn.
+    """
+
+    def __init__(
+        self,
+        run_exit: RunExit,
+        thresholds: np.ndarray,
+        num_classes: int,
+        batch_sizes: Sequence[int],
+        rule: ExitRule = CONFIDENCE,
+        most_pending: int | None = None,
+    ) -> None:
+        self.timing = Timing()
+        self._run_exit, self._thresholds, self._rule = run_exit, thresholds, rule
+        self._num_classes = num_classes
+        self._most_pending = most_pending or MOST_PENDING_BATCHES * max(batch_sizes)
+        self._waiting = [_Waiting(size) for size in batch_sizes]
+        self._arrived = 0
+        self._answers: dict[int, tuple[np.ndarray, int]] = {}  # ticket -> probabilities, exit index
+
+    def push(self, images: np.ndarray) -> None:
+        """Takes checked images (B, I, S, S); runs the exits that have a full batch."""
+        started, before = time.perf_counter(), self.timing.exits
+        tickets = np.arange(self._arrived, self._arrived + len(images))
+        self._arrived += len(images)
+        self._enter(0, tickets, {"images": images}, np.arange(len(images)))
+        self.timing.moving += time.perf_counter() - started - (self.timing.exits - before)
+
+    def flush(self) -> None:
+        """Runs every exit on all that wait for it, so that all images have answers."""
+        started, before = time.perf_counter(), self.timing.exits
+        for index, waiting in enumerate(self._waiting):
+            if waiting.count:
+                self._run(index)
+        self.timing.moving += time.perf_counter() - started - (self.timing.exits - before)
+
+    def relieve(self, oldest: int) -> None:
+        """Flushes if more images than allowed have arrived since image number `oldest`, which has no answer yet."""
+        if self._arrived - oldest > self._most_pending:
+            self.flush()
+
+    def answers(self, tickets: range) -> Predictions | None:
+        """The answers of these images in order, which are then forgotten; None if some of them still wait."""
+        if not all(ticket in self._answers for ticket in tickets):
+            return None
+        found = [self._answers.pop(ticket) for ticket in tickets]
+        probabilities = np.zeros((len(found), self._num_classes), np.float32)
+        exit_index = np.zeros(len(found), np.int64)
+        for row, (values, index) in enumerate(found):
+            probabilities[row], exit_index[row] = values, index
+        return Predictions(probabilities.argmax(axis=1), probabilities, probabilities.max(axis=1), exit_index)
+
+    def _enter(self, index: int, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> None:
+        """The `chosen` images reach exit `index`, which runs whenever it has a full batch."""
+        waiting = self._waiting[index]
+        while len(chosen):
+            chosen = chosen[waiting.fill(tickets, rows, chosen) :]
+            if waiting.count == waiting.batch_size:
+                self._run(index)
+
+    def _run(self, index: int) -> None:
+        tickets, rows = self._waiting[index].take()
+        images = rows.pop("images")
+        started = time.perf_counter()
+        probabilities, handed_on = self._run_exit(index, images, rows)
+        self.timing.exits += time.perf_counter() - started
+        self.timing.runs.append(len(tickets))
+        leaves = leaving(index, probabilities, self._thresholds, self._rule)
+        for row in np.flatnonzero(leaves):
+            self._answers[int(tickets[row])] = (probabilities[row], index)
+        if not leaves.all():
+            self._enter(index + 1, tickets, {"images": images, **handed_on}, np.flatnonzero(~leaves))
+
+
+def run_gathered(
+    run_exit: RunExit,
+    batches: Iterable[np.ndarray],
+    thresholds: np.ndarray,
+    num_classes: int,
+    batch_size: int | Sequence[int],
+    rule: ExitRule = CONFIDENCE,
+    timing: Timing | None = None,
+) -> Iterator[Predictions]:
+    """Runs the exits over many batches; yields the predictions of each, in order, once all its images are settled.
+
+    Args:
+        run_exit: Runs one exit on any number of images up to what it waits for.
+        batches: Checked images (B, I, S, S), B as it comes.
+        thresholds: float32 (K,), from `dvt.early_exit.check_thresholds`.
+        num_classes: Number of classes.
+        batch_size: Images that the exits wait for, one number or one per exit.
+        rule: What is compared with the thresholds.
+        timing: Filled with where the time went.
+
+    Raises:
+        DataError: An exit returned probabilities that are not finite.
+    """
+    batch_sizes = [batch_size] * len(thresholds) if isinstance(batch_size, int) else batch_size
+    gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule)
+    if timing is not None:
+        gathering.timing = timing
+    pending: list[range] = []
+    arrived = 0
+    for images in batches:
+        gathering.push(images)
+        pending.append(range(arrived, arrived + len(images)))
+        arrived += len(images)
+        gathering.relieve(pending[0].start)
+        yield from _settled(gathering, pending)
+    gathering.flush()
+    yield from _settled(gathering, pending)
+
+
+def _settled(gathering: Gathering, pending: list[range]) -> Iterator[Predictions]:
+    while pending and (found := gathering.answers(pending[0])) is not None:
+        pending.pop(0)
+        yield found
+
+
+def joined(parts: Sequence[Predictions], num_classes: int) -> Predictions:
+    """Predictions of several batches as one."""
+    return Predictions(
+        np.concatenate([np.zeros(0, np.int64), *(part.labels for part in parts)]),
+        np.concatenate([np.zeros((0, num_classes), np.float32), *(part.probabilities for part in parts)]),
+        np.concatenate([np.zeros(0, np.float32), *(part.confidence for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.exit_index for part in parts)]),
+    )

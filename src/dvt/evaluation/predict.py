@@ -1,0 +1,153 @@
+"""The command `dvt predict`: classifies image files one at a time, and says what each one took.
+
+Axis letter: C classes.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dvt import device
+from dvt.checkpoint.native import load_model
+from dvt.data.preprocess import Preprocessing
+from dvt.data.sources.image_folder import EXTENSIONS
+from dvt.early_exit.budgets import from_metadata
+from dvt.early_exit.classifier import AdaptiveClassifier
+from dvt.early_exit.rules import ExitRule
+from dvt.errors import CheckpointError, ConfigError, DataError
+from dvt.models.cost import cumulative_gmacs
+
+SOME_FAILED = 1  # exit code if some files could not be classified
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said of one image.
+
+    Attributes:
+        file: Its path.
+        classes: Names of the most probable classes, first the most probable.
+        probabilities: Theirs, 0 to 1.
+        exit: The exit taken, counted from 1.
+        gmacs: What that cost.
+        milliseconds: Measured, from the model input to the answer; reading and resizing the file is not included.
+    """
+
+    file: str
+    classes: list[str]
+    probabilities: list[float]
+    exit: int
+    gmacs: float
+    milliseconds: float
+
+    def line(self) -> str:
+        """One line for people."""
+        named = ", ".join(f"{name} {p:.3f}" for name, p in zip(self.classes, self.probabilities, strict=True))
+        return f"{self.file}: exit {self.exit}, {self.gmacs:.4g} GMACs, {self.milliseconds:.1f} ms: {named}"
+
+
+class Predictor:
+    """A checkpoint ready to classify image files.
+
+    Args:
+        checkpoint: Checkpoint with weights, class names, preprocessing and thresholds.
+        thresholds: One per exit, in place of those in the checkpoint.
+        device_target: Device to run on.
+
+    Raises:
+        CheckpointError: The checkpoint does not say how images become model inputs.
+        ConfigError: Neither it nor the caller has thresholds.
+    """
+
+    def __init__(self, checkpoint: str, thresholds: Sequence[float] | None = None, device_target: str = "auto") -> None:
+        device.set_up(device_target)
+        model, loaded = load_model(checkpoint)
+        stored = loaded.metadata.get("preprocessing")
+        if stored is None:
+            raise CheckpointError(
+                f"{checkpoint} does not say how images become model inputs, as files converted from PyTorch do not; "
+                "`dvt eval --mode 2 --eval.store` stores that; or use dvt.AdaptiveClassifier in Python"
+            )
+        self.preprocessing = Preprocessing.from_dict(stored)
+        choice = from_metadata(loaded.metadata) if thresholds is None else None
+        if thresholds is None and choice is None:
+            raise ConfigError(
+                f"{checkpoint} holds no thresholds; give --thresholds, {loaded.model.num_exits} numbers, or store some "
+                "with `dvt eval --mode 2 --eval.store`"
+            )
+        thresholds, rule = (thresholds, ExitRule()) if choice is None else (choice.thresholds, choice.rule)
+        names = loaded.metadata.get("class_names")
+        self.class_names = list(names) if names else [f"class {i}" for i in range(loaded.model.num_classes)]
+        self._gmacs = cumulative_gmacs(loaded.model)
+        self._classifier = AdaptiveClassifier(model, thresholds, batch_sizes=[1], rule=rule)
+        shape = (1, loaded.model.in_channels, loaded.model.image_size, loaded.model.image_size)
+        self._classifier.all_exits(np.zeros(shape, np.float32))  # compiled before the first image is timed
+
+    def __call__(self, file: str, top: int = 5) -> Answer:
+        """Raises DataError, naming the file, if it is missing or no image."""
+        image = self.preprocessing(file)[None]
+        started = time.perf_counter()
+        result = self._classifier.predict(image)
+        milliseconds = 1000 * (time.perf_counter() - started)
+        best = np.argsort(-result.probabilities[0], kind="stable")[:top]
+        taken = int(result.exit_index[0])
+        return Answer(
+            file,
+            [self.class_names[i] for i in best],
+            [float(p) for p in result.probabilities[0][best]],
+            taken + 1,
+            float(self._gmacs[taken]),
+            milliseconds,
+        )
+
+
+def find_images(paths: Sequence[str]) -> Iterator[str]:
+    """Files as they are given; of folders, all images below them, sorted.
+
+    Raises DataError for a folder without images and for what does not exist.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            if not found:
+                raise DataError(f"the folder {path} holds no images; files must end in {', '.join(EXTENSIONS)}")
+            yield from found
+        else:
+            yield str(path)
+
+
+def predict_files(
+    paths: Sequence[str],
+    checkpoint: str,
+    thresholds: Sequence[float] | None = None,
+    top: int = 5,
+    as_json: bool = False,
+    device_target: str = "auto",
+) -> int:
+    """Prints one line per image. A file that cannot be classified is reported on standard error (and as a JSON line),
+    and the rest still done.
+
+    Returns:
+        0, or 1 if a file failed.
+    """
+    files = list(find_images(paths))
+    predictor = Predictor(checkpoint, thresholds, device_target)
+    failed = 0
+    for file in files:
+        try:
+            answer = predictor(file, top)
+        except DataError as error:
+            failed += 1
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            if as_json:
+                print(json.dumps({"file": file, "error": str(error)}, ensure_ascii=False), flush=True)
+            continue
+        print(json.dumps(asdict(answer), ensure_ascii=False) if as_json else answer.line(), flush=True)
+    if failed:
+        print(f"{failed} of {len(files)} files could not be classified", file=sys.stderr)
+    return SOME_FAILED if failed else 0

@@ -1,0 +1,114 @@
+"""Made-up results and pictures, as the evaluation hands them to the report; shared by the tests of the report."""
+
+import copy
+
+import numpy as np
+
+from dvt.early_exit import ALWAYS
+from dvt.report.pictures import AttentionExample, ClassExtremes, Example
+
+GRIDS = {1: [9], 2: [3, 9], 3: [3, 6, 9], 4: [3, 5, 7, 9]}
+
+
+def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
+    """Results as `dvt.evaluation` hands them over; the numbers are invented."""
+    gmacs = [0.0123 * 2.5**k for k in range(num_exits)]
+    accuracy = [61.25 + 6.5 * k for k in range(num_exits)]
+    shares = np.array([[0.9, 0.06, 0.03, 0.01], [0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4]])[:, :num_exits]
+    shares /= shares.sum(axis=1, keepdims=True)
+    thresholds = [[0.5 + 0.1 * p] * (num_exits - 1) + [ALWAYS] for p in range(3)]
+    cost = shares @ gmacs
+    row = {"count": 500, "accuracy": 70.5, "exit_fractions": shares[1].tolist()}
+    return {
+        "model": {"name": "dvt_deit_small", "grid_sizes": GRIDS[num_exits], "embed_dim": 64, "soft_splits": None},
+        "checkpoint": "runs/quickstart/last.ckpt",
+        "mode": 2,
+        "dataset": "fashion_mnist_scale",
+        "num_images": 10000,
+        "class_names": list(classes),
+        "date": "2025-01-31",
+        "machine": {"processor": "A Processor", "cores": 2, "memory_gib": 15.6, "python": "3.11.7"},
+        "cumulative_gmacs": gmacs,
+        "anytime_accuracy": accuracy,
+        "sweep": {
+            "thresholds": thresholds,
+            "accuracy": [accuracy[0], accuracy[-1] - 0.3, accuracy[-1]],
+            "expected_gmacs": cost.tolist(),
+            "exit_fractions": shares.tolist(),
+        },
+        "recommended": {
+            "thresholds": thresholds[1],
+            "accuracy": accuracy[-1] - 0.3,
+            "expected_gmacs": float(cost[1]),
+            "cost_fraction": float(cost[1] / gmacs[-1]),
+            "exit_fractions": shares[1].tolist(),
+            "rule": "cheapest within 0.5 points",
+        },
+        "throughput": {
+            "batch_size": 64,
+            "num_images": 2048,
+            "rounds": 3,
+            "all_exits_images_per_second": 1000.0,
+            "adaptive_images_per_second": 1613.0,
+            "speed_up": 1.613,
+            "gmac_ratio": 1.85,
+            "settings": [
+                {
+                    "thresholds": thresholds[0],
+                    "accuracy": accuracy[0],
+                    "expected_gmacs": float(cost[0]),
+                    "images_per_second": 2471.0,
+                }
+            ],
+        },
+        "groups": {"item_size": {size: copy.deepcopy(row) for size in ("14", "28")}},
+        "per_class": {name: copy.deepcopy(row) for name in classes},
+    }
+
+
+def examples(num_exits, label="Bag"):
+    grey = np.arange(54 * 54, dtype=np.uint32).reshape(54, 54).astype(np.uint8)
+    colour = np.stack([np.zeros((300, 200), np.uint8)] * 3, axis=2)
+    return [
+        Example(image, label, predicted, k, 0.87)
+        for k in range(num_exits)
+        for image, predicted in ((grey, label), (colour, "Coat"))
+    ]
+
+
+def with_everything(results):
+    """The same results with every optional part."""
+    gmacs, accuracy = results["cumulative_gmacs"], results["anytime_accuracy"]
+    point = {"accuracy": 70.25, "expected_gmacs": gmacs[1], "calibration_accuracy": 71.0, "budget_gmacs": gmacs[1]}
+    bins = {
+        "counts": [0, 30, 70],
+        "confidence": [None, 0.5, 0.9],
+        "accuracy": [None, 0.4, 0.8],
+        "expected_calibration_error": 0.1,
+        "temperature": 1.31,
+        "scaled_expected_calibration_error": 0.021,
+    }
+    budget = {"kind": "gmacs", "unit": "GMACs/image", "asked": 0.04, "calibration": 0.0399, "held_out": 0.0404}
+    optional = {
+        "frontier": {"accuracy": accuracy, "expected_gmacs": gmacs},
+        "published": {"label": "published, ImageNet", "source": "a table", "gmacs": gmacs, "accuracy": accuracy},
+        "reliability": [copy.deepcopy(bins) for _ in gmacs],
+        "rules": [{"rule": rule, "points": [point, None]} for rule in ("confidence", "random")],
+        "searches": [{"budget_gmacs": gmacs[1], "published": point, "optimised": point | {"accuracy": 70.75}}],
+        "config": {"eval": {"batch_size": 64, "budget_gmacs": 0.04}, "seed": 7, "output": "runs/quickstart"},
+    }
+    recommended = results["recommended"] | {"budget": budget}
+    return results | optional | {"recommended": recommended}
+
+
+def extremes(names=("Bag", "Coat")):
+    """Two easy and two hard images per class."""
+    easy, hard = examples(1)[0], examples(3)[-1]
+    return [ClassExtremes(name, [easy, easy], [hard, hard]) for name in names]
+
+
+def attention(num_exits=3, label="Bag"):
+    """One image per exit."""
+    maps = [np.full((grid, grid), 1 / grid**2) for grid in GRIDS[num_exits]]
+    grey = np.arange(54 * 54, dtype=np.uint32).reshape(54, 54).astype(np.uint8)
+    return [AttentionExample(grey, label, ("Coat",) * num_exits, k, maps) for k in range(num_exits)]

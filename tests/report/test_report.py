@@ -1,0 +1,300 @@
+"""The report: complete, self-contained, escaped, and never claiming more than the numbers."""
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from report_results import attention, examples, extremes, made_up, with_everything
+
+from dvt.early_exit import ALWAYS, NEVER
+from dvt.errors import ConfigError, DataError
+from dvt.report import Example, headline, summary, write_report
+from dvt.report.figures import EXIT_COLOURS
+
+VOID_TAGS = {"meta", "link", "img", "br", "source"}
+
+
+class Page(HTMLParser):
+    """Collects text and references, and refuses tags that do not close in order."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.open, self.references, self.words, self.alternatives = [], [], [], []
+        self.feed(markup)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID_TAGS:
+            self.open.append(tag)
+        for key, value in attrs:
+            if key in ("src", "srcset", "href", "data", "action", "poster"):
+                self.references.append(value)
+        if tag == "img":
+            self.alternatives.append(dict(attrs)["alt"])
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def png_size(png):
+    with Image.open(io.BytesIO(png)) as image:
+        image.load()
+        assert image.format == "PNG"
+        return image.size
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3, 4])
+def report(request, tmp_path_factory):
+    """(number of exits, path of the page)"""
+    folder = tmp_path_factory.mktemp("runs") / "new" / "report"
+    return request.param, write_report(made_up(request.param), folder, examples(request.param))
+
+
+def test_page_is_self_contained_and_has_the_numbers(report):
+    num_exits, path = report
+    markup = path.read_text(encoding="utf-8")
+    page = Page(markup)
+
+    assert path.name == "report.html"
+    assert "http://" not in markup and "https://" not in markup
+    assert "<script" not in markup and "@import" not in markup and "url(" not in markup
+    assert page.references and all(reference.startswith("data:") for reference in page.references)
+    assert all(page.alternatives)
+    assert "prefers-color-scheme: dark" in markup and 'name="viewport"' in markup
+    for k in range(num_exits):
+        assert f"exit {k + 1}" in page.text.replace("\xa0", " ")
+        assert f"{61.25 + 6.5 * k:.2f} %" in page.text
+        assert EXIT_COLOURS[k] in markup
+    for expected in ("1,613", "1.61", "2,048", "10,000", "2025-01-31", "A Processor", "15.6", "70.50 %", "last.ckpt"):
+        assert expected in page.text
+    for expected in ("Bag", "✗ Coat 0.87", "item size (px)", "embed dim", "multiply-adds"):
+        assert expected in page.text
+    assert "exit 0" not in page.text.replace("\xa0", " ")
+    assert ("2,471" in page.text) == (num_exits > 1)  # one exit has one setting, the recommended one
+
+
+def test_figures_are_pngs_of_sensible_size(report):
+    num_exits, path = report
+    names = {"accuracy_gmacs.png", "accuracy_speed.png", "examples.png"}
+    names |= {"exit_share.png"} if num_exits > 1 else set()
+    assert {file.name for file in path.parent.iterdir()} == names | {"report.html", "results.json"}
+    for name in names:
+        width, height = png_size((path.parent / name).read_bytes())
+        assert 600 < width < 2500 and 200 < height < 2500
+    embedded = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", path.read_text(encoding="utf-8"))
+    assert len(embedded) == 2 * (len(names) - 1) + 2 * num_exits  # light and dark figures, then the examples
+    for data in embedded:
+        assert max(png_size(base64.b64decode(data))) < 2500
+
+
+def test_every_part_is_written_and_shown(tmp_path):
+    name = "<b>Bag</b>"
+    results = with_everything(made_up(classes=(name, "Coat", "Dress")))
+    pictures = (examples(3, name), extremes((name, "Coat")), attention(label=name))
+    page = Page(write_report(results, tmp_path, *pictures).read_text(encoding="utf-8"))
+    written = {file.name for file in tmp_path.iterdir()}
+    assert {"reliability.png", "extremes.png", "attention.png", "results.json"} <= written
+    for picture in written - {"report.html", "results.json"}:
+        assert max(png_size((tmp_path / picture).read_bytes())) < 3500
+    for expected in ("GMACs/image", "0.03990", "0.04040", "70.75 %", "+0.50", "random", "10.0 %", "1.310", "2.1 %"):
+        assert expected in page.text
+    for expected in ("easiest", "hardest", "a table", "budget gmacs", "Expected calibration error"):
+        assert expected in page.text
+    assert name in page.text and not page.text.startswith(name)
+    assert any("attention" in alternative for alternative in page.alternatives)
+
+
+def test_overhead_has_its_own_column(tmp_path):
+    results = made_up()
+    results["throughput"] |= {"moving_fraction": 0.0321}
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    assert "gathering and scattering" in page.text and "3.2 %" in page.text
+    assert "gathering and scattering 3.2 % of the time" in summary(results)
+
+
+def test_numbers_are_kept_as_json(tmp_path):
+    results = made_up()
+    write_report(results, tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text())
+    assert {key: stored[key] for key in results} == results
+    assert not any(stored[key] for key in set(stored) - set(results))  # parts that these results lack
+
+
+def test_numpy_and_nan_become_plain_json(tmp_path):
+    results = made_up()
+    results["anytime_accuracy"] = np.array(results["anytime_accuracy"])
+    results["num_images"] = np.int64(10000)
+    results["per_class"]["Bag"] = {"count": 0, "accuracy": float("nan"), "exit_fractions": [float("nan")] * 3}
+    write_report(results, tmp_path)
+    stored = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert stored["num_images"] == 10000 and stored["per_class"]["Bag"]["accuracy"] is None
+
+
+@pytest.mark.parametrize("missing", ["recommended", "throughput"])
+@pytest.mark.parametrize("num_exits", [1, 3])
+def test_optional_parts_may_be_missing(tmp_path, missing, num_exits):
+    results = made_up(num_exits) | {missing: None, "groups": {}}
+    if missing == "recommended":
+        results["per_class"] = {}
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    assert "Images by the exit" not in page.text
+    assert ("2,471" in page.text) == (missing != "throughput")
+    assert summary(results)
+
+
+def test_figures_of_an_earlier_report_go(tmp_path):
+    write_report(made_up(), tmp_path, examples(3))
+    (tmp_path / "mine.png").write_bytes(b"")
+    write_report(made_up() | {"throughput": None}, tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("accuracy_gmacs.png", "exit_share.png", "mine.png", "report.html", "results.json")
+    }
+
+
+def test_many_classes_show_best_and_worst(tmp_path):
+    results = made_up(2, [f"class {i:04d}" for i in range(1000)])
+    for i, row in enumerate(results["per_class"].values()):
+        row["accuracy"] = i / 10
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    shown = re.findall(r"class \d{4}", page.text)
+    assert shown == [f"class {i:04d}" for i in (*range(999, 989, -1), *range(9, -1, -1))]
+
+
+def test_names_are_escaped(tmp_path):
+    name = "<script>alert(\"$x_1$ & 'é' 花\")</script>"
+    results = made_up(classes=(name, "$\\frac{", "${title}\n"))
+    results["checkpoint"] = results["model"]["name"] = results["recommended"]["rule"] = name
+    markup = write_report(results, tmp_path, examples(3, label=name)).read_text(encoding="utf-8")
+    page = Page(markup)
+    assert "<script" not in markup
+    assert name in page.text and "$\\frac{" in page.text and "${title}" in page.text
+    assert any(name in alternative for alternative in page.alternatives)
+
+
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        (None, "sweep"),
+        (None, "cumulative_gmacs"),
+        (None, "machine"),
+        ("model", "grid_sizes"),
+        ("sweep", "expected_gmacs"),
+        ("recommended", "rule"),
+        ("throughput", "speed_up"),
+    ],
+)
+def test_a_missing_key_is_named(tmp_path, part, key):
+    results = made_up()
+    del (results[part] if part else results)[key]
+    for use in (summary, lambda r: write_report(r, tmp_path / "report")):
+        with pytest.raises(DataError, match=f"{part}.{key}" if part else key):
+            use(results)
+    assert not (tmp_path / "report").exists()
+
+
+def test_wrong_numbers_of_exits_and_bad_examples_are_refused(tmp_path):
+    results = made_up()
+    results["anytime_accuracy"].pop()
+    with pytest.raises(DataError, match="2 in anytime_accuracy"):
+        summary(results)
+    results = made_up()
+    del results["per_class"]["Coat"]["count"]
+    with pytest.raises(DataError, match="'Coat' lack 'count'"):
+        summary(results)
+    grey = np.zeros((8, 8), np.uint8)
+    with pytest.raises(DataError, match="float64"):
+        write_report(made_up(), tmp_path, [Example(grey / 255, "a", "a", 0, 1.0)])
+    with pytest.raises(DataError, match="exit_index 3"):
+        write_report(made_up(), tmp_path, [Example(grey, "a", "a", 3, 1.0)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="file is a file; choose another folder"):
+        write_report(made_up(), tmp_path / "file")
+
+
+def test_headline_of_the_good_case():
+    results = made_up()
+    cost = 100 * results["recommended"]["cost_fraction"]
+    assert headline(results) == (
+        f"Stopping early keeps 74.0 % accuracy (last exit: 74.2 %) at {cost:.1f} % of the cost, and runs 1.61 times as "
+        "many images per second (measured)."
+    )
+    assert "not measured" in headline(results | {"throughput": None})
+
+
+@pytest.mark.parametrize(
+    ("speed_up", "says", "never"),
+    [(0.7, "but is slower: 0.70 times", "and runs"), (1.01, "but is no faster: 1.01 times", "and runs")],
+)
+def test_headline_admits_that_it_is_not_faster(tmp_path, speed_up, says, never):
+    results = made_up()
+    results["throughput"]["speed_up"] = speed_up
+    assert says in headline(results) and never not in headline(results)
+    assert says in Page(write_report(results, tmp_path).read_text(encoding="utf-8")).text
+
+
+def test_headline_admits_losses():
+    results = made_up()
+    results["recommended"] |= {"accuracy": 70.0, "cost_fraction": 1.0}
+    said = headline(results)
+    assert said.startswith("Stopping early loses 4.2 points of accuracy (70.0 %; last exit: 74.2 %) at 100.0 % of the ")
+    assert "saves nothing" in said and "keeps" not in said
+
+    results = made_up()
+    results["anytime_accuracy"][0] = 80.0
+    assert headline(results).endswith("Exit 1 alone is as good or better: 80.0 % at 16.0 % of the cost.")
+    results = made_up()
+    results["anytime_accuracy"][1] = 80.0
+    assert headline(results).endswith("The last exit is not the best one: exit 2 alone reaches 80.0 %.")
+
+
+def test_headline_without_early_exits():
+    assert "nothing stops early" in headline(made_up(1))
+    assert "no thresholds were chosen" in headline(made_up() | {"recommended": None})
+
+
+def test_summary_has_the_facts():
+    results = made_up()
+    results["recommended"]["thresholds"] = [0.8125, NEVER, ALWAYS]
+    lines = summary(results).splitlines()
+    assert [line.split() for line in lines[:4]] == [
+        ["exit", "tokens", "GMACs/image", "accuracy"],
+        ["1", "10", "0.01230", "61.25", "%"],
+        ["2", "37", "0.03075", "67.75", "%"],
+        ["3", "82", "0.07687", "74.25", "%"],
+    ]
+    text = "\n".join(lines[4:])
+    for expected in ("0.812 / never / all", "cheapest within 0.5 points", "73.95 %", "1,000", "1,613", "1.61", "1.85"):
+        assert expected in text
+
+
+def test_the_recommended_setting_may_be_among_the_timed_ones(tmp_path):
+    results = made_up()
+    chosen = {key: results["recommended"][key] for key in ("thresholds", "accuracy", "expected_gmacs")}
+    results["throughput"]["settings"].insert(0, chosen | {"images_per_second": 1613.0})
+    page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
+    assert page.text.count("1,613") == 1
+    assert "1,613 to 2,471, by thresholds" in summary(results | {"recommended": None})
+
+
+def test_needs_no_mindspore():
+    code = "import sys, dvt.report; sys.exit('mindspore' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code], check=False, env=environment).returncode == 0

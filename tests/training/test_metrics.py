@@ -1,0 +1,234 @@
+"""Run records: nothing twice after a resume, nothing lost when a run breaks, and what ran is on file."""
+
+import csv
+import io
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from dvt.report.figures import exit_colour
+from dvt.training.curves import draw_curves
+from dvt.training.metrics import RunRecords, git_state, write_environment
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def events_of(folder: Path) -> list[Event]:
+    """All events in the order in which TensorBoard reads them. A record is length, checksum, bytes, checksum."""
+    events = []
+    for path in sorted((folder / "tensorboard").iterdir(), key=lambda path: int(path.suffix[1:])):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            events.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return events
+
+
+def shown(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: a start at step n takes back what was recorded at n and later."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for event in events_of(folder):
+        if event.session_log.status == SessionLog.START:
+            points = {tag: [p for p in series if p[0] < event.step] for tag, series in points.items()}
+        for value in event.summary.value:
+            points.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return points
+
+
+def train(records: RunRecords, steps: range, per_epoch: int = 4) -> None:
+    for step in steps:
+        records.step(step, np.array([1 / step, 2 / step], np.float32), 0.5**step)
+        if step % per_epoch == 0:
+            epoch = step // per_epoch
+            records.epoch({"epoch": epoch, "step": step, "loss_exit_0": 1 / step, "loss_exit_1": 2 / step})
+
+
+def test_rows_and_events(tmp_path: Path):
+    with RunRecords(tmp_path) as records:
+        train(records, range(1, 9))
+        records.epoch({"epoch": 3, "step": 12, "loss_exit_0": 0.25, "val_accuracy_exit_0": np.float32(62.5)})
+        assert [row["epoch"] for row in records.rows] == [1, 2, 3]
+    first, _, last = rows_of(tmp_path)
+    assert first == {
+        "epoch": "1",
+        "step": "4",
+        "loss_exit_0": "0.25",
+        "loss_exit_1": "0.5",
+        "val_accuracy_exit_0": "",  # a column that came later
+    }
+    assert last["val_accuracy_exit_0"] == "62.5" and last["loss_exit_1"] == ""
+    points = shown(tmp_path)
+    assert points["step/loss_exit_1"] == [(n, np.float32(2 / n)) for n in range(1, 9)]
+    assert points["step/learning_rate"][2] == (3, 0.125)
+    assert points["epoch/val_accuracy_exit_0"] == [(12, 62.5)]
+    assert not any(tag.endswith(("/epoch", "/step")) for tag in points)
+
+
+@pytest.mark.parametrize(("stopped", "saved"), [(14, 10), (14, 8), (9, 9), (3, 0)])
+def test_a_resumed_run_records_nothing_twice(tmp_path: Path, stopped: int, saved: int):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        folder.mkdir()
+    with RunRecords(whole) as records:
+        train(records, range(1, 17))
+    with RunRecords(broken) as records:
+        train(records, range(1, stopped + 1))
+    with RunRecords(broken, resume_step=saved) as records:
+        train(records, range(saved + 1, 17))
+    assert (broken / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
+    assert shown(broken) == shown(whole)
+
+
+def test_an_epoch_that_is_validated_again_has_one_row(tmp_path: Path):
+    with RunRecords(tmp_path) as records:
+        train(records, range(1, 9))
+    with RunRecords(tmp_path, resume_step=8) as records:
+        records.epoch({"epoch": 2, "step": 8, "loss_exit_0": 0.5})
+    assert [(row["step"], row["loss_exit_0"]) for row in rows_of(tmp_path)] == [("4", "0.25"), ("8", "0.5")]
+
+
+def test_rows_behind_the_resumed_step_go_at_once(tmp_path: Path):
+    """A resumed run that is killed before its first epoch ends must not leave rows that it took back."""
+    with RunRecords(tmp_path) as records:
+        train(records, range(1, 13))
+    RunRecords(tmp_path, resume_step=6).close()
+    assert [row["step"] for row in rows_of(tmp_path)] == ["4"]
+
+
+def test_damaged_lines_are_dropped_and_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "metrics.csv").write_text("epoch,step,loss_exit_0\n1,4,0.5\n2,x,0.4\n3,12\n")
+    with RunRecords(tmp_path, resume_step=100) as records:
+        assert records.rows == [{"epoch": 1, "step": 4, "loss_exit_0": 0.5}]
+    assert "2 lines are no numbers and were dropped" in caplog.text
+
+
+def test_a_new_run_and_a_resumed_one_without_metrics_start_empty(tmp_path: Path):
+    (tmp_path / "metrics.csv").write_text("epoch,step\n1,4\n")
+    with RunRecords(tmp_path) as records:
+        assert records.rows == []
+    (tmp_path / "metrics.csv").unlink()
+    with RunRecords(tmp_path, resume_step=8) as records:
+        train(records, range(9, 13))
+    assert [row["step"] for row in rows_of(tmp_path)] == ["12"]
+
+
+def test_a_run_that_breaks_leaves_complete_files(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt), RunRecords(tmp_path, title="broken") as records:
+        train(records, range(1, 11))
+        raise KeyboardInterrupt
+    assert len(rows_of(tmp_path)) == 2
+    assert shown(tmp_path)["step/loss_exit_0"][-1][0] == 10
+    assert Image.open(tmp_path / "curves.png").format == "PNG"
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "curves.png", "tensorboard"}
+    records.close()  # again: nothing happens
+    with pytest.raises(ValueError, match="closed"):
+        records.step(11, [1.0], 0.1)
+
+
+def test_closing_does_not_replace_the_error_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with pytest.raises(ZeroDivisionError), RunRecords(folder) as records:
+        train(records, range(1, 5))
+        shutil.rmtree(folder)
+        raise ZeroDivisionError
+    assert "are incomplete" in caplog.text
+
+
+def test_a_row_without_its_step_is_a_bug(tmp_path: Path):
+    with RunRecords(tmp_path) as records, pytest.raises(ValueError, match="needs 'epoch' and 'step'"):
+        records.epoch({"epoch": 1, "loss_exit_0": 0.5})
+
+
+def test_importing_it_does_not_import_mindspore():
+    code = "import sys, dvt.training.metrics; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- curves
+
+
+def picture(rows: list[dict[str, float]]) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(draw_curves(rows, "a run"))).convert("RGB"))
+
+
+def has_colour(pixels: np.ndarray, exit_index: int) -> bool:
+    wanted = [int(exit_colour(exit_index)[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((pixels == wanted).all(axis=-1).any())
+
+
+def test_curves_show_what_the_rows_hold():
+    losses = [{"epoch": n, "step": n, "loss_exit_0": 1 / n, "loss_exit_1": 2 / n} for n in range(1, 40)]
+    rates = [row | {"learning_rate": 0.1 / row["epoch"]} for row in losses]
+    accuracies = [row | {"val_accuracy_exit_0": 50.0, "val_accuracy_exit_1": 60.0} for row in rates]
+    every_fifth = [accuracies[n] if n % 5 == 0 else rates[n] for n in range(len(rates))]
+    pictures = [picture(rows) for rows in (losses, rates, every_fifth)]
+    widths = [each.shape[1] for each in pictures]
+    assert widths[1] == 2 * widths[0] and widths[2] == 3 * widths[0]  # one, two and three panels
+    for each in pictures:
+        assert [has_colour(each, k) for k in range(3)] == [True, True, False]
+
+
+def test_curves_of_a_single_epoch_and_of_a_loss_that_is_not_finite():
+    assert has_colour(picture([{"epoch": 1, "step": 4, "loss_exit_0": 0.5}]), 0)
+    rows = [{"epoch": n, "step": n, "loss_exit_0": 0.5 if n < 3 else float("nan")} for n in range(1, 5)]
+    assert has_colour(picture(rows), 0)
+
+
+# --------------------------------------------------------------------------------------------------------- environment
+
+
+def test_environment_says_what_ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--output", "two words"])
+    write_environment(tmp_path, device="CPU, 2 cores")
+    monkeypatch.setattr(sys, "argv", ["train.py", "--resume"])
+    write_environment(tmp_path, device="Ascend 910B")
+    first, second = json.loads((tmp_path / "environment.json").read_text())["starts"]
+    assert (first["device"], second["device"]) == ("CPU, 2 cores", "Ascend 910B")
+    assert (first["command"], second["command"]) == ("train.py --output 'two words'", "train.py --resume")
+    assert first["packages"]["numpy"] == metadata.version("numpy")
+    assert first["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert first["started"] <= second["started"]
+
+
+def test_a_damaged_environment_is_begun_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    (tmp_path / "environment.json").write_text("{")
+    write_environment(tmp_path, device="CPU")
+    assert len(json.loads((tmp_path / "environment.json").read_text())["starts"]) == 1
+    assert "begun anew" in caplog.text
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is optional")
+def test_revision_of_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert git_state(tmp_path) is None
+    git("init", "-q")
+    assert git_state(tmp_path) is None  # no commit yet
+    (tmp_path / "file").write_text("one")
+    git("add", "file")
+    git("commit", "-q", "-m", "one")
+    (tmp_path / "untracked").touch()
+    assert git_state(tmp_path) == {"revision": git("rev-parse", "HEAD"), "dirty": False}
+    (tmp_path / "file").write_text("two")
+    assert git_state(tmp_path) == {"revision": git("rev-parse", "HEAD"), "dirty": True}
+    (tmp_path / "inside").mkdir()
+    assert git_state(tmp_path / "inside") is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert git_state(tmp_path) is None  # no git
