@@ -1,34 +1,10 @@
-"""The layout of the package, from its source: imports go down the floors, nothing goes in circles, files stay short.
+"""The layout of the package, from its source: imports go down the floors, nothing goes in circles, files stay short."""
 
-docs/architecture.md draws the floors from FLOORS and these helpers.
-"""
-
-import ast
-from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 
+import floors
 import pytest
-
-PACKAGE = Path(__file__).parents[1] / "src" / "dvt"
-
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("cli",),
-    ("training", "deploy", "evaluation"),
-    ("cluster", "data"),
-    ("convert",),
-    ("checkpoint", "early_exit"),
-    ("config", "report", "cost"),
-    ("models",),
-    ("device", "safe_files"),
-    ("errors", "value_checks", "signals", "moved"),
-)
-"""Folders and root modules of `dvt`, top to bottom; imports go down only."""
-
-NEIGHBOURS = {
-    ("value_checks", "errors"): "errors is what every check raises",
-}
-"""Imports within one floor, each with its reason."""
+from floors import FLOORS, NEIGHBOURS, PACKAGE, folder, folder_imports, imports, modules, resolved
 
 NO_MINDSPORE = (
     *("early_exit", "report", "config", "errors", "value_checks", "signals", "safe_files", "cost", "moved"),
@@ -37,54 +13,6 @@ NO_MINDSPORE = (
 MAY_USE_MINDSPORE = ("early_exit.classifier",)
 MOST_AT_THE_ROOT = 9
 MOST_LINES = 420
-
-
-@cache
-def modules() -> dict[str, Path]:
-    """Module names below `dvt` ("cli.main"; "" is the root) and their files."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
-
-
-@cache
-def imports(module: str) -> frozenset[str]:
-    """What a module imports, in functions too but not for type checkers: modules of `dvt` as `modules()` names them,
-    others by their first name with a colon in front."""
-    tree = ast.parse(modules()[module].read_text(encoding="utf-8"))
-    for_types = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            found |= {resolved(alias.name) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively, line {node.lineno}"
-            found |= {resolved(f"{node.module}.{alias.name}") for alias in node.names}
-    return frozenset(found - {"", module})
-
-
-def resolved(dotted: str) -> str:
-    """The module that an imported name stands for or is in."""
-    first, _, rest = dotted.partition(".")
-    if first != "dvt":
-        return f":{first}"
-    while rest and rest not in modules():
-        rest = rest.rpartition(".")[0]
-    return rest
-
-
-def folder(module: str) -> str:
-    """The folder or root module, as in FLOORS."""
-    return module.partition(".")[0]
 
 
 def floor_of(name: str) -> int:
@@ -123,10 +51,7 @@ def test_no_circles_between_files():
 
 
 def test_no_circles_between_folders():
-    graph: dict[str, set[str]] = {}
-    for module in all_but_root():
-        graph.setdefault(folder(module), set()).update(folder(target) for target in own_imports(module))
-    refuse_circles({name: targets - {name} for name, targets in graph.items()})
+    refuse_circles(folder_imports())
 
 
 def refuse_circles(graph: dict[str, set[str]]) -> None:
@@ -160,9 +85,14 @@ def test_no_file_is_long():
 
 
 def test_every_folder_says_what_it_holds():
-    """In the docstring of its `__init__`, whose first sentence stands in docs/architecture.md."""
-    folders = {path.parent for path in modules().values()} - {PACKAGE}
-    assert not [path for path in folders if not ast.get_docstring(ast.parse((path / "__init__.py").read_text("utf-8")))]
+    """The first sentence of its docstring stands in docs/architecture.md."""
+    assert not [module for module in all_but_root() if not floors.summary(module)]
+
+
+def test_the_page_and_the_picture_are_up_to_date():
+    """`python docs/floors.py` makes both."""
+    assert floors.PICTURE.read_text(encoding="utf-8") == floors.picture()
+    assert floors.PAGE.read_text(encoding="utf-8") == floors.page()
 
 
 def test_the_helpers_see_what_is_wrong():
