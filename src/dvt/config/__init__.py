@@ -1,6 +1,8 @@
 """The configuration of a run: `sections` types and checks its keys, `files` reads and writes them as YAML."""
 
 from dvt.config.sections import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     AmpLevel,
     AugmentSection,
     DataSection,
@@ -13,6 +15,8 @@ from dvt.config.sections import (
 )
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "AmpLevel",
     "AugmentSection",
     "DataSection",
