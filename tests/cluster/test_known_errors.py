@@ -1,10 +1,8 @@
 """The table of known errors: each is found in a message as it is really written, and users can look it up."""
 
-
 import pytest
 
 from dvt.cluster.known_errors import KNOWN_ERRORS, recognise
-
 
 MESSAGES = {
     "EI0002": "EI0002: The wait execution of the Notify register times out. Reason: no Notify record from rank [1]",
