@@ -2,7 +2,7 @@
 
 It is for choosing a batch size, a number of devices and a network before any are rented, and for noticing when a
 measured run is far from what it could be. Every number of the hardware is an input; none is claimed as measured.
-Assumptions (docs/scaling.md discusses them):
+Assumptions (docs/distributed.md discusses them):
 
 - the backward pass costs twice the forward pass, and with recomputation the forward pass is done twice;
 - gradients are float32, reduced once per step of the optimizer, and not hidden behind the backward pass unless

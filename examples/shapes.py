@@ -11,7 +11,7 @@ import numpy as np
 
 import dvt
 from dvt import cost, device
-from dvt.config import IMAGENET_MEAN, IMAGENET_STD
+from dvt.config.sections import IMAGENET_MEAN, IMAGENET_STD
 from dvt.data.preprocess import Preprocessing, default_resize_size
 from dvt.early_exit import check_thresholds
 from dvt.early_exit.loop import leaving

@@ -67,6 +67,13 @@ def test_each_page_is_in_the_navigation():
     assert not [page for page in missing if f": {page}\n" not in navigation]
 
 
+def test_the_readme_names_every_recipe_and_script():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    names = [path.stem for path in (ROOT / "config").glob("*.yaml")]
+    names += [path.name for path in (ROOT / "scripts").iterdir() if path.suffix and path.name != "smoke_installed.py"]
+    assert [name for name in names if name not in text] == []
+
+
 @pytest.mark.slow
 def test_walkthrough_shows_what_its_script_prints(tmp_path):
     """All but the confidences and the class, which depend on the picture."""

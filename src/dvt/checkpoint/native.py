@@ -1,6 +1,6 @@
 """Weights on disk: saving that never leaves a torn file, reading that says what is wrong with one.
 
-The format is in docs/architecture.md: a MindSpore `.ckpt` (`dvt.checkpoint.format`) of every parameter under its name
+The format is in docs/files.md: a MindSpore `.ckpt` (`dvt.checkpoint.format`) of every parameter under its name
 in the model, and one more entry, `dvt_metadata`, a JSON text. Files without MindSpore's checksum at their end are torn.
 MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
 """

@@ -1,7 +1,7 @@
 """Errors of distributed runs that are known by a code or a phrase, and what usually causes them. Imports no framework.
 
-The codes are those of CANN and HCCL (Ascend): their documentation of error codes, version 8. docs/distributed.md shows
-this table to users.
+The codes are those of CANN and HCCL (Ascend): their documentation of error codes, version 8. The launcher prints
+cause and remedy.
 """
 
 import re
