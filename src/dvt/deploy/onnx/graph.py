@@ -7,7 +7,7 @@ LayerNormalization wrongly, computes these rightly.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -36,7 +36,7 @@ class GraphWriter:
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
+        self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -54,9 +54,9 @@ class GraphWriter:
         self._inputs.append(_value_info(value))
         return self.cast(value.name, value.dtype, self.dtype)
 
-    def output(self, value: Value, result: str, dtype: np.dtype) -> None:
-        """Makes `result`, of type `dtype`, an output of the graph."""
-        result = self.cast(result, dtype, value.dtype)
+    def output(self, value: Value, result: str) -> None:
+        """Makes `result` an output of the graph."""
+        result = self.cast(result, self.dtype, value.dtype)
         self._nodes.append(helper.make_node("Identity", [result], [value.name], name=value.name))
         self._outputs.append(_value_info(value))
 
@@ -69,24 +69,26 @@ class GraphWriter:
         finally:
             self.dtype = outer
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray | float) -> str:
         """A constant tensor; floating-point ones take the type of the graph."""
         array = np.asarray(array)
         if array.dtype.kind == "f":
             array = array.astype(self.dtype)
         full = self._full_name(name)
-        self._constants[full] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full)
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full))
         return full
 
-    def integers(self, name: str, values: Sequence[int]) -> str:
-        """A constant int64 vector, for shapes and indices."""
-        return self.constant(name, np.asarray(values, np.int64))
-
-    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str | list[str]:
-        """One node of operator `kind`."""
+    def add(
+        self, kind: str, *inputs: str | float | np.ndarray, outputs: int = 1, **attributes: object
+    ) -> str | list[str]:
+        """One node of operator `kind`; inputs that are no names of values become constants."""
         name = self._full_name(kind)
+        given = [
+            each if isinstance(each, str) else self.constant(f"{kind}.input_{position}", each)
+            for position, each in enumerate(inputs)
+        ]
         names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
+        self._nodes.append(helper.make_node(kind, given, names, name=name, **attributes))
         return names[0] if outputs == 1 else names
 
     def cast(self, value: str, source: np.dtype, target: np.dtype) -> str:
@@ -96,7 +98,7 @@ class GraphWriter:
 
     def reshape(self, value: str, *shape: int) -> str:
         """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
-        return self.add("Reshape", value, self.integers("shape", shape))
+        return self.add("Reshape", value, integers(*shape))
 
     def transpose(self, value: str, *axes: int) -> str:
         return self.add("Transpose", value, perm=list(axes))
@@ -109,9 +111,8 @@ class GraphWriter:
     def gelu(self, value: str) -> str:
         """The exact GELU, x (1 + erf(x / sqrt 2)) / 2."""
         with self.scope("gelu"):
-            scaled = self.add("Div", value, self.constant("sqrt2", np.float32(2**0.5)))
-            shifted = self.add("Add", self.add("Erf", scaled), self.constant("one", np.float32(1)))
-            return self.add("Mul", self.add("Mul", value, shifted), self.constant("half", np.float32(0.5)))
+            erf = self.add("Erf", self.add("Div", value, 2**0.5))
+            return self.add("Mul", self.add("Mul", value, self.add("Add", erf, 1.0)), 0.5)
 
     def layer_norm(self, value: str, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> str:
         """LayerNorm over the last axis, in float32."""
@@ -119,9 +120,8 @@ class GraphWriter:
         if not self.writes_norms_out:
             return self.add("LayerNormalization", value, scale, bias, axis=-1, epsilon=epsilon)
         centred = self.add("Sub", value, self.add("ReduceMean", value, axes=[-1], keepdims=1))
-        squares = self.add("Pow", centred, self.constant("two", np.float32(2)))
-        variance = self.add("ReduceMean", squares, axes=[-1], keepdims=1)
-        deviation = self.add("Sqrt", self.add("Add", variance, self.constant("epsilon", np.float32(epsilon))))
+        variance = self.add("ReduceMean", self.add("Pow", centred, 2.0), axes=[-1], keepdims=1)
+        deviation = self.add("Sqrt", self.add("Add", variance, epsilon))
         return self.add("Add", self.add("Mul", self.add("Div", centred, deviation), scale), bias)
 
     def softmax(self, value: str) -> str:
@@ -133,9 +133,7 @@ class GraphWriter:
 
     def model(self, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
         """The finished model, checked, with shapes inferred. Raises onnx.checker.ValidationError."""
-        graph = helper.make_graph(
-            self._nodes, self.name, self._inputs, self._outputs, initializer=list(self._constants.values())
-        )
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, initializer=self._constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -151,6 +149,11 @@ class GraphWriter:
         full = "/".join([*self._scopes, name])
         self._used[full] += 1
         return full if self._used[full] == 1 else f"{full}_{self._used[full]}"
+
+
+def integers(*values: int) -> np.ndarray:
+    """An int64 vector: a shape, indices, paddings."""
+    return np.asarray(values, np.int64)
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
