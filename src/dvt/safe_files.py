@@ -112,7 +112,7 @@ def _locked_folder(parent: Path, name: str) -> tuple[Path, BinaryIO]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Removes what killed processes left in `parent`: hidden folders that nobody holds locked."""
+    """Removes what killed processes left in `parent`: hidden folders that no process holds locked."""
     for folder in parent.glob(f".*{_SCRATCH}*"):
         try:
             with (folder / _LOCK).open("rb+") as lock:
@@ -126,7 +126,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: whoever is killed in here leaves a folder that is locked by nobody, or an empty one."""
+    """The lock goes last: a process that is killed in here leaves an unlocked folder or an empty one."""
     with suppress(OSError):
         for each in folder.iterdir():
             if each.name != _LOCK:

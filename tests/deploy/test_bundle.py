@@ -272,7 +272,7 @@ def test_requests_that_cannot_be_met(arguments: dict, message: str, tmp_path: Pa
 
 
 def test_outputs_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    checkpoint = make_checkpoint(tmp_path / "model.ckpt", grid_sizes=(2,))
+    checkpoint = make_checkpoint(tmp_path / "model.ckpt")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         export_checkpoint(str(tmp_path / "other.ckpt"), tmp_path / "x", ["MINDIR"], "CPU")
     assert not (tmp_path / "x").exists()

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from dvt.deploy.manifest import GraphSet
+from dvt.deploy.manifest import CONVERTED, GraphSet
 from dvt.errors import BundleError, DeviceError
 
 
@@ -100,9 +100,9 @@ def _lite(folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -
     return LiteBackend(folder, graphs, threads, device_id)
 
 
-BACKENDS: dict[str, tuple[Callable[[Path, GraphSet, int | None, int], Backend], str]] = {
-    "onnxruntime": (OnnxRuntimeBackend, "ONNX"),
-    "mindspore": (MindSporeBackend, "MINDIR"),
-    "lite": (_lite, "LITE"),
+BACKENDS: dict[str, tuple[Callable[[Path, GraphSet, int | None, int], Backend], tuple[str, ...]]] = {
+    "onnxruntime": (OnnxRuntimeBackend, ("ONNX", "ONNX_INT8")),
+    "mindspore": (MindSporeBackend, ("MINDIR",)),
+    "lite": (_lite, (CONVERTED,)),
 }
-"""By name: what makes the backend, and the format that it runs unless another is asked for."""
+"""By name: what makes the backend, and the formats that it runs, the first unless another is asked for."""

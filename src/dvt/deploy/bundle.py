@@ -136,18 +136,18 @@ def _staged(folder: Path) -> Iterator[Path]:
 
 def _publish(stage: Path, folder: Path) -> list[str]:
     """Moves the staged files into `folder`, the manifest last, and removes those of an earlier export."""
-    names = sorted(path.name for path in stage.iterdir() if _OURS.fullmatch(path.name))
-    earlier = _files_of_earlier_export(folder)
+    names, earlier = _exported_files(stage), _exported_files(folder)
+    in_order = [*sorted(names), MANIFEST_FILE]
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    for name in [*names, MANIFEST_FILE]:
+    for name in in_order:
         put_in_place(stage / name, folder / name)
-    for name in earlier.difference(names):
+    for name in earlier - names:
         (folder / name).unlink(missing_ok=True)
-    return [*names, MANIFEST_FILE]
+    return in_order
 
 
-def _files_of_earlier_export(folder: Path) -> set[str]:
-    """Exported files that go with the manifest there; nothing else in the folder is ours."""
+def _exported_files(folder: Path) -> set[str]:
+    """Names of the files that go with the manifest in `folder`; nothing else there is ours."""
     try:
         manifest = read_manifest(folder)
     except BundleError:

@@ -50,8 +50,8 @@ class Cascade:
     ) -> None:
         if backend not in BACKENDS:
             raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        make, usual_format = BACKENDS[backend]
-        self.graph_format = graph_format or usual_format
+        make, formats = BACKENDS[backend]
+        self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
             remedy = f"export it with --format {self.graph_format}"

@@ -135,7 +135,7 @@ class AdaptiveClassifier:
         cell = self._exits[index]
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            # Shares the memory of `inputs`, which nobody changes before the outputs are read.
+            # Shares the memory of `inputs`, which stay as they are until the outputs are read.
             tensors = [Tensor.from_numpy(np.ascontiguousarray(part)) for part in inputs]
             with GRAPH_LOCK:
                 outputs = cell(*cell.arguments(dict(zip(cell.input_names, tensors, strict=True))))

@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Sessions:
-    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread unless told otherwise."""
+    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread by default."""
 
     def __init__(self, files, target, device_id, threads):
         import mindspore_lite as lite
