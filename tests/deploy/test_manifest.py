@@ -19,7 +19,6 @@ from dvt.deploy.manifest import (
     manifest_from_dict,
     named_settings,
     read_manifest,
-    whole_values,
     write_manifest,
 )
 from dvt.errors import BundleError, ConfigError
@@ -74,7 +73,7 @@ def test_inputs_and_outputs():
     ]
     assert [(v.name, v.shape) for v in second[0][1:]] == [("features", (8, 5, 16)), ("relations", (8, 2, 5, 5))]
     assert [v.role for v in second[1]] == ["probabilities"]
-    assert whole_values(CONFIG)[1][0].shape == (None, 2, 7)
+    assert exit_values(CONFIG, None)[1][0].shape == (None, 2, 7)
 
 
 @pytest.mark.parametrize(

@@ -184,19 +184,12 @@ def export(argv: list[str], prog: str) -> None:
     options = parse_export(argv, prog)
     formats = options.formats
     _set_up_logging(argv)
-    from dvt.deploy.bundle import StoredCalibration, export_checkpoint
+    from dvt.deploy.bundle import export_checkpoint
 
-    export_checkpoint(
-        options.checkpoint,
-        options.output or Path(options.checkpoint).parent / "export",
-        formats,
-        options.device_target,
-        StoredCalibration(options.calibration_path, options.calibration_images),
-        precision=options.precision,
-        whole=options.whole,
-        batch_size=options.batch_size,
-        batch_sizes=options.batch_sizes,
-    )
+    values = dict(vars(options))
+    del values["format"]
+    values["output"] = options.output or str(Path(options.checkpoint).parent / "export")
+    export_checkpoint(formats=formats, **values)
 
 
 def infer(argv: list[str], prog: str) -> int | None:

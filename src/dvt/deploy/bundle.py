@@ -21,7 +21,7 @@ import dvt
 from dvt import device
 from dvt.checkpoint.native import Checkpoint, load_model
 from dvt.config.files import config_from_dict
-from dvt.data import load_splits
+from dvt.data import Splits, load_splits
 from dvt.deploy.lite.files import write_ascend_configs
 from dvt.deploy.manifest import (
     CONVERTED,
@@ -34,7 +34,7 @@ from dvt.deploy.manifest import (
     write_manifest,
 )
 from dvt.deploy.mindir import MindirWriter, exportable
-from dvt.deploy.options import BundleOptions, Calibration
+from dvt.deploy.options import BundleOptions
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.writers import references, write_files
 from dvt.early_exit.loop import check_batch_sizes
@@ -158,25 +158,13 @@ def _exported_files(folder: Path) -> set[str]:
     return {name for name in names if _OURS.fullmatch(name)}
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredCalibration:
-    """Which calibration images of the run that made a checkpoint ONNX_INT8 is measured with.
-
-    Args:
-        path: Where the data set of the run lies now; None where it lay then.
-        images: At most how many to take, spread evenly over those that are there.
-    """
-
-    path: str | None = None
-    images: int = 500
-
-
 def export_checkpoint(
     checkpoint: str,
     output: str | os.PathLike,
     formats: Sequence[str],
     device_target: str = "auto",
-    calibration: StoredCalibration = StoredCalibration(),
+    calibration_path: str | None = None,
+    calibration_images: int = 500,
     **options: Any,
 ) -> list[Path]:
     """`export_bundle` for a checkpoint's model with the thresholds, class names and preprocessing that it holds.
@@ -184,9 +172,10 @@ def export_checkpoint(
     Args:
         checkpoint: The checkpoint.
         output: Folder of the bundle.
-        formats: As for `export_bundle`.
+        formats: As for `export_bundle`. ONNX_INT8 takes the calibration images of the training run.
         device_target: Device on which MindIR files are checked.
-        calibration: Which images ONNX_INT8 is measured with.
+        calibration_path: Where the data set of the training run lies now; None where it lay then.
+        calibration_images: At most how many of them to take, spread evenly over those that are there.
         options: Further fields of `BundleOptions`.
 
     Raises:
@@ -197,9 +186,12 @@ def export_checkpoint(
     used = device.set_up(device_target)
     with kernels.disabled():
         model, loaded = load_model(checkpoint)
-    if "ONNX_INT8" in formats:
-        options["calibration"] = _calibration_images(loaded, checkpoint, calibration)
     stored = loaded.metadata
+    if "ONNX_INT8" in formats:
+        splits = _splits_of_run(checkpoint, loaded, calibration_path)
+        there = splits.sizes["calibration"]
+        chosen = np.linspace(0, there - 1, min(calibration_images, there)).astype(int)
+        options["calibration"] = splits.batch("calibration", chosen)
     bundle = BundleOptions(
         formats, stored_settings(stored), stored.get("class_names"), stored.get("preprocessing"), **options
     )
@@ -207,7 +199,8 @@ def export_checkpoint(
     return write_bundle(model, Path(output), bundle)
 
 
-def _calibration_images(loaded: Checkpoint, checkpoint: str, wanted: StoredCalibration) -> Calibration:
+def _splits_of_run(checkpoint: str, loaded: Checkpoint, path: str | None) -> Splits:
+    """The data set of the run that made the checkpoint, which lies at `path`, or for None where it lay then."""
     saved = loaded.metadata.get("config")
     if saved is None:
         raise ConfigError(
@@ -215,10 +208,8 @@ def _calibration_images(loaded: Checkpoint, checkpoint: str, wanted: StoredCalib
             "them to dvt.deploy.export_bundle in Python"
         )
     config = config_from_dict(saved, f"the configuration stored in {checkpoint}")
-    data = config.data if wanted.path is None else dataclasses.replace(config.data, path=wanted.path)
-    splits = load_splits(data, loaded.model.image_size, config.seed)
-    there = splits.sizes["calibration"]
-    return splits.batch("calibration", np.linspace(0, there - 1, min(wanted.images, there)).astype(int))
+    data = config.data if path is None else dataclasses.replace(config.data, path=path)
+    return load_splits(data, loaded.model.image_size, config.seed)
 
 
 def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:

@@ -1,12 +1,9 @@
-"""Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does (`dvt.cli.infer`).
-
-Axis letters: n images, K exits.
-"""
+"""Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does (`dvt.cli.infer`)."""
 
 import csv
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +11,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
+from dvt.deploy.manifest import Manifest
 from dvt.deploy.runner import Cascade
+from dvt.early_exit.loop import Predictions
 from dvt.errors import BundleError, ConfigError, DataError
 
 
@@ -48,27 +47,21 @@ class InferRequest:
 
 @dataclass(frozen=True)
 class Inference:
-    """The answers to n image files, in their order.
+    """The answers to n image files.
 
     Attributes:
+        manifest: Of the bundle.
         files: Their paths.
-        labels: Predicted classes (n,).
-        confidence: Largest probabilities (n,).
-        exit_index: Exits taken (n,), from 0.
         true_labels: Their classes, or None where folders do not say.
-        class_names: Names of the classes, or None.
-        cumulative_gmacs: Cost (K,) of leaving at each exit.
+        answers: What the cascade says of each, in the order of `files`.
         load_seconds: Time to load the bundle.
         seconds: Time in the cascade, without preprocessing.
     """
 
+    manifest: Manifest
     files: list[str]
-    labels: np.ndarray
-    confidence: np.ndarray
-    exit_index: np.ndarray
     true_labels: list[int] | None
-    class_names: list[str] | None
-    cumulative_gmacs: list[float]
+    answers: Predictions
     load_seconds: float
     seconds: float
 
@@ -76,24 +69,23 @@ class Inference:
         """One row per image; exits are counted from 1."""
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(("file", "label", "class", "confidence", "exit"))
-        for file, label, confidence, index in zip(
-            self.files, self.labels, self.confidence, self.exit_index, strict=True
-        ):
-            name = self.class_names[label] if self.class_names else ""
-            writer.writerow((file, label, name, f"{confidence:.4f}", index + 1))
+        names, answers = self.manifest.class_names, self.answers
+        rows = zip(self.files, answers.labels, answers.confidence, answers.exit_index, strict=True)
+        for file, label, confidence, index in rows:
+            writer.writerow((file, label, names[label] if names else "", f"{confidence:.4f}", index + 1))
 
     def summary(self) -> str:
         """Speed, where images left, cost, and the accuracy where classes are known, in one line."""
-        count, costs = len(self.files), np.asarray(self.cumulative_gmacs)
-        shares = 100 * np.bincount(self.exit_index, minlength=len(costs)) / count
+        count, taken, costs = len(self.files), self.answers.exit_index, np.asarray(self.manifest.cumulative_gmacs)
+        shares = 100 * np.bincount(taken, minlength=len(costs)) / count
+        speed = f"{count / self.seconds:.1f} images/s without preprocessing"
         parts = [
-            f"{count} images, loaded in {self.load_seconds:.1f} s, {count / self.seconds:.1f} images/s without "
-            "preprocessing",
+            f"{count} images, loaded in {self.load_seconds:.1f} s, {speed}",
             "left at exits " + ", ".join(f"{number}: {share:.1f} %" for number, share in enumerate(shares, start=1)),
-            f"{costs[self.exit_index].mean():.4g} of {costs[-1]:.4g} GMACs per image",
+            f"{costs[taken].mean():.4g} of {costs[-1]:.4g} GMACs per image",
         ]
         if self.true_labels is not None:
-            parts.append(f"top-1 accuracy {100 * np.mean(self.labels == self.true_labels):.2f} %")
+            parts.append(f"top-1 accuracy {100 * np.mean(self.answers.labels == self.true_labels):.2f} %")
         return "; ".join(parts)
 
 
@@ -121,17 +113,8 @@ def infer(request: InferRequest) -> Inference:
             started = time.perf_counter()
             answers.append(cascade.predict(images, thresholds))
             seconds += time.perf_counter() - started
-    return Inference(
-        files=files,
-        labels=np.concatenate([answer.labels for answer in answers]),
-        confidence=np.concatenate([answer.confidence for answer in answers]),
-        exit_index=np.concatenate([answer.exit_index for answer in answers]),
-        true_labels=true_labels,
-        class_names=cascade.class_names,
-        cumulative_gmacs=cascade.manifest.cumulative_gmacs,
-        load_seconds=load_seconds,
-        seconds=seconds,
-    )
+    joined = {key.name: np.concatenate([getattr(each, key.name) for each in answers]) for key in fields(Predictions)}
+    return Inference(cascade.manifest, files, true_labels, Predictions(**joined), load_seconds, seconds)
 
 
 def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:

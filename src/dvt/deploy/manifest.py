@@ -225,14 +225,18 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def exit_values(
-    config: ModelConfig, exit_index: int, precision: str = "float32", batch: int | None = None
+    config: ModelConfig, exit_index: int | None, precision: str = "float32", batch: int | None = None
 ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of one exit's file; images and probabilities are float32, what else is handed on `precision`.
+    """Inputs and outputs of one exit's file, or for None of the file with all exits.
 
-    A `batch` of None leaves the number of images open.
+    Images and probabilities are float32, what else is handed on `precision`. A `batch` of None leaves the number of
+    images open.
     """
     image = (batch, config.in_channels, config.image_size, config.image_size)
     inputs = [Value("images", "images", image, "float32")]
+    if exit_index is None:
+        shape = (batch, config.num_exits, config.num_classes)
+        return tuple(inputs), (Value("probabilities", "probabilities", shape, "float32"),)
     for role, shape in handed_on_shapes(config, exit_index - 1).items():
         if role == "probabilities":
             inputs.append(Value(role, "earlier_probabilities", (batch, *shape), "float32"))
@@ -243,13 +247,6 @@ def exit_values(
         if role != "probabilities":
             outputs.append(Value(role, f"next_{role}", (batch, *shape), precision))
     return tuple(inputs), tuple(outputs)
-
-
-def whole_values(config: ModelConfig, batch: int | None = None) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of the file with all exits."""
-    inputs, _ = exit_values(config, 0, batch=batch)
-    shape = (batch, config.num_exits, config.num_classes)
-    return inputs, (Value("probabilities", "probabilities", shape, "float32"),)
 
 
 def describe_file(path: Path, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> GraphFile:

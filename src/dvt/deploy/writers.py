@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dvt.deploy.backends import Backend
-from dvt.deploy.manifest import GraphFile, GraphSet, Value, describe_file, exit_values, whole_values
+from dvt.deploy.manifest import GraphFile, GraphSet, Value, describe_file, exit_values
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.errors import DVTError
 from dvt.models.variants import ModelConfig
@@ -73,16 +73,12 @@ def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Seque
     with logging_redirect_tqdm(), tqdm(wanted, unit="file", desc=writer.suffix) as bar:
         for reference in bar:
             started, index = time.perf_counter(), reference.exit_index
-            if index is None:
-                name, (inputs, outputs) = "whole", whole_values(config, writer.batch_size)
-            else:
-                name = f"exit_{index}"
-                inputs, outputs = exit_values(config, index, writer.precision, writer.batch_size)
-            path = folder / f"{name}.{writer.suffix}"
+            inputs, outputs = exit_values(config, index, writer.precision, writer.batch_size)
+            path = folder / f"{'whole' if index is None else f'exit_{index}'}.{writer.suffix}"
             writer.save(index, inputs, path)
             entry = describe_file(path, inputs, outputs)
             backend = writer.backend(folder, GraphSet(writer.precision, (entry,)))
-            deviation = check(entry, lambda arrays, run=backend.run: run(0, arrays), reference, writer.precision)
+            deviation = check(entry, backend, reference, TOLERANCES[writer.precision])
             entries.append(entry)
             log.info(
                 "%s: %.1f MB, loaded and compared (largest deviation %.1e), %.1f s",
@@ -95,25 +91,23 @@ def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Seque
     return GraphSet(writer.precision, tuple(entries), whole, details=dict(writer.details))
 
 
-def check(
-    entry: GraphFile, run: Callable[[list[np.ndarray]], list[np.ndarray]], reference: Reference, precision: str
-) -> float:
-    """Largest deviation of what `run` computes with a file. Raises DVTError if it is more than rounding."""
+def check(entry: GraphFile, backend: Backend, reference: Reference, tolerance: float) -> float:
+    """Largest deviation of what a file, loaded alone, computes. Raises DVTError if it is more than `tolerance`."""
     largest, start = 0.0, 0
     count = len(reference.inputs["images"])
     for size in OPEN_BATCH_CHECKS if entry.inputs[0].shape[0] is None else (count,):
         rows = slice(start, start + size)
-        results = run([reference.inputs[value.role][rows].astype(value.dtype) for value in entry.inputs])
+        results = backend.run(0, [reference.inputs[value.role][rows].astype(value.dtype) for value in entry.inputs])
         for value, result in zip(entry.outputs, results, strict=True):
             wanted = reference.outputs[value.role][rows]
             deviation = float("inf")
             if result.shape == wanted.shape and str(result.dtype) == value.dtype:
                 difference = np.abs(result.astype(np.float32) - wanted).max()
                 deviation = float(difference / max(1.0, np.abs(wanted).max()))
-            if not deviation <= TOLERANCES[precision]:
+            if not deviation <= tolerance:
                 raise DVTError(
                     f"{entry.file} does not compute what the model does: its {value.role} deviate by {deviation:.1e} "
-                    f"for {size} images, and at most {TOLERANCES[precision]:.0e} is rounding. Nothing was exported; "
+                    f"for {size} images, and at most {tolerance:.0e} is rounding. Nothing was exported; "
                     "please report this with the versions of MindSpore and of this package"
                 )
             largest = max(largest, deviation)

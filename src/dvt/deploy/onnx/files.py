@@ -10,9 +10,9 @@ import onnxruntime
 
 import dvt
 from dvt.deploy.backends import OnnxRuntimeBackend
-from dvt.deploy.manifest import Value, exit_values, whole_values
+from dvt.deploy.manifest import Value, exit_values
 from dvt.deploy.onnx.exits import ExitWriter
-from dvt.deploy.onnx.graph import OPSET, GraphWriter
+from dvt.deploy.onnx.graph import OPSET, GraphWriter, Symbol
 from dvt.errors import DVTError
 from dvt.models.cost import handed_on_shapes
 from dvt.models.names import with_shared
@@ -48,25 +48,26 @@ class OnnxWriter:
 
     def model(self, exit_index: int | None) -> onnx.ModelProto:
         """One exit as an ONNX model, or for None all of them, each on every image."""
-        config, whole = self.config, exit_index is None
-        inputs, outputs = whole_values(config) if whole else exit_values(config, exit_index, self.precision)
-        graph = GraphWriter(config.name if whole else f"{config.name}_exit_{exit_index}", np.dtype(self.precision))
-        values = {value.role: graph.input(value) for value in inputs}
-        if whole:
-            values["probabilities"] = self._all_exits(graph, values["images"])
+        config = self.config
+        inputs, outputs = exit_values(config, exit_index, self.precision)
+        name = config.name if exit_index is None else f"{config.name}_exit_{exit_index}"
+        graph = GraphWriter(name, np.dtype(self.precision))
+        given = {value.role: graph.input(value) for value in inputs}
+        if exit_index is None:
+            results = {"probabilities": self._all_exits(graph, given["images"])}
         else:
-            values |= ExitWriter(graph, config, self.weights, exit_index).add(values)
+            results = ExitWriter(graph, config, self.weights, exit_index).add(given)
         for value in outputs:
-            graph.output(value, values[value.role])
+            graph.output(value, results[value.role])
         return graph.model(self._metadata(exit_index), dvt.__version__)
 
-    def _all_exits(self, graph: GraphWriter, images: str) -> str:
+    def _all_exits(self, graph: GraphWriter, images: Symbol) -> Symbol:
         """Images (B, I, S, S) -> probabilities (B, K, classes)."""
         answers, handed_on = [], {}
         for index in range(self.config.num_exits):
             with graph.scope(f"exits.{index}"):
                 outputs = ExitWriter(graph, self.config, self.weights, index).add({"images": images, **handed_on})
-                answers.append(graph.reshape(outputs["probabilities"], 0, 1, self.config.num_classes))
+                answers.append(outputs["probabilities"].reshape(0, 1, self.config.num_classes))
             handed_on = {role: outputs[role] for role in handed_on_shapes(self.config, index)}
         return graph.add("Concat", *answers, axis=1)
 
