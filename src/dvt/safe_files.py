@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and what to say where they cannot be written.
 
-`replacing` writes beside the place and moves what is finished; `explained` and `require_writable` turn what the system
-refuses into a message with what to do.
+`replacing` writes one file beside its place and moves it there when it is finished; `scratch_folder` and `put_in_place`
+do so for several. `explained` and `require_writable` turn what the system refuses into a message with what to do.
 """
 
 import errno

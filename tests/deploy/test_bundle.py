@@ -138,7 +138,7 @@ def test_an_exported_checkpoint(name: str, overrides: dict, tmp_path: Path, grap
         onnx.checker.check_model(str(path), full_check=True)
 
 
-@pytest.mark.parametrize("reuse", [{}, {"feature_reuse": False}, {"relation_reuse": False}])
+@pytest.mark.parametrize("reuse", [{}, {"feature_reuse": False}, {"relation_reuse": False, "average_exits": True}])
 def test_mindir_files_and_the_configuration_of_the_converter_have_the_names_of_the_manifest(
     reuse: dict, tmp_path: Path, graph_mode: None
 ):

@@ -86,7 +86,11 @@ def test_inputs_and_outputs():
         (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "it lacks 'sha256'"),
         (lambda m: m["graphs"]["ONNX"]["exits"][0].update(file="../exit_0.onnx"), "not the name of a file in the bun"),
         (lambda m: m["model"].update(embed_dim=17), "is damaged: model.embed_dim 17 is not a multiple"),
-        (lambda m: m.update(cumulative_gmacs="x"), "is damaged"),
+        (lambda m: m.update(cumulative_gmacs="x"), "cumulative_gmacs is 'x'; it must be a list"),
+        (lambda m: m.update(batch_sizes=[1, 8.5]), "batch_sizes.1 is 8.5; it must be a whole number"),
+        (lambda m: m.update(thresholds=[]), "thresholds is .*; it must be an object"),
+        (lambda m: m["graphs"]["ONNX"]["exits"][1].update(bytes="9"), r"graphs.ONNX.exits.1.bytes is '9'; it must be"),
+        (lambda m: m["graphs"]["ONNX"].update(whole=3), "graphs.ONNX.whole is 3"),
     ],
 )
 def test_manifests_that_cannot_be_used(change: Callable[[dict], None], message: str, folder: Path):
