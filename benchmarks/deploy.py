@@ -70,7 +70,7 @@ def export_fresh(model: str, backends: list[str], folder: str) -> str:
     from dvt.models.cascade import build_model
 
     device.set_up("CPU")
-    formats = sorted({BACKENDS[backend][1] for backend in backends} - {"LITE"})
+    formats = sorted({BACKENDS[backend][1][0] for backend in backends} - {"LITE"})
     export_bundle(build_model(model), folder, formats or ["ONNX"])
     return folder
 

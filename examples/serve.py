@@ -42,7 +42,7 @@ def run() -> int:
         return 2
     try:
         DrainingServer(app, options.host, options.port, options.limits.drain_seconds).run()
-    except KeyboardInterrupt:  # uvicorn raises it anew once everything has been answered
+    except KeyboardInterrupt:  # uvicorn raises it again once everything has been answered
         return 130
     return 0
 

@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from dvt.errors import ConfigError
-from dvt.safe_files import explained, replacing, require_writable, write_failure
+from dvt.safe_files import (
+    explained,
+    put_in_place,
+    replacing,
+    require_writable,
+    scratch_folder,
+    write_failure,
+)
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path):
@@ -32,6 +39,18 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path):
     with replacing(tmp_path / "file") as written:
         written.touch()
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_scratch_folder_leaves_only_what_was_put_in_place(tmp_path: Path):
+    with pytest.raises(ZeroDivisionError), scratch_folder(tmp_path, "run") as scratch:
+        for name in ("file", "other"):
+            (scratch / name).write_text(name)
+            (scratch / name).chmod(0o400)
+        put_in_place(scratch / "file", tmp_path / "file")
+        raise ZeroDivisionError
+    (tmp_path / "plain").touch()
+    assert sorted(os.listdir(tmp_path)) == ["file", "plain"]
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_folder_is_made_and_nothing_is_left_in_it(tmp_path: Path):

@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and what to say where they cannot be written.
 
-`replacing` writes beside the place and moves what is finished; `explained` and `require_writable` turn what the system
-refuses into a message with what to do.
+`replacing` writes one file beside its place and moves it there when it is finished; `scratch_folder` and `put_in_place`
+do so for several. `explained` and `require_writable` turn what the system refuses into a message with what to do.
 """
 
 import errno
@@ -62,29 +62,42 @@ def require_writable(folder: Path) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, else it is gone.
 
-    The name lies in a hidden folder beside `path`, removed with all that a failed save left in it; folders of processes
-    that were killed while saving are removed by the next call. The finished file is synced and gets the mode that the
-    umask gives to new files (MindSpore leaves 0400). Raises OSError.
+    The finished file is synced and gets the mode that the umask gives to new files. Raises OSError.
     """
-    _remove_abandoned(path.parent)
-    scratch, lock = _locked_folder(path)
-    try:
-        mode = stat.S_IMODE(os.fstat(lock.fileno()).st_mode)
+    with scratch_folder(path.parent, path.stem) as scratch:
         written = scratch / path.name
         yield written
-        written.chmod(mode)
-        _sync(written)
-        os.replace(written, path)
-        _sync(path.parent)
+        put_in_place(written, path)
+
+
+@contextmanager
+def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Yields a new hidden folder in `parent`, with `name` in its own, and removes it with all that is left in it.
+
+    Folders of processes that were killed inside such a block are removed by the next call. Raises OSError.
+    """
+    _remove_abandoned(parent)
+    scratch, lock = _locked_folder(parent, name)
+    try:
+        yield scratch
     finally:
         _remove(scratch)
         lock.close()
 
 
-def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
-    """A new hidden folder beside `path`, and a locked file in it. The system unlocks it when this process ends."""
+def put_in_place(written: Path, path: Path) -> None:
+    """Moves a finished file out of a scratch folder to `path`: synced, in one step, and with the mode that the umask
+    gives to new files (MindSpore leaves 0400). Raises OSError."""
+    written.chmod(stat.S_IMODE((written.parent / _LOCK).stat().st_mode))
+    _sync(written)
+    os.replace(written, path)
+    _sync(path.parent)
+
+
+def _locked_folder(parent: Path, name: str) -> tuple[Path, BinaryIO]:
+    """A new hidden folder in `parent`, and a locked file in it. The system unlocks it when this process ends."""
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.stem}{_SCRATCH}", dir=path.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{name}{_SCRATCH}", dir=parent))
         try:
             lock = (folder / _LOCK).open("wb")
         except FileNotFoundError:  # another process took the new folder for an abandoned one
@@ -99,7 +112,7 @@ def _locked_folder(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Removes what killed processes left in `parent`: hidden folders that nobody holds locked."""
+    """Removes what killed processes left in `parent`: hidden folders that no process holds locked."""
     for folder in parent.glob(f".*{_SCRATCH}*"):
         try:
             with (folder / _LOCK).open("rb+") as lock:
@@ -113,7 +126,7 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: whoever is killed in here leaves a folder that is locked by nobody, or an empty one."""
+    """The lock goes last: a process that is killed in here leaves an unlocked folder or an empty one."""
     with suppress(OSError):
         for each in folder.iterdir():
             if each.name != _LOCK:

@@ -63,7 +63,7 @@ def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys:
     ("arguments", "message"),
     [
         (["{bundle}", "/no/such/place"], "is neither a file nor a folder"),
-        (["{bundle}", "{data}", "--batch_size", "0"], "--batch_size is 0"),
+        (["{bundle}", "{data}", "--batch_size", "0"], "batch_size is 0"),
         (["{bundle}", "{data}", "--thresholds", "fast"], "no thresholds 'fast'"),
         (["{data}", "{data}"], "is not a bundle"),
         (["{bundle}", "{data}", "--output", "/proc/no/file"], "cannot write /proc/no/file"),

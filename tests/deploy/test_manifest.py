@@ -19,7 +19,6 @@ from dvt.deploy.manifest import (
     manifest_from_dict,
     named_settings,
     read_manifest,
-    whole_values,
     write_manifest,
 )
 from dvt.errors import BundleError, ConfigError
@@ -74,7 +73,7 @@ def test_inputs_and_outputs():
     ]
     assert [(v.name, v.shape) for v in second[0][1:]] == [("features", (8, 5, 16)), ("relations", (8, 2, 5, 5))]
     assert [v.role for v in second[1]] == ["probabilities"]
-    assert whole_values(CONFIG)[1][0].shape == (None, 2, 7)
+    assert exit_values(CONFIG, None)[1][0].shape == (None, 2, 7)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,11 @@ def test_inputs_and_outputs():
         (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "it lacks 'sha256'"),
         (lambda m: m["graphs"]["ONNX"]["exits"][0].update(file="../exit_0.onnx"), "not the name of a file in the bun"),
         (lambda m: m["model"].update(embed_dim=17), "is damaged: model.embed_dim 17 is not a multiple"),
-        (lambda m: m.update(cumulative_gmacs="x"), "is damaged"),
+        (lambda m: m.update(cumulative_gmacs="x"), "cumulative_gmacs is 'x'; it must be a list"),
+        (lambda m: m.update(batch_sizes=[1, 8.5]), "batch_sizes.1 is 8.5; it must be a whole number"),
+        (lambda m: m.update(thresholds=[]), "thresholds is .*; it must be an object"),
+        (lambda m: m["graphs"]["ONNX"]["exits"][1].update(bytes="9"), r"graphs.ONNX.exits.1.bytes is '9'; it must be"),
+        (lambda m: m["graphs"]["ONNX"].update(whole=3), "graphs.ONNX.whole is 3"),
     ],
 )
 def test_manifests_that_cannot_be_used(change: Callable[[dict], None], message: str, folder: Path):

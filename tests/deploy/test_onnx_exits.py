@@ -5,6 +5,7 @@ import json
 import numpy as np
 import numpy_dvt
 import onnx
+import onnxruntime
 import pytest
 import recipe
 import tiny
@@ -12,7 +13,7 @@ from test_parity import CASES, REFERENCE
 
 from dvt.convert import from_reference, reference_shapes
 from dvt.deploy.manifest import exit_values
-from dvt.deploy.onnx import files as onnx_files
+from dvt.deploy.onnx.files import OnnxWriter
 from dvt.models.variants import ModelConfig
 
 TWO_T2T = {"grid_sizes": (2, 4), "soft_splits": ((6, 4, 1), (3, 2, 1))}
@@ -35,13 +36,11 @@ def run_exits(
     config: ModelConfig, tensors: dict[str, np.ndarray], images: np.ndarray, precision: str = "float32"
 ) -> list[dict[str, np.ndarray]]:
     """Outputs of every exit by role, each exit fed by the one before."""
-    import onnxruntime
-
-    weights = from_reference(config, tensors)
+    writer = OnnxWriter(config, from_reference(config, tensors), precision)
     results, values = [], {"images": images}
     for index in range(config.num_exits):
-        model = onnx_files.exit_model(config, weights, index, precision)
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        content = writer.model(index).SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         inputs, outputs = exit_values(config, index, precision)
         computed = session.run([value.name for value in outputs], {value.name: values[value.role] for value in inputs})
         results.append({value.role: array for value, array in zip(outputs, computed, strict=True)})
@@ -73,19 +72,19 @@ def test_exits_against_numpy(name: str, precision: str, absolute: float):
 
 
 @pytest.mark.parametrize("name", ["patch", "t2t", "patch, no reuse"])
-def test_the_whole_model_is_its_exits(name: str, tmp_path):
+def test_the_whole_model_is_its_exits(name: str):
     config = CONFIGS[name]
     tensors, images = tiny.recipe_weights(config), tiny.images_for(config, 3)
-    path = tmp_path / "whole.onnx"
-    onnx_files.save(onnx_files.whole_model(config, from_reference(config, tensors)), path)
-    (whole,) = onnx_files.load_file(path)([images])
+    content = OnnxWriter(config, from_reference(config, tensors)).model(None).SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (whole,) = session.run(["probabilities"], {"images": images})
     expected = np.stack([result["probabilities"] for result in run_exits(config, tensors, images)], axis=1)
     np.testing.assert_allclose(whole, expected, atol=1e-6)
 
 
 def test_the_file_says_what_it_is():
     config = CONFIGS["patch"]
-    model = onnx_files.exit_model(config, from_reference(config, tiny.recipe_weights(config)), 1)
+    model = OnnxWriter(config, from_reference(config, tiny.recipe_weights(config))).model(1)
     onnx.checker.check_model(model, full_check=True)
     assert {opset.domain: opset.version for opset in model.opset_import} == {"": 17}
     metadata = {entry.key: entry.value for entry in model.metadata_props}

@@ -1,4 +1,4 @@
-"""Thresholds measured anew: the same shares leave at each exit, and what was measured is right."""
+"""Thresholds for files with other confidences: the same shares leave at each exit, and what was measured is right."""
 
 from pathlib import Path
 

@@ -221,13 +221,13 @@ def test_throughput_mode_compiles_one_size_per_exit(
 ):
     """Every compiled graph holds memory of its own on the CPU, so what is left at the end is padded."""
     sizes = []
-    plain = inference.Stage.__call__
+    plain = inference.ExitCell.__call__
 
-    def noted(stage: inference.Stage, *inputs: Tensor):
+    def noted(cell: inference.ExitCell, *inputs: Tensor | None):
         sizes.append(inputs[0].shape[0])
-        return plain(stage, *inputs)
+        return plain(cell, *inputs)
 
-    monkeypatch.setattr(inference.Stage, "__call__", noted)
+    monkeypatch.setattr(inference.ExitCell, "__call__", noted)
     few = AdaptiveClassifier(model, (NEVER, NEVER, ALWAYS), batch_sizes=BATCH_SIZES)
     assert sum(len(part.labels) for part in few.predict_batches(np.split(images, 8))) == 64
     assert set(sizes) == {16, 8}  # the last exit waits for half as many
@@ -235,14 +235,14 @@ def test_throughput_mode_compiles_one_size_per_exit(
 
 def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray, monkeypatch: pytest.MonkeyPatch):
     sizes = set()
-    plain = inference.Stage.__call__
+    plain = inference.ExitCell.__call__
 
-    def noted(stage: inference.Stage, *inputs: Tensor):
-        assert len({part.shape[0] for part in inputs}) == 1
+    def noted(cell: inference.ExitCell, *inputs: Tensor | None):
+        assert len({part.shape[0] for part in inputs if part is not None}) == 1
         sizes.add(inputs[0].shape[0])
-        return plain(stage, *inputs)
+        return plain(cell, *inputs)
 
-    monkeypatch.setattr(inference.Stage, "__call__", noted)
+    monkeypatch.setattr(inference.ExitCell, "__call__", noted)
     few = AdaptiveClassifier(model, (0.4, 0.5, 0.0), batch_sizes=(4, 1))
     for count in (1, 2, 3, 5, 7, 9, 11):
         few.predict(images[:count])

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, missing
 from PIL import Image
 from service import Service, photographs
+
+from browser import Browser, missing
 
 for name in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-serve.txt")

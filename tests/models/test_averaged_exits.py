@@ -11,7 +11,7 @@ from dvt.convert import load_reference_state_dict, to_reference_state_dict
 from dvt.cost import handed_on_elements
 from dvt.deploy import Cascade, export_bundle
 from dvt.deploy.manifest import exit_values
-from dvt.early_exit.classifier import AdaptiveClassifier, Stage
+from dvt.early_exit.classifier import AdaptiveClassifier, ExitCell
 from dvt.errors import CheckpointError
 from dvt.models.cascade import DVT, build_from_config
 from dvt.models.variants import ModelConfig
@@ -93,7 +93,7 @@ def test_bundles_average_too(format_: str, backend: str, tmp_path: Path, graph_m
 )
 def test_answers_come_last_of_what_is_handed_on(reuse: dict):
     config = tiny.patch_config(average_exits=True, grid_sizes=(2, 3), **reuse)
-    names = Stage(build_from_config(config), 1).input_names
+    names = ExitCell(build_from_config(config), 1).input_names
     assert names == tuple(value.role for value in exit_values(config, 1)[0]) and names[-1] == "probabilities"
 
 

@@ -216,9 +216,9 @@ def manifest() -> dict:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(class_names=["a"]), "class_names are not the names of 7 classes"),
-        (lambda m: m.update(class_names="abcdefg"), "class_names are not the names of 7 classes"),
-        (lambda m: m.update(preprocessing=3), "preprocessing is neither null nor keys with values"),
+        (lambda m: m.update(class_names=["a"]), "1 class_names for 7 classes"),
+        (lambda m: m.update(class_names="abcdefg"), "class_names is 'abcdefg'; it must be a list"),
+        (lambda m: m.update(preprocessing=3), "preprocessing is 3; it must be an object"),
         (lambda m: m.update(cumulative_gmacs=[0.1]), "are not the costs of 3 exits"),
         (lambda m: m.update(cumulative_gmacs=[0.1, 0.2, float("nan")]), "are not the costs of 3 exits"),
         (lambda m: m.update(batch_sizes=[0]), "batch_sizes is .0."),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, missing
 from PIL import Image
 from report_results import attention, examples, extremes, made_up, with_everything
 
+from browser import Browser, missing
 from dvt.report import write_report
 
 pytestmark = [

@@ -10,6 +10,8 @@ from pathlib import Path
 from dvt.cli.support import PlainParser, run_command
 from dvt.deploy.backends import BACKENDS
 from dvt.deploy.infer import InferRequest, infer
+from dvt.errors import ConfigError
+from dvt.safe_files import explained
 
 
 def main(arguments: Sequence[str], prog: str = "dvt infer") -> None:
@@ -25,7 +27,14 @@ def main(arguments: Sequence[str], prog: str = "dvt infer") -> None:
     parser.add_argument("--output", type=Path, help="write the predictions to this CSV file, not to standard output")
     options = vars(parser.parse_args(arguments))
     del options["debug"]
-    infer(InferRequest(**options))
+    output = options.pop("output")
+    found = infer(InferRequest(**options))
+    if output is None:
+        found.write_csv(sys.stdout)
+    else:
+        with explained(output, ConfigError), output.open("w", encoding="utf-8", newline="") as stream:
+            found.write_csv(stream)
+    print(found.summary(), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Deployment: a model as a bundle of files, and runners for it that need no training code.
 
 `export_bundle` writes a bundle and needs MindSpore; `Cascade` runs one, with ONNX Runtime, MindSpore or MindSpore Lite,
-and imports only the one it is asked for. A reader of the code starts at `manifest` (what a bundle is), then `cascade`
+and imports only the one it is asked for. A reader of the code starts at `manifest` (what a bundle is), then `runner`
 (running one) or `bundle` (making one).
 """
 
@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dvt.deploy.bundle import export_bundle
+    from dvt.deploy.options import BundleOptions
     from dvt.deploy.recalibration import remeasure
     from dvt.deploy.runner import Cascade
     from dvt.early_exit.loop import Predictions
 
-__all__ = ["Cascade", "Predictions", "export_bundle", "remeasure"]
+__all__ = ["BundleOptions", "Cascade", "Predictions", "export_bundle", "remeasure"]
 
 _DEFINED_IN = {
+    "BundleOptions": "dvt.deploy.options",
     "Cascade": "dvt.deploy.runner",
     "Predictions": "dvt.early_exit.loop",
     "export_bundle": "dvt.deploy.bundle",

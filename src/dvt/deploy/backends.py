@@ -1,8 +1,4 @@
-"""What runs the files of a bundle. Each backend imports its runtime only when it is made.
-
-A backend has `run(exit index, inputs) -> outputs`, both in the order of the manifest, `pads`, whether it takes the
-listed batch sizes only, and `close()`.
-"""
+"""What runs the files of a bundle; `BACKENDS` lists them. Each imports its runtime only when it is made."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,17 +6,25 @@ from typing import Protocol
 
 import numpy as np
 
-from dvt.deploy.manifest import GraphSet
+from dvt.deploy.manifest import CONVERTED, GraphSet
 from dvt.errors import BundleError, DeviceError
 
 
 class Backend(Protocol):
-    """See the module."""
+    """The loaded exits of a bundle.
+
+    Made of the bundle's folder, the files of one format, the threads of the CPU (None lets the runtime choose) and the
+    number of the card (MindSpore Lite on Ascend). Raises DeviceError if the runtime is not installed, BundleError for
+    files that it cannot load.
+
+    Attributes:
+        pads: Whether only the batch sizes that the manifest lists can be run.
+    """
 
     pads: bool
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One exit."""
+        """Outputs of one exit; inputs and outputs in the order of the manifest."""
 
     def close(self) -> None:
         """Frees what the backend holds outside of this process."""
@@ -31,7 +35,7 @@ class OnnxRuntimeBackend:
 
     pads = False
 
-    def __init__(self, folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> None:
+    def __init__(self, folder: Path, graphs: GraphSet, threads: int | None = None, device_id: int = 0) -> None:
         try:
             import onnxruntime
         except ModuleNotFoundError as error:
@@ -40,7 +44,7 @@ class OnnxRuntimeBackend:
             ) from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
-        self._sessions, self._names = [], []
+        self._files, self._sessions = graphs.exits, []
         for entry in graphs.exits:
             path = folder / entry.file
             try:
@@ -48,12 +52,11 @@ class OnnxRuntimeBackend:
             except Exception as error:  # the runtime's errors have no common class of their own
                 raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
             self._sessions.append(session)
-            self._names.append(([value.name for value in entry.inputs], [value.name for value in entry.outputs]))
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One exit."""
-        names, outputs = self._names[index]
-        return self._sessions[index].run(outputs, dict(zip(names, inputs, strict=True)))
+        entry = self._files[index]
+        given = {value.name: array for value, array in zip(entry.inputs, inputs, strict=True)}
+        return self._sessions[index].run([value.name for value in entry.outputs], given)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -64,25 +67,28 @@ class MindSporeBackend:
 
     pads = False
 
-    def __init__(self, folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> None:
+    def __init__(self, folder: Path, graphs: GraphSet, threads: int | None = None, device_id: int = 0) -> None:
         try:
-            from dvt.deploy import mindir
+            import mindspore
         except ModuleNotFoundError as error:
-            if error.name != "mindspore":
-                raise
             raise DeviceError(
                 "the mindspore backend needs MindSpore: pip install 'dvt-mindspore[train]'; the onnxruntime backend "
                 "does without"
             ) from error
-        self._run_cell = mindir.run_cell
         try:
-            self._cells = [mindir.load_file(folder / entry.file) for entry in graphs.exits]
+            loaded = [mindspore.load(str(folder / entry.file)) for entry in graphs.exits]
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"MindSpore cannot load the MindIR files of {folder}: {error}") from error
+        self._cells = [mindspore.nn.GraphCell(graph) for graph in loaded]
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One exit."""
-        return self._run_cell(self._cells[index], inputs)
+        from mindspore import Tensor
+
+        from dvt.device import GRAPH_LOCK
+
+        with GRAPH_LOCK:
+            outputs = self._cells[index](*[Tensor(array) for array in inputs])
+            return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
     def close(self) -> None:
         """Nothing to do."""
@@ -94,9 +100,9 @@ def _lite(folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -
     return LiteBackend(folder, graphs, threads, device_id)
 
 
-BACKENDS: dict[str, tuple[Callable[[Path, GraphSet, int | None, int], Backend], str]] = {
-    "onnxruntime": (OnnxRuntimeBackend, "ONNX"),
-    "mindspore": (MindSporeBackend, "MINDIR"),
-    "lite": (_lite, "LITE"),
+BACKENDS: dict[str, tuple[Callable[[Path, GraphSet, int | None, int], Backend], tuple[str, ...]]] = {
+    "onnxruntime": (OnnxRuntimeBackend, ("ONNX", "ONNX_INT8")),
+    "mindspore": (MindSporeBackend, ("MINDIR",)),
+    "lite": (_lite, (CONVERTED,)),
 }
-"""By name: what makes the backend, and the format that it runs unless told otherwise."""
+"""By name: what makes the backend, and the formats that it runs, the first unless another is asked for."""

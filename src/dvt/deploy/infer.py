@@ -1,41 +1,35 @@
-"""Classifies the images of a folder with a bundle, and says where they left: what `dvt infer` does (`dvt.cli.infer`).
-
-Images are one file, a folder of them, or a folder of class folders (also below `val/`), whose classes are then
-compared with the predictions. The runners need neither MindSpore nor the training modules.
-"""
+"""Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does (`dvt.cli.infer`)."""
 
 import csv
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 from tqdm import tqdm
 
-from dvt.data.preprocess import Preprocessing
 from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
+from dvt.deploy.manifest import Manifest
 from dvt.deploy.runner import Cascade
 from dvt.early_exit.loop import Predictions
 from dvt.errors import BundleError, ConfigError, DataError
-from dvt.safe_files import explained
 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What to classify, with which bundle, and where the predictions go.
+    """What to classify, and with which bundle.
 
     Args:
         bundle: Folder that export.py wrote.
-        data_path: An image, a folder of images, or a folder of class folders.
+        data_path: An image, a folder of images, or a folder of class folders (also below `val/`), whose classes are
+            then compared with the predictions.
         backend: What runs it.
         format: Files to run; None for those that the backend takes.
         thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
         batch_size: Images per call.
         device_id: Card of MindSpore Lite on Ascend.
-        output: CSV file of the predictions; None for standard output.
     """
 
     bundle: Path
@@ -45,37 +39,86 @@ class InferRequest:
     thresholds: str | None = None
     batch_size: int = 8
     device_id: int = 0
-    output: Path | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
-            raise ConfigError(f"--batch_size is {self.batch_size}; it must be at least 1")
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
 
 
-def infer(request: InferRequest) -> None:
-    """Classifies, writes one row an image, and prints a summary on standard error. Raises DVTError."""
+@dataclass(frozen=True)
+class Inference:
+    """The answers to n image files.
+
+    Attributes:
+        manifest: Of the bundle.
+        files: Their paths.
+        true_labels: Their classes, or None where folders do not say.
+        answers: What the cascade says of each, in the order of `files`.
+        load_seconds: Time to load the bundle.
+        seconds: Time in the cascade, without preprocessing.
+    """
+
+    manifest: Manifest
+    files: list[str]
+    true_labels: list[int] | None
+    answers: Predictions
+    load_seconds: float
+    seconds: float
+
+    def write_csv(self, stream: TextIO) -> None:
+        """One row per image; exits are counted from 1."""
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("file", "label", "class", "confidence", "exit"))
+        names, answers = self.manifest.class_names, self.answers
+        rows = zip(self.files, answers.labels, answers.confidence, answers.exit_index, strict=True)
+        for file, label, confidence, index in rows:
+            writer.writerow((file, label, names[label] if names else "", f"{confidence:.4f}", index + 1))
+
+    def summary(self) -> str:
+        """Speed, where images left, cost, and the accuracy where classes are known, in one line."""
+        count, taken, costs = len(self.files), self.answers.exit_index, np.asarray(self.manifest.cumulative_gmacs)
+        shares = 100 * np.bincount(taken, minlength=len(costs)) / count
+        speed = f"{count / self.seconds:.1f} images/s without preprocessing"
+        parts = [
+            f"{count} images, loaded in {self.load_seconds:.1f} s, {speed}",
+            "left at exits " + ", ".join(f"{number}: {share:.1f} %" for number, share in enumerate(shares, start=1)),
+            f"{costs[taken].mean():.4g} of {costs[-1]:.4g} GMACs per image",
+        ]
+        if self.true_labels is not None:
+            parts.append(f"top-1 accuracy {100 * np.mean(self.answers.labels == self.true_labels):.2f} %")
+        return "; ".join(parts)
+
+
+def infer(request: InferRequest) -> Inference:
+    """Classifies the images of a request.
+
+    Raises:
+        BundleError: The folder is no bundle that can be run, or does not say how images become model inputs.
+        ConfigError: Thresholds or a backend that are not there.
+        DataError: There are no images, they cannot be read, or are in folders that are no classes of the bundle.
+    """
     started = time.perf_counter()
     with Cascade(request.bundle, request.backend, request.format, device_id=request.device_id) as cascade:
+        load_seconds = time.perf_counter() - started
         if cascade.preprocessing is None:
             raise BundleError(
                 f"{request.bundle} does not say how images become model inputs; export it from a checkpoint that does "
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
-        load_seconds = time.perf_counter() - started
         thresholds = _thresholds(request.thresholds, cascade.thresholds)
-        files, labels = find_images(request.data_path, cascade.class_names)
-        rows, seconds = [], 0.0
-        for batch, images in _batches(files, cascade.preprocessing, request.batch_size):
+        files, true_labels = find_images(request.data_path, cascade.class_names)
+        answers, seconds = [], 0.0
+        for start in tqdm(range(0, len(files), request.batch_size), unit="batch", desc="infer"):
+            images = np.stack([cascade.preprocessing(file) for file in files[start : start + request.batch_size]])
             started = time.perf_counter()
-            result = cascade.predict(images, thresholds)
+            answers.append(cascade.predict(images, thresholds))
             seconds += time.perf_counter() - started
-            rows += _rows(batch, result, cascade.class_names)
-        _write(rows, request.output)
-        print(_summary(cascade, rows, labels, load_seconds, seconds), file=sys.stderr)
+    joined = {key.name: np.concatenate([getattr(each, key.name) for each in answers]) for key in fields(Predictions)}
+    return Inference(cascade.manifest, files, true_labels, Predictions(**joined), load_seconds, seconds)
 
 
 def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
-    """Image files at `path` and their classes, or None where folders do not tell.
+    """Image files at `path` and their classes, or None where folders do not say.
 
     Raises DataError if there are no images, or class folders that are not classes of the bundle.
     """
@@ -100,51 +143,11 @@ def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str
     return files, [list(class_names).index(folders[position]) for position in positions]
 
 
-def _batches(files: list[str], preprocessing: Preprocessing, size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    for start in tqdm(range(0, len(files), size), unit="batch", desc="infer"):
-        batch = files[start : start + size]
-        yield batch, np.stack([preprocessing(file) for file in batch])
-
-
 def _thresholds(text: str | None, settings: Mapping[str, Sequence[float]]) -> str | list[float] | None:
+    """Numbers, where that is what the text holds and no setting has this name."""
     if text is None or text in settings:
         return text
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
         return text
-
-
-def _rows(files: list[str], result: Predictions, class_names: Sequence[str] | None) -> list[tuple]:
-    names = [class_names[label] if class_names else "" for label in result.labels]
-    columns = (files, result.labels.tolist(), names, result.confidence.tolist(), (result.exit_index + 1).tolist())
-    return list(zip(*columns, strict=True))
-
-
-def _write(rows: list[tuple], output: Path | None) -> None:
-    if output is None:
-        _write_csv(rows, sys.stdout)
-        return
-    with explained(output, ConfigError), output.open("w", newline="") as stream:
-        _write_csv(rows, stream)
-
-
-def _write_csv(rows: list[tuple], stream: TextIO) -> None:
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(("file", "label", "class", "confidence", "exit"))
-    writer.writerows((*row[:3], f"{row[3]:.4f}", row[4]) for row in rows)
-
-
-def _summary(cascade: Cascade, rows: list[tuple], labels: list[int] | None, load_seconds: float, seconds: float) -> str:
-    exits = np.asarray([row[4] for row in rows]) - 1
-    shares = np.bincount(exits, minlength=cascade.manifest.model.num_exits) / len(rows)
-    costs = np.asarray(cascade.manifest.cumulative_gmacs)
-    parts = [
-        f"{len(rows)} images, loaded in {load_seconds:.1f} s, {len(rows) / seconds:.1f} images/s without preprocessing",
-        "left at exits " + ", ".join(f"{index + 1}: {100 * share:.1f} %" for index, share in enumerate(shares)),
-        f"{costs[exits].mean():.4g} of {costs[-1]:.4g} GMACs per image",
-    ]
-    if labels is not None:
-        correct = np.mean([row[1] == label for row, label in zip(rows, labels, strict=True)])
-        parts.append(f"top-1 accuracy {100 * correct:.2f} %")
-    return "; ".join(parts)

@@ -1,4 +1,4 @@
-"""`manifest.json`, the description of a bundle: what its files take, return and weigh, and how to decide with them.
+"""`manifest.json`, the description of a bundle: what its files take and return, and how to decide with them.
 
 Needs neither MindSpore nor ONNX. docs/deployment.md lists the keys for programs that read it without this package.
 """
@@ -6,21 +6,24 @@ Needs neither MindSpore nor ONNX. docs/deployment.md lists the keys for programs
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import types
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 from dvt.early_exit.decisions import ALWAYS, NEVER, check_thresholds
 from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
+from dvt.models.cost import handed_on_shapes
 from dvt.models.variants import ModelConfig
+from dvt.safe_files import explained, replacing
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
-FORMATS = ("MINDIR", "ONNX", "ONNX_INT8")  # what can be exported
+FORMATS = ("MINDIR", "ONNX", "ONNX_INT8")  # what can be exported; ONNX_INT8 is made of ONNX
 CONVERTED = "LITE"  # what MindSpore Lite's converter makes of them
 PRECISIONS = ("float32", "float16")
 RULE = (
@@ -29,8 +32,6 @@ RULE = (
 )
 
 _CHUNK = 1 << 22
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,14 +61,24 @@ class GraphFile:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
+    def __post_init__(self) -> None:
+        if Path(self.file).name != self.file or self.file.startswith("."):
+            raise ConfigError(f"{self.file!r} is not the name of a file in the bundle")
+
 
 @dataclass(frozen=True)
 class Setting:
-    """Thresholds (K,), and where known the GMACs per image and the accuracy in percent that they were measured with."""
+    """Thresholds (K,), and where known the GMACs per image and the accuracy in percent that they were measured with.
+
+    Infinite thresholds become the 1e8 that means the same, because JSON has no infinity.
+    """
 
     values: tuple[float, ...]
     expected_gmacs: float | None = None
     accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(float(value) for value in np.clip(self.values, ALWAYS, NEVER)))
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,9 @@ class Manifest:
     """A bundle. `thresholds` are named settings, the first the default; the other attributes are named as in the file.
 
     `batch_sizes` are the numbers of images that backends with fixed shapes are prepared for.
+
+    Raises:
+        ConfigError: Parts do not fit the model, which would otherwise be seen only when images come.
     """
 
     model: ModelConfig
@@ -110,6 +124,25 @@ class Manifest:
     graphs: dict[str, GraphSet]
     versions: dict[str, str]
 
+    def __post_init__(self) -> None:
+        model, costs = self.model, self.cumulative_gmacs
+        if self.class_names is not None and len(self.class_names) != model.num_classes:
+            raise ConfigError(f"there are {len(self.class_names)} class_names for {model.num_classes} classes")
+        if len(costs) != model.num_exits or not all(0 <= cost < float("inf") for cost in costs):
+            raise ConfigError(f"cumulative_gmacs {costs} are not the costs of {model.num_exits} exits")
+        check_batch_sizes(self.batch_sizes)
+        for settings in (self.thresholds, *(graphs.thresholds or {} for graphs in self.graphs.values())):
+            for name, setting in settings.items():
+                _check_setting(name, setting.values, model.num_exits)
+        for name, graphs in self.graphs.items():
+            if len(graphs.exits) != model.num_exits:
+                raise ConfigError(f"{name} has {len(graphs.exits)} files for {model.num_exits} exits")
+            for index, entry in enumerate(graphs.exits):
+                for found, expected in zip((entry.inputs, entry.outputs), exit_values(model, index), strict=True):
+                    roles = sorted(value.role for value in found)
+                    if roles != sorted(value.role for value in expected):
+                        raise ConfigError(f"{entry.file} takes or returns {', '.join(roles) or 'nothing'}")
+
     def settings(self, graph_format: str) -> dict[str, Setting]:
         """The named thresholds that hold for one format."""
         own = self.graphs[graph_format].thresholds
@@ -117,12 +150,10 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `manifest_from_dict` reads them back."""
-        content = {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(self)}
-        content["model"] = self.model.to_dict()
-        return content
+        return {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(self), "model": self.model.to_dict()}
 
 
-def manifest_from_dict(content: Mapping[str, Any], source: str = "the manifest") -> Manifest:
+def manifest_from_dict(content: Any, source: str = "the manifest") -> Manifest:
     """Reads what `Manifest.to_dict` gives. Raises BundleError, naming `source` and what is wrong with it."""
     version = content.get("format") if isinstance(content, Mapping) else None
     if version != MANIFEST_FORMAT:
@@ -132,21 +163,42 @@ def manifest_from_dict(content: Mapping[str, Any], source: str = "the manifest")
             + ("Update the package" if newer else "Export the checkpoint again")
         )
     try:
-        manifest = Manifest(
-            model=ModelConfig.from_dict(content["model"]),
-            class_names=content["class_names"],
-            preprocessing=content["preprocessing"],
-            cumulative_gmacs=[float(cost) for cost in content["cumulative_gmacs"]],
-            batch_sizes=[int(size) for size in content["batch_sizes"]],
-            thresholds=_settings(content["thresholds"]),
-            graphs={str(name): _graph_set(values) for name, values in content["graphs"].items()},
-            versions=dict(content["versions"]),
-        )
-        _check_fit(manifest)
-        return manifest
+        return _typed(Manifest, content)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise BundleError(f"{source} is damaged: {what}. Export the checkpoint again") from error
+
+
+_JSON_TYPES = {
+    dict: (dict, "an object with keys"),
+    list: (list, "a list"),
+    tuple: (list, "a list"),
+    str: (str, "a text"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+}
+"""By Python type: what JSON has for it, and what messages call that."""
+
+
+def _typed(hint: Any, value: Any, *path: str) -> Any:
+    """`value`, read from JSON, as what the type hint says. Raises ValueError, naming the `path` of keys to it."""
+    if hint is Any:
+        return value
+    if isinstance(hint, types.UnionType):  # X | None
+        return None if value is None else _typed(get_args(hint)[0], value, *path)
+    kind = dict if is_dataclass(hint) else get_origin(hint) or hint
+    found_as, described = _JSON_TYPES[kind]
+    if not isinstance(value, found_as) or isinstance(value, bool):
+        raise ValueError(f"{'.'.join(path)} is {value!r:.100}; it must be {described}")
+    if hint is ModelConfig:
+        return ModelConfig.from_dict(value)
+    if is_dataclass(hint):
+        return hint(**{key: _typed(each, value[key], *path, key) for key, each in get_type_hints(hint).items()})
+    if kind is dict:
+        return {key: _typed(get_args(hint)[1], each, *path, key) for key, each in value.items()}
+    if kind in (list, tuple):
+        return kind(_typed(get_args(hint)[0], each, *path, str(index)) for index, each in enumerate(value))
+    return kind(value)
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -166,58 +218,40 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes `manifest.json`, whole or not at all. Raises OSError."""
-    path, new = folder / MANIFEST_FILE, folder / f".{MANIFEST_FILE}.new"
-    new.write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(new, path)
+    """Writes `manifest.json`, whole or not at all. Raises ConfigError if it cannot be written."""
+    path = folder / MANIFEST_FILE
+    with explained(path, ConfigError), replacing(path) as written:
+        written.write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def exit_values(
-    config: ModelConfig, exit_index: int, precision: str = "float32", batch: int | None = None
+    config: ModelConfig, exit_index: int | None, precision: str = "float32", batch: int | None = None
 ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of one exit's file; images and probabilities are float32, what is handed on `precision`."""
+    """Inputs and outputs of one exit's file, or for None of the file with all exits.
 
-    def handed_on(index: int, prefix: str) -> list[Value]:
-        tokens, heads = config.num_tokens(index), config.depth * config.num_heads
-        shapes = []
-        if config.feature_reuse:
-            shapes.append(("features", (tokens, config.embed_dim)))
-        if config.relation_reuse:
-            shapes.append(("relations", (heads, tokens, tokens)))
-        return [Value(role, prefix + role, (batch, *shape), precision) for role, shape in shapes]
-
+    Images and probabilities are float32, what else is handed on `precision`. A `batch` of None leaves the number of
+    images open.
+    """
     image = (batch, config.in_channels, config.image_size, config.image_size)
     inputs = [Value("images", "images", image, "float32")]
+    if exit_index is None:
+        shape = (batch, config.num_exits, config.num_classes)
+        return tuple(inputs), (Value("probabilities", "probabilities", shape, "float32"),)
+    for role, shape in handed_on_shapes(config, exit_index - 1).items():
+        if role == "probabilities":
+            inputs.append(Value(role, "earlier_probabilities", (batch, *shape), "float32"))
+        else:
+            inputs.append(Value(role, role, (batch, *shape), precision))
     outputs = [Value("probabilities", "probabilities", (batch, config.num_classes), "float32")]
-    if exit_index > 0:
-        inputs += handed_on(exit_index - 1, "")
-        if config.average_exits:
-            shape = (batch, config.num_classes)
-            inputs.append(Value("probabilities", "earlier_probabilities", shape, "float32"))
-    if exit_index < config.num_exits - 1:
-        outputs += handed_on(exit_index, "next_")
+    for role, shape in handed_on_shapes(config, exit_index).items():
+        if role != "probabilities":
+            outputs.append(Value(role, f"next_{role}", (batch, *shape), precision))
     return tuple(inputs), tuple(outputs)
-
-
-def whole_values(config: ModelConfig, batch: int | None = None) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of the file with all exits."""
-    inputs, _ = exit_values(config, 0, batch=batch)
-    shape = (batch, config.num_exits, config.num_classes)
-    return inputs, (Value("probabilities", "probabilities", shape, "float32"),)
 
 
 def describe_file(path: Path, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> GraphFile:
     """The entry of a file that lies at `path`."""
-    return GraphFile(path.name, path.stat().st_size, sha256_of(path), inputs, outputs)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return GraphFile(path.name, path.stat().st_size, _sha256_of(path), inputs, outputs)
 
 
 def check_files(folder: Path, graphs: GraphSet) -> None:
@@ -232,90 +266,38 @@ def check_files(folder: Path, graphs: GraphSet) -> None:
                 f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}; it was altered or cut short: copy the "
                 "bundle again"
             )
-        if sha256_of(path) != entry.sha256:
+        if _sha256_of(path) != entry.sha256:
             raise BundleError(f"{path} was altered: its SHA-256 is not that of its manifest; copy the bundle again")
+
+
+def _sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def named_settings(thresholds: Any, num_exits: int) -> dict[str, Setting]:
     """One vector, or a dict of named ones, as settings; a single one is called "default", None gives none.
 
-    Infinite thresholds become the 1e8 that means the same, because JSON has no infinity. Raises ConfigError.
+    Raises ConfigError for thresholds that are NaN or of another number than `num_exits`.
     """
     if thresholds is None:
         return {}
     if not isinstance(thresholds, Mapping):
         thresholds = {"default": thresholds}
     settings = {}
-    for name, vector in thresholds.items():
-        if isinstance(vector, Setting):
-            settings[str(name)] = vector
-            continue
-        try:
-            check_thresholds(vector, num_exits)
-        except ConfigError as error:
-            raise ConfigError(f"thresholds {name!r}: {error}") from error
-        settings[str(name)] = Setting(tuple(float(value) for value in np.clip(vector, ALWAYS, NEVER)))
+    for name, given in thresholds.items():
+        if not isinstance(given, Setting):
+            _check_setting(name, given, num_exits)
+            given = Setting(given)
+        settings[str(name)] = given
     return settings
 
 
-def _check_fit(manifest: Manifest) -> None:
-    """Raises ValueError where parts of a manifest do not fit its model, which would be seen only when images come."""
-    model = manifest.model
-    if manifest.class_names is not None and not (
-        isinstance(manifest.class_names, list)
-        and len(manifest.class_names) == model.num_classes
-        and all(isinstance(name, str) for name in manifest.class_names)
-    ):
-        raise ValueError(f"class_names are not the names of {model.num_classes} classes")
-    if manifest.preprocessing is not None and not isinstance(manifest.preprocessing, Mapping):
-        raise ValueError("preprocessing is neither null nor keys with values")
-    costs = manifest.cumulative_gmacs
-    if len(costs) != model.num_exits or not all(0 <= cost < float("inf") for cost in costs):
-        raise ValueError(f"cumulative_gmacs {costs} are not the costs of {model.num_exits} exits")
-    check_batch_sizes(manifest.batch_sizes)
-    own = [graphs.thresholds for graphs in manifest.graphs.values() if graphs.thresholds is not None]
-    for name, setting in (pair for settings in (manifest.thresholds, *own) for pair in settings.items()):
-        try:
-            check_thresholds(setting.values, model.num_exits)
-        except ConfigError as error:
-            raise ValueError(f"thresholds {name!r}: {error}") from error
-    for name, graphs in manifest.graphs.items():
-        if len(graphs.exits) != model.num_exits:
-            raise ValueError(f"{name} has {len(graphs.exits)} files for {model.num_exits} exits")
-        for index, entry in enumerate(graphs.exits):
-            for found, expected in zip((entry.inputs, entry.outputs), exit_values(model, index), strict=True):
-                roles = sorted(value.role for value in found)
-                if roles != sorted(value.role for value in expected):
-                    raise ValueError(f"{entry.file} takes or returns {', '.join(roles) or 'nothing'}")
-
-
-def _settings(values: Mapping[str, Any]) -> dict[str, Setting]:
-    return {
-        str(name): Setting(tuple(float(v) for v in each["values"]), each["expected_gmacs"], each["accuracy"])
-        for name, each in values.items()
-    }
-
-
-def _graph_set(values: Mapping[str, Any]) -> GraphSet:
-    return GraphSet(
-        precision=values["precision"],
-        exits=tuple(_graph_file(entry) for entry in values["exits"]),
-        whole=_optional(_graph_file, values["whole"]),
-        thresholds=_optional(_settings, values["thresholds"]),
-        details=dict(values["details"]),
-    )
-
-
-def _graph_file(values: Mapping[str, Any]) -> GraphFile:
-    name = values["file"]
-    if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"{name!r} is not the name of a file in the bundle")
-    inputs, outputs = (
-        tuple(Value(v["role"], v["name"], tuple(v["shape"]), v["dtype"]) for v in values[key])
-        for key in ("inputs", "outputs")
-    )
-    return GraphFile(name, int(values["bytes"]), values["sha256"], inputs, outputs)
-
-
-def _optional(read: Callable[[Any], T], values: Any) -> T | None:
-    return None if values is None else read(values)
+def _check_setting(name: str, thresholds: Any, num_exits: int) -> None:
+    try:
+        check_thresholds(thresholds, num_exits)
+    except ConfigError as error:
+        raise ConfigError(f"thresholds {name!r}: {error}") from error

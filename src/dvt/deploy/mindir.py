@@ -1,79 +1,22 @@
-"""MindIR files of a model, one per exit or one for all, and running one of them to check it."""
+"""Models as MindIR files: what is built for export, and how it is written."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from dvt.checkpoint.native import load_weights
+from dvt.deploy.backends import MindSporeBackend
 from dvt.deploy.manifest import Value
-from dvt.device import GRAPH_LOCK
-from dvt.early_exit.classifier import Stage
+from dvt.early_exit.classifier import ExitCell
 from dvt.errors import DVTError
-
-
-class FirstExit(nn.Cell):
-    """A `Stage` under the names that its inputs have in the manifest: MindIR takes those of `construct`."""
-
-    def __init__(self, stage: Stage) -> None:
-        super().__init__(auto_prefix=False)
-        self.stage = stage
-
-    def construct(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images)
-
-
-class ExitWithFeatures(FirstExit):
-    """As above."""
-
-    def construct(self, images: Tensor, features: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, features)
-
-
-class ExitWithRelations(FirstExit):
-    """As above."""
-
-    def construct(self, images: Tensor, relations: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, relations)
-
-
-class ExitWithBoth(FirstExit):
-    """As above."""
-
-    def construct(self, images: Tensor, features: Tensor, relations: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, features, relations)
-
-
-class MeanExit(FirstExit):
-    """An exit that averages its answers with those before it; else as above."""
-
-    def construct(self, images: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, earlier_probabilities)
-
-
-class MeanExitWithFeatures(FirstExit):
-    """As above."""
-
-    def construct(self, images: Tensor, features: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, features, earlier_probabilities)
-
-
-class MeanExitWithRelations(FirstExit):
-    """As above."""
-
-    def construct(self, images: Tensor, relations: Tensor, earlier_probabilities: Tensor) -> tuple[Tensor, ...]:
-        return self.stage(images, relations, earlier_probabilities)
-
-
-class MeanExitWithBoth(FirstExit):
-    """As above."""
-
-    def construct(
-        self, images: Tensor, features: Tensor, relations: Tensor, earlier_probabilities: Tensor
-    ) -> tuple[Tensor, ...]:
-        return self.stage(images, features, relations, earlier_probabilities)
+from dvt.models import kernels
+from dvt.models.cascade import build_from_config
+from dvt.models.precision import set_precision
 
 
 class WholeModel(nn.Cell):
@@ -87,44 +30,47 @@ class WholeModel(nn.Cell):
         return ops.softmax(ops.stack(self.model(images), axis=1).astype(mstype.float32), axis=-1)
 
 
-_BY_INPUTS = {
-    ("images",): FirstExit,
-    ("images", "features"): ExitWithFeatures,
-    ("images", "relations"): ExitWithRelations,
-    ("images", "features", "relations"): ExitWithBoth,
-    ("images", "probabilities"): MeanExit,
-    ("images", "features", "probabilities"): MeanExitWithFeatures,
-    ("images", "relations", "probabilities"): MeanExitWithRelations,
-    ("images", "features", "relations", "probabilities"): MeanExitWithBoth,
-}
+def exportable(model: nn.Cell, precision: str = "float32") -> nn.Cell:
+    """A copy of `model` for inference, made of MindSpore's operators alone: files with others could not be loaded."""
+    with kernels.disabled():
+        copy = build_from_config(model.config)
+    load_weights(copy, {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()})
+    if precision == "float16":
+        set_precision(copy, "O2")
+    return copy.set_train(False)
 
 
-def exit_cell(model: nn.Cell, exit_index: int) -> nn.Cell:
-    """The cell to be exported for one exit, in evaluation mode."""
-    stage = Stage(model, exit_index)
-    return _BY_INPUTS[stage.input_names](stage).set_train(False)
+class MindirWriter:
+    """Writes the MindIR files of an exportable float32 model; a `batch_size` of None leaves it open."""
+
+    suffix = "mindir"
+    backend = MindSporeBackend
+    details: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, model: nn.Cell, precision: str = "float32", batch_size: int | None = None) -> None:
+        self.precision, self.batch_size = precision, batch_size
+        self._model = model if precision == "float32" else exportable(model, precision)
+
+    def save(self, exit_index: int | None, inputs: Sequence[Value], path: Path) -> None:
+        """Writes one exit, or the whole model for None. Raises DVTError if that does not fit into one file.
+
+        The inputs in the file have the names of the parameters of `construct`, which are those of the manifest.
+        """
+        given = {value.role: _placeholder(value) for value in inputs}
+        if exit_index is None:
+            cell, arguments = WholeModel(self._model), [given["images"]]
+        else:
+            cell, arguments = ExitCell(self._model, exit_index), ExitCell.arguments(given)
+        before = set(path.parent.iterdir())
+        ms.export(cell.set_train(False), *arguments, file_name=str(path), file_format="MINDIR")
+        if any(entry.is_dir() for entry in set(path.parent.iterdir()) - before):
+            raise DVTError(
+                f"{path.name} is too large for one MindIR file: MindSpore put its weights elsewhere. Export a smaller "
+                "model"
+            )
 
 
-def save(cell: nn.Cell, inputs: Sequence[Value], path: Path) -> None:
-    """Writes `cell` as MindIR; a batch of None stays open. Raises DVTError if it does not fit into one file."""
-    tensors = [Tensor(shape=list(value.shape), dtype=getattr(mstype, value.dtype)) for value in inputs]
-    if all(None not in value.shape for value in inputs):
-        tensors = [Tensor(np.zeros(value.shape, value.dtype)) for value in inputs]
-    before = set(path.parent.iterdir())
-    ms.export(cell, *tensors, file_name=str(path), file_format="MINDIR")
-    if any(entry.is_dir() for entry in set(path.parent.iterdir()) - before):
-        raise DVTError(
-            f"{path.name} is too large for one MindIR file: MindSpore put its weights elsewhere. Export a smaller model"
-        )
-
-
-def run_cell(cell: nn.Cell, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Outputs of a cell as arrays; threads take turns."""
-    with GRAPH_LOCK:
-        outputs = cell(*[Tensor(value) for value in inputs])
-        return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else (outputs,))]
-
-
-def load_file(path: Path) -> nn.Cell:
-    """The cell of a MindIR file."""
-    return nn.GraphCell(ms.load(str(path)))
+def _placeholder(value: Value) -> Tensor:
+    if None in value.shape:
+        return Tensor(shape=list(value.shape), dtype=getattr(mstype, value.dtype))
+    return Tensor(np.zeros(value.shape, value.dtype))

@@ -1,7 +1,7 @@
 """Weights in int8: ONNX files whose dense layers multiply 8-bit integers.
 
 Only weights are stored as integers; activations are scaled to integers at run time ("dynamic quantisation"). That moves
-confidences, so the thresholds are measured anew (`dvt.deploy.recalibration`).
+confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`).
 """
 
 from pathlib import Path

@@ -37,29 +37,33 @@ def remeasure(
 
     Raises:
         BundleError: The bundle lacks one of the two formats.
+        ConfigError: The manifest cannot be written.
         DataError: No images, or labels that do not fit them.
     """
     images = np.asarray(images)
     if len(images) == 0 or (labels is not None and np.shape(labels) != (len(images),)):
         raise DataError(f"there are {len(images)} images and labels of shape {np.shape(labels)}; one each is needed")
     manifest = read_manifest(folder)
-    backends = {usual: name for name, (_, usual) in BACKENDS.items()} | {"ONNX_INT8": "onnxruntime"}
-    reference = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
-    if reference is None or graph_format in (reference, "MINDIR"):
+    float32 = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
+    if float32 is None or graph_format in (float32, "MINDIR"):
         raise BundleError(
-            f"{folder} holds {', '.join(manifest.graphs)}; measuring {graph_format} anew needs these files beside "
-            "float32 ones, ONNX or MINDIR"
+            f"{folder} holds {', '.join(manifest.graphs)}; measuring {graph_format} needs these files beside float32 "
+            "ones, ONNX or MINDIR"
         )
-    outputs = []
-    for name in (reference, graph_format):
-        with Cascade(folder, backends.get(name, name), name) as cascade:
-            starts = tqdm(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {name}")
-            outputs.append(np.concatenate([cascade.all_exits(images[i : i + BATCH]) for i in starts], axis=1))
-    settings, measured = remeasured(*outputs, labels, manifest.thresholds, manifest.cumulative_gmacs)
+    reference, measured = (_probabilities(folder, name, images) for name in (float32, graph_format))
+    settings, details = remeasured(reference, measured, labels, manifest.thresholds, manifest.cumulative_gmacs)
     graphs = manifest.graphs[graph_format]
-    graphs = dataclasses.replace(graphs, thresholds=settings, details={**graphs.details, "measured": measured})
+    graphs = dataclasses.replace(graphs, thresholds=settings, details={**graphs.details, "measured": details})
     write_manifest(Path(folder), dataclasses.replace(manifest, graphs={**manifest.graphs, graph_format: graphs}))
     return settings
+
+
+def _probabilities(folder: str | os.PathLike, graph_format: str, images: np.ndarray) -> np.ndarray:
+    """Those of all exits on all images, (K, n, C), with the files of one format."""
+    backend = next((name for name, (_, formats) in BACKENDS.items() if graph_format in formats), "onnxruntime")
+    with Cascade(folder, backend, graph_format) as cascade:
+        starts = tqdm(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {graph_format}")
+        return np.concatenate([cascade.all_exits(images[start : start + BATCH]) for start in starts], axis=1)
 
 
 def remeasured(
@@ -82,44 +86,38 @@ def remeasured(
         The settings under the same names, each letting as many images leave at each exit as the bundle's do, and what
         was measured: per exit the share of images with the same class and the accuracy in percent, per setting the
         accuracy before and after.
+
+    Raises:
+        DataError: The probabilities have different shapes.
     """
     if reference.shape != measured.shape:
         raise DataError(f"the probabilities have shapes {reference.shape} and {measured.shape}; they must be the same")
-    count = reference.shape[1]
-    before, after = early_exit.confidence(reference), early_exit.confidence(measured)
-    found: dict[str, Setting] = {}
+    num_exits, count = reference.shape[:2]
+    predicted = {"float32": reference.argmax(axis=2), "this": measured.argmax(axis=2)}  # (K, n) each
     details: dict[str, Any] = {
         "calibration_images": count,
-        "same_class_per_exit": (reference.argmax(axis=2) == measured.argmax(axis=2)).mean(axis=1).tolist(),
+        "same_class_per_exit": (predicted["float32"] == predicted["this"]).mean(axis=1).tolist(),
         "settings": {},
     }
     if labels is not None:
         details["accuracy_per_exit"] = {
-            "float32": _accuracy_per_exit(reference, labels),
-            "this": _accuracy_per_exit(measured, labels),
+            name: (100.0 * (classes == labels).mean(axis=1)).tolist() for name, classes in predicted.items()
         }
+    before, after = early_exit.confidence(reference), early_exit.confidence(measured)  # (K, n) each
+    found: dict[str, Setting] = {}
     for name, setting in settings.items():
-        exits = early_exit.assign_exits(before, setting.values)
+        exits = {"float32": early_exit.assign_exits(before, setting.values)}
         # Half an image more, because `find_thresholds` rounds the product of share and number down.
-        shares = (np.bincount(exits, minlength=len(reference)) + 0.5) / count
+        shares = (np.bincount(exits["float32"], minlength=num_exits) + 0.5) / count
         thresholds = early_exit.find_thresholds(after, shares)
-        new_exits = early_exit.assign_exits(after, thresholds)
-        cost = float(np.asarray(cumulative_gmacs)[new_exits].mean())
+        exits["this"] = early_exit.assign_exits(after, thresholds)
+        cost = float(np.asarray(cumulative_gmacs)[exits["this"]].mean())
         accuracies = None
         if labels is not None:
             accuracies = {
-                "float32": _accuracy(reference, exits, labels),
-                "this": _accuracy(measured, new_exits, labels),
+                files: float(100.0 * (classes[exits[files], np.arange(count)] == labels).mean())
+                for files, classes in predicted.items()
             }
-        found[name] = Setting(tuple(thresholds.tolist()), cost, accuracies and accuracies["this"])
+        found[name] = Setting(thresholds, cost, accuracies and accuracies["this"])
         details["settings"][name] = {"expected_gmacs": cost, "accuracy": accuracies}
     return found, details
-
-
-def _accuracy_per_exit(probabilities: np.ndarray, labels: np.ndarray) -> list[float]:
-    return (100.0 * (probabilities.argmax(axis=2) == labels).mean(axis=1)).tolist()
-
-
-def _accuracy(probabilities: np.ndarray, exit_index: np.ndarray, labels: np.ndarray) -> float:
-    taken = probabilities[exit_index, np.arange(len(exit_index))]
-    return float(100.0 * (taken.argmax(axis=1) == labels).mean())

@@ -1,4 +1,4 @@
-"""`Cascade`: a bundle, loaded and run exit by exit on one of three backends with the same results."""
+"""`Cascade`: a bundle that is loaded and run, exit by exit."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
+from dvt.models.cost import handed_on_shapes
 
 
 class Cascade:
@@ -49,23 +50,21 @@ class Cascade:
     ) -> None:
         if backend not in BACKENDS:
             raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        make, usual_format = BACKENDS[backend]
-        self.graph_format = graph_format or usual_format
+        make, formats = BACKENDS[backend]
+        self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
+            remedy = f"export it with --format {self.graph_format}"
+            if self.graph_format == CONVERTED:
+                remedy = "convert it with scripts/run_lite_convert.sh"
             there = ", ".join(self.manifest.graphs)
-            remedy = (
-                "convert it with scripts/run_lite_convert.sh"
-                if self.graph_format == CONVERTED
-                else f"export it with --format {self.graph_format}"
-            )
             raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; {remedy}")
         graphs = self.manifest.graphs[self.graph_format]
         if verify:
             check_files(Path(folder), graphs)
         self._exits = graphs.exits
         self._backend = make(Path(folder), graphs, threads, device_id)
-        fixed = self._exits[0].inputs[0].shape[0]
+        fixed = graphs.exits[0].inputs[0].shape[0]
         self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
         self._pads = self._backend.pads or fixed is not None
         self.class_names = self.manifest.class_names
@@ -108,8 +107,7 @@ class Cascade:
         inputs = [values[value.role] for value in entry.inputs]
         outputs = run_in_batches(lambda part: self._backend.run(index, part), inputs, self._batch_sizes, self._pads)
         named = {value.role: output for value, output in zip(entry.outputs, outputs, strict=True)}
-        probabilities = named.pop("probabilities")
-        return probabilities, named | ({"probabilities": probabilities} if self.manifest.model.average_exits else {})
+        return named["probabilities"], {name: named[name] for name in handed_on_shapes(self.manifest.model, index)}
 
     def close(self) -> None:
         """Frees what the backend holds outside of this process."""

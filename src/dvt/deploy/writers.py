@@ -1,25 +1,22 @@
-"""The files of each format: written into a folder, loaded again, and compared with the model."""
+"""The files of each format: written into a folder, loaded again as a runner loads them, and compared with the model."""
 
-import dataclasses
-import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dvt.checkpoint.native import load_weights
-from dvt.deploy import mindir
-from dvt.deploy.manifest import GraphSet, Value, describe_file, exit_values, whole_values
-from dvt.early_exit.classifier import Stage
+from dvt.deploy.backends import Backend
+from dvt.deploy.manifest import GraphFile, GraphSet, Value, describe_file, exit_values
+from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.errors import DVTError
-from dvt.models import kernels
-from dvt.models.cascade import build_from_config
-from dvt.models.precision import set_precision
+from dvt.models.variants import ModelConfig
 
 TOLERANCES = {"float32": 1e-5, "float16": 2e-2}
 """Largest deviation from the float32 model, relative to the largest value where that is above 1."""
@@ -27,145 +24,92 @@ OPEN_BATCH_CHECKS = (1, 3)  # numbers of images that a file with an open batch i
 
 log = logging.getLogger(__name__)
 
-Save = Callable[[int | None, Path, Sequence[Value]], None]
-"""Writes one exit, or all for None, into a file with the given inputs."""
 
-Load = Callable[[Path], Callable[[Sequence[np.ndarray]], list[np.ndarray]]]
-"""Loads a file; what comes back computes its outputs."""
-
-
+@dataclass(frozen=True)
 class Reference:
-    """What the model itself computes of some made-up images, exit by exit; compiled when first asked for."""
+    """What one file must compute, by role: the outputs of the model itself for some inputs.
 
-    def __init__(self, model: nn.Cell, count: int) -> None:
-        self.model = model
-        config = model.config
-        shape = (count, config.in_channels, config.image_size, config.image_size)
-        self.images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    `exit_index` is None for the file with all exits.
+    """
 
-    @functools.cached_property
-    def exits(self) -> list[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """Per exit its inputs and its outputs by role."""
-        results, handed_on = [], {}
-        for index in range(self.model.config.num_exits):
-            stage = Stage(self.model, index)
-            stage.set_train(False)
-            inputs = {"images": self.images, **handed_on}
-            inputs = {name: inputs[name] for name in stage.input_names}
-            outputs = mindir.run_cell(stage, list(inputs.values()))
-            handed_on = dict(zip(stage.output_names, outputs, strict=True))
-            results.append((inputs, handed_on))
-        return results
-
-    @property
-    def whole(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The same for all exits at once."""
-        probabilities = np.stack([outputs["probabilities"] for _, outputs in self.exits], axis=1)
-        return {"images": self.images}, {"probabilities": probabilities}
+    exit_index: int | None
+    inputs: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
 
 
-def write_mindir(reference: Reference, folder: Path, precision: str, batch_size: int | None, whole: bool) -> GraphSet:
-    """Writes MindIR files into `folder`; a `batch_size` of None leaves it open. Raises DVTError if one deviates."""
-    model = reference.model
-    if precision == "float16":
-        with kernels.disabled():
-            model = build_from_config(model.config)
-        load_weights(model, {name: value.asnumpy() for name, value in reference.model.parameters_dict().items()})
-        set_precision(model, "O2")
-        model.set_train(False)
-
-    def save(index: int | None, path: Path, inputs: Sequence[Value]) -> None:
-        mindir.save(mindir.WholeModel(model) if index is None else mindir.exit_cell(model, index), inputs, path)
-
-    def load(path: Path) -> Callable[[Sequence[np.ndarray]], list[np.ndarray]]:
-        return functools.partial(mindir.run_cell, mindir.load_file(path))
-
-    return _write(reference, folder, "mindir", precision, batch_size, whole, save, load)
+def references(model: nn.Cell, batch_size: int | None, whole: bool) -> list[Reference]:
+    """One for every exit of the model, and with `whole` one for all exits at once, on made-up images."""
+    config, count = model.config, batch_size or sum(OPEN_BATCH_CHECKS)
+    shape = (count, config.in_channels, config.image_size, config.image_size)
+    images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    classifier = AdaptiveClassifier(model, batch_sizes=[count])
+    found, handed_on = [], {}
+    for index in range(config.num_exits):
+        inputs = {"images": images, **handed_on}
+        probabilities, handed_on = classifier.run_exit(index, images, handed_on)
+        found.append(Reference(index, inputs, {"probabilities": probabilities, **handed_on}))
+    if whole:
+        probabilities = np.stack([reference.outputs["probabilities"] for reference in found], axis=1)
+        found.append(Reference(None, {"images": images}, {"probabilities": probabilities}))
+    return found
 
 
-def write_onnx(reference: Reference, folder: Path, precision: str, whole: bool) -> GraphSet:
-    """Writes ONNX files with an open batch into `folder`. Raises DVTError if one deviates."""
-    from dvt.deploy.onnx import files as onnx_files
+class Writer(Protocol):
+    """How the files of one format are written and run; `batch_size` is None where it is left open."""
 
-    config = reference.model.config
-    weights = {name: parameter.asnumpy() for name, parameter in reference.model.parameters_dict().items()}
+    suffix: str
+    backend: Callable[[Path, GraphSet], Backend]
+    details: dict[str, Any]
+    precision: str
+    batch_size: int | None
 
-    def save(index: int | None, path: Path, inputs: Sequence[Value]) -> None:
-        if index is None:
-            model = onnx_files.whole_model(config, weights, precision)
-        else:
-            model = onnx_files.exit_model(config, weights, index, precision)
-        onnx_files.save(model, path)
-
-    graphs = _write(reference, folder, "onnx", precision, None, whole, save, onnx_files.load_file)
-    return dataclasses.replace(graphs, details=onnx_files.versions())
+    def save(self, exit_index: int | None, inputs: Sequence[Value], path: Path) -> None:
+        """Writes one exit, or all for None, with inputs as described, into a file."""
 
 
-def _write(
-    reference: Reference,
-    folder: Path,
-    suffix: str,
-    precision: str,
-    batch_size: int | None,
-    whole: bool,
-    save: Save,
-    load: Load,
-) -> GraphSet:
-    """Writes and checks one file per exit, and with `whole` one with all of them."""
-    config = reference.model.config
+def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Sequence[Reference]) -> GraphSet:
+    """Writes a file for each of what is wanted, and checks it. Raises DVTError if it computes something else."""
     entries = []
-    with logging_redirect_tqdm(), tqdm(total=config.num_exits + whole, unit="file", desc=suffix) as bar:
-        for index in [*range(config.num_exits), *([None] if whole else [])]:
-            started = time.perf_counter()
-            if index is None:
-                path, (inputs, outputs) = folder / f"whole.{suffix}", whole_values(config, batch_size)
-                given, expected = reference.whole
-            else:
-                path = folder / f"exit_{index}.{suffix}"
-                inputs, outputs = exit_values(config, index, precision, batch_size)
-                given, expected = reference.exits[index]
-            save(index, path, inputs)
-            deviation = _check(path.name, load(path), inputs, outputs, given, expected, TOLERANCES[precision])
-            entries.append(describe_file(path, inputs, outputs))
-            bar.update()
+    with logging_redirect_tqdm(), tqdm(wanted, unit="file", desc=writer.suffix) as bar:
+        for reference in bar:
+            started, index = time.perf_counter(), reference.exit_index
+            inputs, outputs = exit_values(config, index, writer.precision, writer.batch_size)
+            path = folder / f"{'whole' if index is None else f'exit_{index}'}.{writer.suffix}"
+            writer.save(index, inputs, path)
+            entry = describe_file(path, inputs, outputs)
+            backend = writer.backend(folder, GraphSet(writer.precision, (entry,)))
+            deviation = check(entry, backend, reference, TOLERANCES[writer.precision])
+            entries.append(entry)
             log.info(
                 "%s: %.1f MB, loaded and compared (largest deviation %.1e), %.1f s",
-                path.name,
-                path.stat().st_size / 1e6,
+                entry.file,
+                entry.bytes / 1e6,
                 deviation,
                 time.perf_counter() - started,
             )
-    exits = tuple(entries[: config.num_exits])
-    return GraphSet(precision, exits, whole=entries[-1] if whole else None)
+    whole = entries.pop() if wanted[-1].exit_index is None else None
+    return GraphSet(writer.precision, tuple(entries), whole, details=dict(writer.details))
 
 
-def _check(
-    name: str,
-    run: Callable[[Sequence[np.ndarray]], list[np.ndarray]],
-    inputs: Sequence[Value],
-    outputs: Sequence[Value],
-    given: Mapping[str, np.ndarray],
-    expected: Mapping[str, np.ndarray],
-    tolerance: float,
-) -> float:
-    """Runs a file on `given`; returns the largest deviation from `expected`, raises DVTError above `tolerance`."""
-    count = len(given["images"])
-    stops = np.cumsum(OPEN_BATCH_CHECKS) if inputs[0].shape[0] is None else [count]
+def check(entry: GraphFile, backend: Backend, reference: Reference, tolerance: float) -> float:
+    """Largest deviation of what a file, loaded alone, computes. Raises DVTError if it is more than `tolerance`."""
     largest, start = 0.0, 0
-    for stop in stops:
-        results = run([given[value.role][start:stop].astype(value.dtype) for value in inputs])
-        for value, result in zip(outputs, results, strict=True):
-            wanted = expected[value.role][start:stop]
+    count = len(reference.inputs["images"])
+    for size in OPEN_BATCH_CHECKS if entry.inputs[0].shape[0] is None else (count,):
+        rows = slice(start, start + size)
+        results = backend.run(0, [reference.inputs[value.role][rows].astype(value.dtype) for value in entry.inputs])
+        for value, result in zip(entry.outputs, results, strict=True):
+            wanted = reference.outputs[value.role][rows]
             deviation = float("inf")
             if result.shape == wanted.shape and str(result.dtype) == value.dtype:
                 difference = np.abs(result.astype(np.float32) - wanted).max()
                 deviation = float(difference / max(1.0, np.abs(wanted).max()))
             if not deviation <= tolerance:
                 raise DVTError(
-                    f"{name} does not compute what the model does: its {value.role} deviate by {deviation:.1e} for "
-                    f"{stop - start} images, and at most {tolerance:.0e} is rounding. Nothing was exported; please "
-                    "report this with the versions of MindSpore and of this package"
+                    f"{entry.file} does not compute what the model does: its {value.role} deviate by {deviation:.1e} "
+                    f"for {size} images, and at most {tolerance:.0e} is rounding. Nothing was exported; "
+                    "please report this with the versions of MindSpore and of this package"
                 )
             largest = max(largest, deviation)
-        start = stop
+        start += size
     return largest

@@ -27,6 +27,7 @@ from dvt.early_exit.loop import (
 )
 from dvt.early_exit.rules import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
+from dvt.models.cost import handed_on_shapes
 
 
 class AdaptiveClassifier:
@@ -63,9 +64,7 @@ class AdaptiveClassifier:
         self.rule = rule
         self.thresholds = None if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
         self.batch_sizes = check_batch_sizes(batch_sizes)
-        self._stages = [Stage(model, index) for index in range(self.config.num_exits)]
-        for stage in self._stages:
-            stage.set_train(False)
+        self._exits = [ExitCell(model, index).set_train(False) for index in range(self.config.num_exits)]
 
     def predict(self, images: np.ndarray, thresholds: Sequence[float] | None = None) -> Predictions:
         """Classifies images, normalised float32 (B, I, S, S); `thresholds` (K,) take the place of the classifier's own.
@@ -75,7 +74,7 @@ class AdaptiveClassifier:
         """
         thresholds = self._chosen(thresholds)
         self._ready()
-        return run_cascade(self._run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
+        return run_cascade(self.run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
 
     def predict_batches(
         self,
@@ -109,8 +108,10 @@ class AdaptiveClassifier:
                 except DataError as error:
                     raise DataError(f"batch {number}: {error}") from error
 
-        def run_exit(index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]) -> tuple:
-            return self._run_exit(index, images, handed_on, [sizes[index]])
+        def run_exit(
+            index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]
+        ) -> tuple[np.ndarray, HandedOn]:
+            return self.run_exit(index, images, handed_on, [sizes[index]])
 
         return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule, timing)
 
@@ -118,7 +119,32 @@ class AdaptiveClassifier:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
         images = self._checked(images)
         self._ready()
-        return run_all(self._run_exit, images, self.config.num_exits, self.config.num_classes)
+        return run_all(self.run_exit, images, self.config.num_exits, self.config.num_classes)
+
+    def run_exit(
+        self,
+        index: int,
+        images: np.ndarray,
+        handed_on: Mapping[str, np.ndarray],
+        batch_sizes: Sequence[int] | None = None,
+    ) -> tuple[np.ndarray, HandedOn]:
+        """One exit on n images: (n, I, S, S) and what the exit before handed on -> probabilities, what is handed on.
+
+        `batch_sizes` take the place of the classifier's own.
+        """
+        cell = self._exits[index]
+
+        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
+            # Shares the memory of `inputs`, which stay as they are until the outputs are read.
+            tensors = [Tensor.from_numpy(np.ascontiguousarray(part)) for part in inputs]
+            with GRAPH_LOCK:
+                outputs = cell(*cell.arguments(dict(zip(cell.input_names, tensors, strict=True))))
+                return [output.asnumpy() for output in outputs]
+
+        values = {"images": images, **handed_on}
+        outputs = run_in_batches(run, [values[name] for name in cell.input_names], batch_sizes or self.batch_sizes)
+        named = dict(zip(cell.output_names, outputs, strict=True))
+        return named["probabilities"], {name: named[name] for name in handed_on_shapes(self.config, index)}
 
     def with_rule(self, rule: ExitRule) -> "AdaptiveClassifier":
         """The same classifier, compiled graphs included, with another exit rule. Raises ConfigError."""
@@ -134,7 +160,7 @@ class AdaptiveClassifier:
         self._ready()
         for index, size in enumerate(self._gathered_sizes(len(images))):
             started = time.perf_counter()
-            _, handed_on = self._run_exit(index, images, handed_on, [size])
+            _, handed_on = self.run_exit(index, images, handed_on, [size])
             seconds.append(time.perf_counter() - started)
         return np.asarray(seconds)
 
@@ -157,63 +183,42 @@ class AdaptiveClassifier:
         return check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
 
     def _ready(self) -> None:
-        for stage in self._stages:
-            if stage.exit.training:  # the model went back to training in between
-                stage.set_train(False)
-
-    def _run_exit(
-        self,
-        index: int,
-        images: np.ndarray,
-        handed_on: Mapping[str, np.ndarray],
-        batch_sizes: Sequence[int] | None = None,
-    ) -> tuple[np.ndarray, HandedOn]:
-        stage = self._stages[index]
-
-        def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
-            # Shares the memory of `inputs`, which nobody changes before the outputs are read.
-            tensors = [Tensor.from_numpy(np.ascontiguousarray(part)) for part in inputs]
-            with GRAPH_LOCK:
-                return [output.asnumpy() for output in stage(*tensors)]
-
-        inputs = [images, *(handed_on[name] for name in stage.input_names[1:])]
-        probabilities, *rest = run_in_batches(run, inputs, batch_sizes or self.batch_sizes)
-        later = dict(zip(stage.output_names[1:], rest, strict=True))
-        return probabilities, later | ({"probabilities": probabilities} if self.config.average_exits else {})
+        for cell in self._exits:
+            if cell.exit.training:  # the model went back to training in between
+                cell.set_train(False)
 
 
-class Stage(nn.Cell):
-    """One exit for inference, as the classifier runs it and as it is exported: what `input_names` lists, in that order
-    and without Nones -> what `output_names` lists."""
+class ExitCell(nn.Cell):
+    """One exit as it is run and exported: what `input_names` lists -> what `output_names` lists, in these orders.
+
+    Three words: an *exit* is a place where images may leave the cascade; `Backbone` is the network of one exit in the
+    model, which returns logits; `ExitCell` wraps it for inference and returns probabilities.
+    """
 
     def __init__(self, model: nn.Cell, exit_index: int) -> None:
         super().__init__(auto_prefix=False)
         self.exit = model.exits[exit_index]
-        config, self.exits_before = model.config, exit_index
-        wanted = (("features", config.feature_reuse), ("relations", config.relation_reuse))
-        wanted += (("probabilities", config.average_exits),)
-        taken = [name for name, there in wanted if there and exit_index > 0]
-        # Where in what `construct` is given after the images; None where this exit does not take it.
-        places = [taken.index(name) if name in taken else None for name, _ in wanted]
-        self.features_place, self.relations_place, self.mean_place = places
-        handed_on = (("features", self.exit.hands_on_features), ("relations", self.exit.hands_on_relations))
-        self.input_names = ("images", *taken)
-        self.output_names = ("probabilities", *(name for name, there in handed_on if there))
+        self.exits_before = exit_index
+        self.input_names = ("images", *handed_on_shapes(model.config, exit_index - 1))
+        handed_on = handed_on_shapes(model.config, exit_index)
+        self.output_names = ("probabilities", *(name for name in handed_on if name != "probabilities"))
 
     @ms.jit
     def construct(
-        self, images: Tensor, first: Tensor | None = None, second: Tensor | None = None, third: Tensor | None = None
-    ) -> tuple:
-        given = (first, second, third)
-        features = given[self.features_place] if self.features_place is not None else None
-        relations = given[self.relations_place] if self.relations_place is not None else None
+        self,
+        images: Tensor,
+        features: Tensor | None = None,
+        relations: Tensor | None = None,
+        earlier_probabilities: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """What this exit does not take is None. The names of the parameters are those of the inputs of MindIR files."""
         logits, features, relations = self.exit(images, features, relations)
         probabilities = ops.softmax(logits.astype(mstype.float32), axis=-1)
-        if self.mean_place is not None:  # of the exits before
-            probabilities = (given[self.mean_place] * self.exits_before + probabilities) / (self.exits_before + 1)
-        outputs = (probabilities,)
-        if features is not None:
-            outputs = outputs + (features,)
-        if relations is not None:
-            outputs = outputs + (relations,)
-        return outputs
+        if earlier_probabilities is not None:  # the mean of the exits before
+            probabilities = (earlier_probabilities * self.exits_before + probabilities) / (self.exits_before + 1)
+        return tuple([output for output in (probabilities, features, relations) if output is not None])
+
+    @staticmethod
+    def arguments(inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """The arguments of `construct`, in its order, of the inputs by name."""
+        return [inputs.get(name) for name in ("images", "features", "relations", "probabilities")]

@@ -72,15 +72,28 @@ def exit_parameters(config: ModelConfig) -> list[int]:
     return counts
 
 
-def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers that an exit hands on to the next for one image: features and relations, where they are reused, and its
-    answers, where they are averaged."""
-    if exit_index == config.num_exits - 1:
-        return 0
+def handed_on_shapes(config: ModelConfig, exit_index: int) -> dict[str, tuple[int, ...]]:
+    """What an exit hands on to the next for one image, and its shape, in the order in which exits take it.
+
+    "features" (N, C) and "relations" (L*H, N, N) where they are reused, and its answers, "probabilities" (classes,),
+    where they are averaged. Nothing for the last exit, nor for `exit_index` -1: what the first exit receives.
+    """
+    if not 0 <= exit_index < config.num_exits - 1:
+        return {}
     tokens = config.num_tokens(exit_index)
-    features = tokens * config.embed_dim if config.feature_reuse else 0
-    relations = config.depth * config.num_heads * tokens**2 if config.relation_reuse else 0
-    return features + relations + (config.num_classes if config.average_exits else 0)
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.feature_reuse:
+        shapes["features"] = (tokens, config.embed_dim)
+    if config.relation_reuse:
+        shapes["relations"] = (config.depth * config.num_heads, tokens, tokens)
+    if config.average_exits:
+        shapes["probabilities"] = (config.num_classes,)
+    return shapes
+
+
+def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
+    """Numbers that an exit hands on to the next for one image (`handed_on_shapes`)."""
+    return sum(math.prod(shape) for shape in handed_on_shapes(config, exit_index).values())
 
 
 def activation_elements(config: ModelConfig, exit_index: int) -> int:

@@ -11,7 +11,7 @@ from dvt.errors import BundleError
 TARGETS = {"cpu": ("ONNX", "{stem}.ms"), "ascend": ("MINDIR", "{stem}_ascend.mindir")}
 """By target: the format that is converted, and the names of the results."""
 
-# On Ascend the converter takes float16 unless told otherwise, which moves confidences.
+# On Ascend the converter's default is float16, which moves confidences.
 PRECISION_MODES = {"float32": "preferred_fp32", "float16": "enforce_fp16"}
 
 
@@ -35,7 +35,8 @@ def write_ascend_configs(folder: Path, graphs: GraphSet, batch_sizes: Sequence[i
 def register(folder: str | os.PathLike, target: str) -> GraphSet:
     """Enters converted files into the manifest as the format LITE, so that `Cascade(folder, "lite")` runs them.
 
-    Raises BundleError if the bundle lacks the format that is converted, or a converted file is not there.
+    Raises BundleError if the bundle lacks the format that is converted, or a converted file is not there, ConfigError
+    if the manifest cannot be written.
     """
     manifest = read_manifest(folder)
     source, name = TARGETS[target]

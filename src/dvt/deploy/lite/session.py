@@ -4,8 +4,8 @@ Lite's wheels are for Python versions that the rest of the package does not know
 keeps to Python 3.7, NumPy and `mindspore_lite`. `dvt.deploy.lite.backend` imports it where Lite can be imported, and
 otherwise starts it under Lite's interpreter:
 
-    python lite_session.py serve                  answers requests on standard input, see `serve`
-    python lite_session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
+    python session.py serve                  answers requests on standard input, see `serve`
+    python session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Sessions:
-    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread unless told otherwise."""
+    """The exits of a cascade, loaded by MindSpore Lite; on the CPU with one thread by default."""
 
     def __init__(self, files, target, device_id, threads):
         import mindspore_lite as lite

@@ -8,11 +8,11 @@ the exit before, I channels, S image side, G grid side, T tokens of a soft split
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
-from dvt.deploy.onnx.graph import GraphWriter
+from dvt.deploy.onnx.graph import GraphWriter, Symbol, integers
+from dvt.models.cost import handed_on_shapes
 from dvt.models.grids import token_resize_matrix
 from dvt.models.variants import (
     LATER_SOFT_SPLIT,
@@ -28,252 +28,207 @@ PERFORMER_EPS = 1e-8
 PERFORMER_NORM_EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The weights below one name, by what follows it."""
+class ExitWriter:
+    """Adds one exit to a graph; `weights` are all those of the model, by parameter name.
 
-    arrays: Mapping[str, np.ndarray]
-    prefix: str = ""
-
-    def below(self, name: str) -> "Weights":
-        return Weights(self.arrays, f"{self.prefix}{name}.")
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self.arrays[self.prefix + name]
-
-    def get(self, name: str) -> np.ndarray | None:
-        return self.arrays.get(self.prefix + name)
-
-
-def add_exit(
-    graph: GraphWriter,
-    config: ModelConfig,
-    weights: Mapping[str, np.ndarray],
-    exit_index: int,
-    images: str,
-    features: str | None,
-    relations: str | None,
-) -> tuple[str, str | None, str | None]:
-    """Adds one exit to `graph`.
-
-    Args:
-        graph: Graph to add to.
-        config: The model.
-        weights: All its weights, by parameter name.
-        exit_index: Which exit, from 0.
-        images: Value (B, I, S, S).
-        features: Value (B, N', C), where this exit takes features.
-        relations: Value (B, L*H, N', N'), where this exit takes relations.
-
-    Returns:
-        Logits (B, classes), and the features (B, N, C) and relations (B, L*H, N, N) to hand on; None where they are
-        not handed on.
+    In the methods, names of weights follow that of the exit, as in "blocks.0.norm1".
     """
-    own = Weights(weights, f"exits.{exit_index}.")
-    hands_on = exit_index < config.num_exits - 1
-    received = [None] * config.depth
-    if relations is not None:
-        received = _relation_reuse(graph, config, own.below("relation_reuse"), exit_index, relations)
 
-    x = _tokens(graph, config, own, exit_index, images)  # (B, N, C)
-    handed_on = []
-    for layer in range(config.depth):
-        with graph.scope(f"blocks.{layer}"):
-            block = own.below(f"blocks.{layer}")
-            x, logits = _attention(graph, config, block, x, received[layer])
-            handed_on.append(logits)
-            x = _mlp(graph, config, block, exit_index, x, features)
-    with graph.scope("head"):
-        class_token = graph.add("Gather", x, graph.constant("index", np.int64(0)), axis=1)  # (B, C)
-        logits = _dense(graph, own.below("head"), _norm(graph, own.below("norm"), class_token, config.norm_eps))
-    return (
-        logits,
-        x if hands_on and config.feature_reuse else None,
-        graph.add("Concat", *handed_on, axis=1) if hands_on and config.relation_reuse else None,
-    )
+    def __init__(
+        self, graph: GraphWriter, config: ModelConfig, weights: Mapping[str, np.ndarray], exit_index: int
+    ) -> None:
+        self.graph, self.config, self.exit_index = graph, config, exit_index
+        prefix = f"exits.{exit_index}."
+        self.weights = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
 
+    def add(self, received: Mapping[str, Symbol]) -> dict[str, Symbol]:
+        """Inputs by role -> outputs by role.
 
-def _dense(graph: GraphWriter, weights: Weights, value: str) -> str:
-    return graph.dense(value, weights["weight"], weights.get("bias"))
+        Args:
+            received: "images" (B, I, S, S) and, as far as this exit takes them, "features" (B, N', C), "relations"
+                (B, L*H, N', N') and "probabilities" (B, classes) of the exit before.
 
+        Returns:
+            "probabilities" (B, classes) and, as far as this exit hands them on, "features" (B, N, C) and "relations"
+            (B, L*H, N, N).
+        """
+        graph, config = self.graph, self.config
+        mixed = [None] * config.depth
+        if "relations" in received:
+            mixed = self._relation_reuse(received["relations"])
+        x = self._tokens(received["images"])  # (B, N, C)
+        relations = []
+        for layer in range(config.depth):
+            with graph.scope(f"blocks.{layer}"):
+                x, own = self._attention(f"blocks.{layer}", x, mixed[layer])
+                relations.append(own)
+                x = self._mlp(f"blocks.{layer}", x, received.get("features"))
+        with graph.scope("head"):
+            class_token = graph.add("Gather", x, np.int64(0), axis=1)  # (B, C)
+            logits = self._dense("head", self._norm("norm", class_token))
+        outputs = {"probabilities": self._answers(logits, received.get("probabilities"))}
+        handed_on = handed_on_shapes(config, self.exit_index)
+        if "features" in handed_on:
+            outputs["features"] = x
+        if "relations" in handed_on:
+            outputs["relations"] = graph.add("Concat", *relations, axis=1)
+        return outputs
 
-def _norm(graph: GraphWriter, weights: Weights, value: str, epsilon: float) -> str:
-    return graph.layer_norm(value, weights["gamma"], weights["beta"], epsilon)
+    def _dense(self, name: str, x: Symbol) -> Symbol:
+        return self.graph.dense(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
 
+    def _norm(self, name: str, x: Symbol) -> Symbol:
+        gamma, beta = self.weights[f"{name}.gamma"], self.weights[f"{name}.beta"]
+        return self.graph.layer_norm(x, gamma, beta, self.config.norm_eps)
 
-def _attention(
-    graph: GraphWriter, config: ModelConfig, block: Weights, x: str, received: str | None
-) -> tuple[str, str]:
-    """x (B, N, C), received (B, H, N, N) or None -> x after attention (B, N, C), relations (B, H, N, N)."""
-    heads, dim = config.num_heads, config.embed_dim // config.num_heads
-    with graph.scope("attn"):
-        y = _norm(graph, block.below("norm1"), x, config.norm_eps)
-        weight, bias = block["attn.qkv.weight"].copy(), block.get("attn.qkv.bias")
-        scale = np.float32(dim**-0.5)
-        weight[: config.embed_dim] *= scale
-        if bias is not None:
-            bias = bias.copy()
-            bias[: config.embed_dim] *= scale
-        parts = []
-        for index, axes in enumerate(((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3))):
-            rows = slice(index * config.embed_dim, (index + 1) * config.embed_dim)
-            part = graph.dense(y, weight[rows], None if bias is None else bias[rows])
-            parts.append(graph.transpose(graph.reshape(part, 0, 0, heads, dim), *axes))
-        q, k, v = parts  # (B, H, N, D), (B, H, D, N), (B, H, N, D)
-        relations = graph.add("MatMul", q, k)  # (B, H, N, N)
-        if received is not None:
-            relations = graph.add("Add", relations, received)
-        y = graph.add("MatMul", graph.softmax(relations), v)  # (B, H, N, D)
-        y = graph.reshape(graph.transpose(y, 0, 2, 1, 3), 0, 0, config.embed_dim)
-        return graph.add("Add", x, _dense(graph, block.below("attn.proj"), y)), relations
+    def _answers(self, logits: Symbol, earlier: Symbol | None) -> Symbol:
+        """Probabilities (B, classes), averaged with the answers of the exit before if there are any."""
+        own = self.graph.softmax(logits)
+        if earlier is None:
+            return own
+        before, this = np.array([self.exit_index, 1], self.graph.dtype) / (self.exit_index + 1)
+        return earlier * before + own * this
 
+    def _attention(self, block: str, x: Symbol, received: Symbol | None) -> tuple[Symbol, Symbol]:
+        """x (B, N, C), received (B, H, N, N) or None -> x after attention (B, N, C), relations (B, H, N, N)."""
+        graph, width, heads = self.graph, self.config.embed_dim, self.config.num_heads
+        with graph.scope("attn"):
+            y = self._norm(f"{block}.norm1", x)
+            weight, bias = self.weights[f"{block}.attn.qkv.weight"], self.weights.get(f"{block}.attn.qkv.bias")
+            parts = []
+            for index, axes in enumerate(((0, 2, 1, 3), (0, 2, 3, 1), (0, 2, 1, 3))):
+                rows = slice(index * width, (index + 1) * width)
+                scale = np.float32((width // heads) ** -0.5 if index == 0 else 1)  # of the queries
+                part = graph.dense(y, weight[rows] * scale, None if bias is None else bias[rows] * scale)
+                parts.append(part.reshape(0, 0, heads, width // heads).transpose(*axes))
+            q, k, v = parts  # (B, H, N, D), (B, H, D, N), (B, H, N, D)
+            relations = q @ k  # (B, H, N, N)
+            if received is not None:
+                relations = relations + received
+            y = graph.softmax(relations) @ v  # (B, H, N, D)
+            y = y.transpose(0, 2, 1, 3).reshape(0, 0, width)
+            return x + self._dense(f"{block}.attn.proj", y), relations
 
-def _mlp(graph: GraphWriter, config: ModelConfig, block: Weights, exit_index: int, x: str, features: str | None) -> str:
-    """The second half of a block, with what it makes of the features (B, N', C) of the exit before."""
-    y = x
-    if features is not None:
-        with graph.scope("feature_reuse"):
-            reuse = block.below("feature_reuse")
-            context = _norm(graph, reuse.below("norm"), features, config.norm_eps)
-            context = graph.gelu(_dense(graph, reuse.below("fc1"), context))
-            context = _dense(graph, reuse.below("fc2"), context)  # (B, N', 48)
-            resize = graph.constant("resize", _resize(config, exit_index, class_weight=0.0))
-            y = graph.add("Concat", x, graph.add("MatMul", resize, context), axis=2)  # (B, N, C + 48)
-    with graph.scope("mlp"):
-        y = _norm(graph, block.below("norm2"), y, config.norm_eps)
-        y = graph.gelu(_dense(graph, block.below("mlp.fc1"), y))
-        return graph.add("Add", x, _dense(graph, block.below("mlp.fc2"), y))
+    def _mlp(self, block: str, x: Symbol, features: Symbol | None) -> Symbol:
+        """The second half of a block, with what it makes of the features (B, N', C) of the exit before."""
+        graph, y = self.graph, x
+        if features is not None:
+            with graph.scope("feature_reuse"):
+                context = self._norm(f"{block}.feature_reuse.norm", features)
+                context = graph.gelu(self._dense(f"{block}.feature_reuse.fc1", context))
+                context = self._dense(f"{block}.feature_reuse.fc2", context)  # (B, N', 48)
+                resize = graph.constant("resize", self._resize(class_weight=0.0))
+                y = graph.add("Concat", x, resize @ context, axis=2)  # (B, N, C + 48)
+        with graph.scope("mlp"):
+            y = graph.gelu(self._dense(f"{block}.mlp.fc1", self._norm(f"{block}.norm2", y)))
+            return x + self._dense(f"{block}.mlp.fc2", y)
 
-
-def _relation_reuse(
-    graph: GraphWriter, config: ModelConfig, weights: Weights, exit_index: int, relations: str
-) -> list[str]:
-    """(B, L*H, N', N') -> for each layer what its attention logits receive, (B, H, N, N)."""
-    source, channels = config.num_tokens(exit_index - 1), config.depth * config.num_heads
-    with graph.scope("relation_reuse"):
-        x = graph.reshape(relations, 0, 0, source * source)  # (B, L*H, N'*N')
-        for index, layer in enumerate(("fc1", "fc2")):
-            x = graph.add("MatMul", graph.constant("weight", weights[f"{layer}.weight"]), x)
-            x = graph.add("Add", x, graph.constant("bias", weights[f"{layer}.bias"][:, None]))
-            x = graph.gelu(x) if index == 0 else x
-        x = graph.reshape(x, 0, channels, source, source)
-        if config.depth > 1:
-            maps = graph.add(
-                "Split", x, graph.integers("heads", [config.num_heads] * config.depth), outputs=config.depth, axis=1
-            )
-        else:
+    def _relation_reuse(self, relations: Symbol) -> list[Symbol]:
+        """(B, L*H, N', N') -> for each layer what its attention logits receive, (B, H, N, N)."""
+        graph, config = self.graph, self.config
+        source, channels = config.num_tokens(self.exit_index - 1), config.depth * config.num_heads
+        with graph.scope("relation_reuse"):
+            x = relations.reshape(0, 0, source * source)  # (B, L*H, N'*N')
+            for layer in ("fc1", "fc2"):
+                weight, bias = (self.weights[f"relation_reuse.{layer}.{part}"] for part in ("weight", "bias"))
+                x = graph.constant("weight", weight) @ x + graph.constant("bias", bias[:, None])
+                x = graph.gelu(x) if layer == "fc1" else x
+            x = x.reshape(0, channels, source, source)
             maps = [x]
-        resize = _resize(config, exit_index, class_weight=1.0)  # E: (N, N')
-        rows, columns = graph.constant("rows", resize), graph.constant("columns", resize.T)
-        return [graph.add("MatMul", graph.add("MatMul", rows, each), columns) for each in maps]  # E r E^T
+            if config.depth > 1:
+                sizes = integers(*[config.num_heads] * config.depth)
+                maps = graph.add_split("Split", x, sizes, outputs=config.depth, axis=1)
+            resize = self._resize(class_weight=1.0)  # E: (N, N')
+            rows, columns = graph.constant("rows", resize), graph.constant("columns", resize.T)
+            return [rows @ each @ columns for each in maps]  # E r E^T
+
+    def _resize(self, class_weight: float) -> np.ndarray:
+        source, target = self.config.grid_sizes[self.exit_index - 1 : self.exit_index + 1]
+        return token_resize_matrix(source, self.config.resize_side(self.exit_index), target, class_weight)
+
+    def _tokens(self, images: Symbol) -> Symbol:
+        """Images (B, I, S, S) -> tokens with the class token in front and positions added, (B, N, C)."""
+        graph, own = self.graph, self.weights
+        with graph.scope("tokens"):
+            x = self._tokens_to_token(images) if self.config.tokenizer == "t2t" else self._patches(images)
+            # The class token and its position, once per image: a zero column of the tokens has the batch's size.
+            first = graph.constant("class_token", own["cls_token"][:, 0] + own["pos_embed"][:, 0])  # (1, C)
+            x = x + graph.constant("positions", own["pos_embed"][:, 1:])  # (B, G*G, C)
+            column = graph.add("Slice", x, integers(0), integers(1), integers(1))  # start, stop, axis
+            return graph.add("Concat", column * 0.0 + first, x, axis=1)
+
+    def _patches(self, images: Symbol) -> Symbol:
+        """Patches of a grid, embedded: (B, I, S, S) -> (B, G*G, C)."""
+        graph, grid, channels = self.graph, self.config.grid_sizes[self.exit_index], self.config.in_channels
+        patch, padding = patch_geometry(self.config.image_size, grid)
+        if padding:
+            images = graph.add("Pad", images, integers(*[0, 0, padding, padding] * 2))
+        x = images.reshape(0, channels, grid, patch, grid * patch)
+        x = x.reshape(0, channels * grid, patch, grid, patch)
+        x = x.reshape(-1, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
+        return self._dense("tokens.proj", x.reshape(-1, grid * grid, channels * patch * patch))
+
+    def _tokens_to_token(self, images: Symbol) -> Symbol:
+        """Three soft splits with a token performer after the first two: (B, I, S, S) -> (B, G*G, C)."""
+        graph, config = self.graph, self.config
+        first = config.first_split(self.exit_index)
+        sides = [config.image_size, *split_sides(config.image_size, first)]
+        channels = config.in_channels
+        x = images.reshape(0, channels, sides[0] ** 2).transpose(0, 2, 1)  # (B, S*S, I)
+        for index, split in enumerate((first, LATER_SOFT_SPLIT)):
+            with graph.scope(f"performer{index + 1}"):
+                x = _soft_split(graph, x, sides[index], channels, split)
+                x = self._performer(f"tokens.performer{index + 1}", x, channels)
+                channels = PERFORMER_DIM
+        with graph.scope("project"):
+            x = _soft_split(graph, x, sides[2], channels, LATER_SOFT_SPLIT)
+            weight, bias = self.weights["tokens.project.weight"], self.weights["tokens.project.bias"]
+            return graph.dense(x, weight[:, _pixels_first(weight.shape[1], channels)], bias)
+
+    def _performer(self, name: str, x: Symbol, channels: int) -> Symbol:
+        """Linear attention over the tokens of a soft split of a map with `channels`: (B, T, in) -> (B, T, E).
+
+        Its exponentials need float32.
+        """
+        graph, outer = self.graph, self.graph.dtype
+        weights = {key.removeprefix(f"{name}."): each for key, each in self.weights.items() if key.startswith(name)}
+        order = _pixels_first(weights["norm1.gamma"].size, channels)
+        with graph.in_float32():
+            x = graph.cast(x, outer, graph.dtype)
+            x = graph.layer_norm(x, weights["norm1.gamma"][order], weights["norm1.beta"][order], PERFORMER_NORM_EPS)
+            kqv = graph.dense(x, weights["kqv.weight"][:, order], weights["kqv.bias"])
+            k, q, v = graph.add_split("Split", kqv, integers(*[PERFORMER_DIM] * 3), outputs=3, axis=2)
+            k, q = (_random_features(graph, weights["random_features"], part) for part in (k, q))  # (B, T, m)
+            total = graph.add("ReduceSum", k, integers(1), keepdims=1)  # (B, 1, m)
+            weight = q @ total.transpose(0, 2, 1) + PERFORMER_EPS  # (B, T, 1)
+            y = q @ (k.transpose(0, 2, 1) @ v)  # (B, T, E)
+            y = v + self._dense(f"{name}.proj", y / weight)
+            hidden = graph.layer_norm(y, weights["norm2.gamma"], weights["norm2.beta"], PERFORMER_NORM_EPS)
+            hidden = graph.gelu(self._dense(f"{name}.fc1", hidden))
+            return graph.cast(y + self._dense(f"{name}.fc2", hidden), graph.dtype, outer)
 
 
-def _resize(config: ModelConfig, exit_index: int, class_weight: float) -> np.ndarray:
-    source, target = config.grid_sizes[exit_index - 1], config.grid_sizes[exit_index]
-    return token_resize_matrix(source, config.resize_side(exit_index), target, class_weight)
-
-
-def _tokens(graph: GraphWriter, config: ModelConfig, own: Weights, exit_index: int, images: str) -> str:
-    """Images (B, I, S, S) -> tokens with the class token in front and positions added, (B, N, C)."""
-    with graph.scope("tokens"):
-        tokens = own.below("tokens")
-        cut = _tokens_to_token if config.tokenizer == "t2t" else _patches
-        x = cut(graph, config, tokens, exit_index, images)  # (B, G*G, C)
-        # The class token and its position, once per image: a zero column of the tokens has the batch's size.
-        first = graph.constant("class_token", own["cls_token"][:, 0] + own["pos_embed"][:, 0])  # (1, C)
-        x = graph.add("Add", x, graph.constant("positions", own["pos_embed"][:, 1:]))
-        nothing = graph.add("Mul", graph.add("Slice", x, *_first_token(graph)), graph.constant("zero", np.float32(0)))
-        return graph.add("Concat", graph.add("Add", nothing, first), x, axis=1)
-
-
-def _first_token(graph: GraphWriter) -> list[str]:
-    return [graph.integers(name, [value]) for name, value in (("start", 0), ("stop", 1), ("axis", 1))]
-
-
-def _patches(graph: GraphWriter, config: ModelConfig, tokens: Weights, exit_index: int, images: str) -> str:
-    """Patches of a grid, embedded: (B, I, S, S) -> (B, G*G, C)."""
-    grid, channels = config.grid_sizes[exit_index], config.in_channels
-    patch, padding = patch_geometry(config.image_size, grid)
-    if padding:
-        images = graph.add("Pad", images, graph.integers("pads", [0, 0, padding, padding] * 2))
-    x = graph.reshape(images, 0, channels, grid, patch, grid * patch)
-    x = graph.reshape(x, 0, channels * grid, patch, grid, patch)
-    x = graph.reshape(x, -1, channels, grid, patch, grid, patch)
-    x = graph.transpose(x, 0, 2, 4, 1, 3, 5)
-    x = graph.reshape(x, -1, grid * grid, channels * patch * patch)
-    return _dense(graph, tokens.below("proj"), x)
-
-
-def _tokens_to_token(graph: GraphWriter, config: ModelConfig, tokens: Weights, exit_index: int, images: str) -> str:
-    """Three soft splits with a token performer after the first two: (B, I, S, S) -> (B, G*G, C)."""
-    first = config.first_split(exit_index)
-    sides = [config.image_size, *split_sides(config.image_size, first)]
-    x = graph.transpose(graph.reshape(images, 0, config.in_channels, sides[0] ** 2), 0, 2, 1)  # (B, S*S, I)
-    channels = config.in_channels
-    for index, split in enumerate((first, LATER_SOFT_SPLIT)):
-        with graph.scope(f"performer{index + 1}"):
-            x = _soft_split(graph, x, sides[index], channels, split)
-            x = _performer(graph, _pixels_first(tokens.below(f"performer{index + 1}"), channels), x)
-            channels = PERFORMER_DIM
-    with graph.scope("project"):
-        x = _soft_split(graph, x, sides[2], channels, LATER_SOFT_SPLIT)
-        weight = tokens["project.weight"]
-        return graph.dense(x, weight[:, _pixels_first_order(weight.shape[1], channels)], tokens["project.bias"])
-
-
-def _soft_split(graph: GraphWriter, x: str, side: int, channels: int, split: tuple[int, int, int]) -> str:
+def _soft_split(graph: GraphWriter, x: Symbol, side: int, channels: int, split: tuple[int, int, int]) -> Symbol:
     """Overlapping patches of a map, (B, side*side, I) -> (B, T, kernel*kernel*I), by gathering its pixels."""
     kernel, stride, padding = split
     starts = range(-padding, side + padding - kernel + 1, stride)
     ticks = np.asarray(starts)[:, None] + np.arange(kernel)  # (T rows or columns, kernel)
     outside = (ticks < 0) | (ticks >= side)
     row, column = ticks[:, None, :, None], ticks[None, :, None, :]
-    indices = row * side + column  # (T rows, T columns, kernel, kernel)
-    indices[outside[:, None, :, None] | outside[None, :, None, :]] = side * side  # a pixel of zeros behind the map
+    pixels = row * side + column  # (T rows, T columns, kernel, kernel)
+    pixels[outside[:, None, :, None] | outside[None, :, None, :]] = side * side  # a pixel of zeros behind the map
     if outside.any():
-        x = graph.add("Pad", x, graph.integers("pads", [0, 0, 0, 0, 1, 0]))
-    patches = graph.add("Gather", x, graph.integers("pixels", indices.ravel()), axis=1)
-    return graph.reshape(patches, 0, len(starts) ** 2, kernel * kernel * channels)
+        x = graph.add("Pad", x, integers(0, 0, 0, 0, 1, 0))
+    patches = graph.add("Gather", x, graph.constant("pixels", pixels.ravel()), axis=1)
+    return patches.reshape(0, len(starts) ** 2, kernel * kernel * channels)
 
 
-def _pixels_first_order(size: int, channels: int) -> np.ndarray:
+def _pixels_first(size: int, channels: int) -> np.ndarray:
     """Where the entries of a patch, pixels in front of channels, lie in one with channels in front of pixels."""
     return np.arange(size).reshape(channels, -1).T.ravel()
 
 
-def _pixels_first(performer: Weights, channels: int) -> dict[str, np.ndarray]:
-    """The performer's weights with the inputs in the order of `_soft_split`."""
-    names = ("norm1.gamma", "norm1.beta", "kqv.weight", "kqv.bias", "proj.weight", "proj.bias", "random_features")
-    names += ("norm2.gamma", "norm2.beta", "fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")
-    arrays = {name: performer[name] for name in names}
-    order = _pixels_first_order(arrays["norm1.gamma"].size, channels)
-    for name in ("norm1.gamma", "norm1.beta", "kqv.weight"):
-        arrays[name] = arrays[name][..., order]
-    return arrays
-
-
-def _performer(graph: GraphWriter, arrays: Mapping[str, np.ndarray], x: str) -> str:
-    """Linear attention over the tokens of a soft split: (B, T, in) -> (B, T, E); its exponentials need float32."""
-    weights, outer = Weights(arrays), graph.dtype
-    with graph.in_float32():
-        x = graph.cast(x, outer, graph.dtype)
-        x = _norm(graph, weights.below("norm1"), x, PERFORMER_NORM_EPS)
-        kqv = _dense(graph, weights.below("kqv"), x)
-        k, q, v = graph.add("Split", kqv, graph.integers("parts", [PERFORMER_DIM] * 3), outputs=3, axis=2)
-        k, q = (_random_features(graph, weights["random_features"], part) for part in (k, q))  # (B, T, m)
-        total = graph.add("ReduceSum", k, graph.integers("tokens", [1]), keepdims=1)  # (B, 1, m)
-        weight = graph.add("MatMul", q, graph.transpose(total, 0, 2, 1))  # (B, T, 1)
-        weight = graph.add("Add", weight, graph.constant("epsilon", np.float32(PERFORMER_EPS)))
-        y = graph.add("MatMul", q, graph.add("MatMul", graph.transpose(k, 0, 2, 1), v))  # (B, T, E)
-        y = graph.add("Add", v, _dense(graph, weights.below("proj"), graph.add("Div", y, weight)))
-        hidden = _dense(graph, weights.below("fc1"), _norm(graph, weights.below("norm2"), y, PERFORMER_NORM_EPS))
-        y = graph.add("Add", y, _dense(graph, weights.below("fc2"), graph.gelu(hidden)))
-        return graph.cast(y, graph.dtype, outer)
-
-
-def _random_features(graph: GraphWriter, features: np.ndarray, y: str) -> str:
+def _random_features(graph: GraphWriter, features: np.ndarray, y: Symbol) -> Symbol:
     """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
-    norm = graph.add("ReduceSum", graph.add("Mul", y, y), graph.integers("channels", [-1]), keepdims=1)
-    half_norm = graph.add("Mul", norm, graph.constant("half", np.float32(0.5)))
-    exponent = graph.add("Sub", graph.dense(y, features, None), half_norm)
-    return graph.add("Mul", graph.add("Exp", exponent), graph.constant("scale", np.float32(PERFORMER_FEATURES**-0.5)))
+    half_norm = graph.add("ReduceSum", y * y, integers(-1), keepdims=1) * 0.5
+    return graph.add("Exp", graph.dense(y, features, None) - half_norm) * PERFORMER_FEATURES**-0.5

@@ -7,7 +7,7 @@ LayerNormalization wrongly, computes these rightly.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -22,8 +22,44 @@ BATCH = "batch"  # name of the open dimension
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 
 
+class Symbol:
+    """A value of a graph, under its name. Arithmetic with it adds nodes to the graph."""
+
+    def __init__(self, graph: "GraphWriter", name: str) -> None:
+        self.graph, self.name = graph, name
+
+    def __add__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("Add", self, other)
+
+    def __sub__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("Sub", self, other)
+
+    def __mul__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("Mul", self, other)
+
+    def __truediv__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("Div", self, other)
+
+    def __pow__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("Pow", self, other)
+
+    def __matmul__(self, other: "Operand") -> "Symbol":
+        return self.graph.add("MatMul", self, other)
+
+    def reshape(self, *shape: int) -> "Symbol":
+        """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
+        return self.graph.add("Reshape", self, integers(*shape))
+
+    def transpose(self, *axes: int) -> "Symbol":
+        return self.graph.add("Transpose", self, perm=list(axes))
+
+
+Operand = Symbol | np.ndarray | float
+"""What nodes take; numbers and arrays become constants."""
+
+
 class GraphWriter:
-    """Collects one graph; methods that add nodes return the name of the value they make.
+    """Collects one graph.
 
     `dtype` is the type of the constants and of what is computed: float32 or float16.
     """
@@ -36,7 +72,7 @@ class GraphWriter:
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
         self._nodes: list[onnx.NodeProto] = []
-        self._constants: dict[str, onnx.TensorProto] = {}
+        self._constants: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
         self._outputs: list[onnx.ValueInfoProto] = []
 
@@ -49,15 +85,15 @@ class GraphWriter:
         finally:
             self._scopes.pop()
 
-    def input(self, value: Value) -> str:
+    def input(self, value: Value) -> Symbol:
         """An input of the graph; comes back in the type of the graph."""
         self._inputs.append(_value_info(value))
-        return self.cast(value.name, value.dtype, self.dtype)
+        return self.cast(Symbol(self, value.name), value.dtype, self.dtype)
 
-    def output(self, value: Value, result: str, dtype: np.dtype) -> None:
-        """Makes `result`, of type `dtype`, an output of the graph."""
-        result = self.cast(result, dtype, value.dtype)
-        self._nodes.append(helper.make_node("Identity", [result], [value.name], name=value.name))
+    def output(self, value: Value, result: Symbol) -> None:
+        """Makes `result` an output of the graph."""
+        result = self.cast(result, self.dtype, value.dtype)
+        self._nodes.append(helper.make_node("Identity", [result.name], [value.name], name=value.name))
         self._outputs.append(_value_info(value))
 
     @contextlib.contextmanager
@@ -69,73 +105,64 @@ class GraphWriter:
         finally:
             self.dtype = outer
 
-    def constant(self, name: str, array: np.ndarray) -> str:
+    def constant(self, name: str, array: np.ndarray | float) -> Symbol:
         """A constant tensor; floating-point ones take the type of the graph."""
         array = np.asarray(array)
         if array.dtype.kind == "f":
             array = array.astype(self.dtype)
         full = self._full_name(name)
-        self._constants[full] = numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full)
-        return full
+        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full))
+        return Symbol(self, full)
 
-    def integers(self, name: str, values: Sequence[int]) -> str:
-        """A constant int64 vector, for shapes and indices."""
-        return self.constant(name, np.asarray(values, np.int64))
-
-    def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: object) -> str | list[str]:
+    def add(self, kind: str, *inputs: Operand, **attributes: object) -> Symbol:
         """One node of operator `kind`."""
-        name = self._full_name(kind)
-        names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(kind, list(inputs), names, name=name, **attributes))
-        return names[0] if outputs == 1 else names
+        return self.add_split(kind, *inputs, outputs=1, **attributes)[0]
 
-    def cast(self, value: str, source: np.dtype, target: np.dtype) -> str:
+    def add_split(self, kind: str, *inputs: Operand, outputs: int, **attributes: object) -> list[Symbol]:
+        """One node with several outputs."""
+        name = self._full_name(kind)
+        given = [
+            each if isinstance(each, Symbol) else self.constant(f"{kind}.input_{position}", each)
+            for position, each in enumerate(inputs)
+        ]
+        names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
+        self._nodes.append(helper.make_node(kind, [each.name for each in given], names, name=name, **attributes))
+        return [Symbol(self, each) for each in names]
+
+    def cast(self, value: Symbol, source: np.dtype, target: np.dtype) -> Symbol:
         """`value`, of type `source`, as float32 or float16."""
         source, target = np.dtype(source), np.dtype(target)
         return value if source == target else self.add("Cast", value, to=_TYPES[target])
 
-    def reshape(self, value: str, *shape: int) -> str:
-        """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
-        return self.add("Reshape", value, self.integers("shape", shape))
-
-    def transpose(self, value: str, *axes: int) -> str:
-        return self.add("Transpose", value, perm=list(axes))
-
-    def dense(self, value: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+    def dense(self, x: Symbol, weight: np.ndarray, bias: np.ndarray | None) -> Symbol:
         """x W^T + b over the last axis; `weight` (out, in)."""
-        result = self.add("MatMul", value, self.constant("weight", weight.T))
-        return result if bias is None else self.add("Add", result, self.constant("bias", bias))
+        result = x @ self.constant("weight", weight.T)
+        return result if bias is None else result + self.constant("bias", bias)
 
-    def gelu(self, value: str) -> str:
-        """The exact GELU, x (1 + erf(x / sqrt 2)) / 2."""
+    def gelu(self, x: Symbol) -> Symbol:
+        """The exact GELU."""
         with self.scope("gelu"):
-            scaled = self.add("Div", value, self.constant("sqrt2", np.float32(2**0.5)))
-            shifted = self.add("Add", self.add("Erf", scaled), self.constant("one", np.float32(1)))
-            return self.add("Mul", self.add("Mul", value, shifted), self.constant("half", np.float32(0.5)))
+            return x * (self.add("Erf", x / 2**0.5) + 1.0) * 0.5
 
-    def layer_norm(self, value: str, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> str:
+    def layer_norm(self, x: Symbol, gamma: np.ndarray, beta: np.ndarray, epsilon: float) -> Symbol:
         """LayerNorm over the last axis, in float32."""
         scale, bias = self.constant("gamma", gamma), self.constant("beta", beta)
         if not self.writes_norms_out:
-            return self.add("LayerNormalization", value, scale, bias, axis=-1, epsilon=epsilon)
-        centred = self.add("Sub", value, self.add("ReduceMean", value, axes=[-1], keepdims=1))
-        squares = self.add("Pow", centred, self.constant("two", np.float32(2)))
-        variance = self.add("ReduceMean", squares, axes=[-1], keepdims=1)
-        deviation = self.add("Sqrt", self.add("Add", variance, self.constant("epsilon", np.float32(epsilon))))
-        return self.add("Add", self.add("Mul", self.add("Div", centred, deviation), scale), bias)
+            return self.add("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+        centred = x - self.add("ReduceMean", x, axes=[-1], keepdims=1)
+        variance = self.add("ReduceMean", centred**2.0, axes=[-1], keepdims=1)
+        return centred / self.add("Sqrt", variance + epsilon) * scale + bias
 
-    def softmax(self, value: str) -> str:
+    def softmax(self, x: Symbol) -> Symbol:
         """Softmax over the last axis, in float32."""
         outer = self.dtype
         with self.in_float32():
-            result = self.add("Softmax", self.cast(value, outer, self.dtype), axis=-1)
+            result = self.add("Softmax", self.cast(x, outer, self.dtype), axis=-1)
             return self.cast(result, self.dtype, outer)
 
     def model(self, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
         """The finished model, checked, with shapes inferred. Raises onnx.checker.ValidationError."""
-        graph = helper.make_graph(
-            self._nodes, self.name, self._inputs, self._outputs, initializer=list(self._constants.values())
-        )
+        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, initializer=self._constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -151,6 +178,11 @@ class GraphWriter:
         full = "/".join([*self._scopes, name])
         self._used[full] += 1
         return full if self._used[full] == 1 else f"{full}_{self._used[full]}"
+
+
+def integers(*values: int) -> np.ndarray:
+    """An int64 vector: a shape, indices, paddings."""
+    return np.asarray(values, np.int64)
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
