@@ -47,7 +47,7 @@ MODULES = {
     "published": "evaluation.published",
     "pytorch_files": "checkpoint.pytorch",
     "report_figures": "report.figures",
-    "report_html": "report.html",
+    "report_html": "report.tables",
     "report_page": "report.page",
     "report_pictures": "report.pictures",
     "report_tables": "report.tables",

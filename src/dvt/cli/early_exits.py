@@ -6,14 +6,17 @@ As in `dvt.cli.main`, each parses, calls, prints and returns. MindSpore is impor
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dvt.cli import support
 from dvt.config.files import ConfigParser, key_hints
 from dvt.config.sections import DeviceTarget, EvalSection
 from dvt.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from dvt.early_exit.budgets import Recommended
 
 DEFAULT_CHECKPOINT = Path(__file__).parents[3] / "checkpoints" / "quickstart.ckpt"  # of a checkout
 
@@ -108,43 +111,31 @@ def parse_thresholds(argv: Sequence[str], prog: str = "dvt thresholds") -> tuple
 def thresholds(argv: list[str], prog: str) -> None:
     """`dvt thresholds`."""
     path, options = parse_thresholds(argv, prog)
-    import numpy as np
+    from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
+    from dvt.early_exit.outcomes import StoredPredictions
 
-    from dvt.early_exit.budgets import Costs, choose_thresholds, met, setting
-    from dvt.early_exit.outcomes import Predictions
-
-    stored = Predictions.load(path)
+    stored = StoredPredictions.load(path)
     if stored.calibration is None:
         raise DataError(f"{path} holds no calibration images to choose thresholds on; evaluate with --mode 2")
     if options.eval.temperature_scaling:
         raise ConfigError("temperatures are fitted by the evaluation; run it with --eval.temperature_scaling")
     costs = Costs(stored.cumulative_gmacs, stored.cumulative_seconds)
     choice = choose_thresholds(stored.calibration, costs, options.eval, stored.temperatures)
-    held_out = setting(stored.val, costs, choice.thresholds, choice.rule.name)
-    result = held_out | {
-        "rule": choice.reason,
-        "exit_rule": choice.rule.to_dict(),
-        "calibration_accuracy": choice.calibration_accuracy,
-        "last_exit_accuracy": stored.val.accuracy[-1],
-        "budget": met(choice, stored.calibration, stored.val, costs),
-    }
-    if options.json:
-        print(json.dumps(result))
-        return
-    print(_described(result, np.asarray(choice.thresholds)))
+    found, last = recommend(choice, stored.calibration, stored.val, costs), stored.val.accuracy[-1]
+    print(json.dumps(asdict(found) | {"last_exit_accuracy": last}) if options.json else _described(found, last))
 
 
-def _described(result: dict[str, Any], row: Any) -> str:
-    budget = result["budget"]
+def _described(found: "Recommended", last_exit_accuracy: float) -> str:
+    budget = found.budget
     lines = [
-        f"thresholds: {', '.join(f'{value:.6g}' for value in row)}",
-        f"chosen: {result['rule']}",
-        f"budget, {budget['unit']}: asked for {budget['asked']:.4g}, on the calibration images "
-        f"{budget['calibration']:.4g}, on held-out images {budget['held_out']:.4g}",
-        f"held-out images: {result['accuracy']:.2f} % (last exit {result['last_exit_accuracy']:.2f} %) at "
-        f"{result['expected_gmacs']:.4g} GMACs/image, {100 * result['cost_fraction']:.1f} % of the last exit's cost",
-        "leave at each exit: " + ", ".join(f"{100 * share:.1f} %" for share in result["exit_fractions"]),
+        f"thresholds: {', '.join(f'{value:.6g}' for value in found.thresholds)}",
+        f"chosen: {found.rule}",
+        f"budget, {budget.unit}: asked for {budget.asked:.4g}, on the calibration images "
+        f"{budget.calibration:.4g}, on held-out images {budget.held_out:.4g}",
+        f"held-out images: {found.accuracy:.2f} % (last exit {last_exit_accuracy:.2f} %) at "
+        f"{found.expected_gmacs:.4g} GMACs/image, {100 * found.cost_fraction:.1f} % of the last exit's cost",
+        "leave at each exit: " + ", ".join(f"{100 * share:.1f} %" for share in found.exit_fractions),
     ]
-    if result["expected_images_per_second"] is not None:
-        lines.append(f"by the measured times of the exits: {result['expected_images_per_second']:.4g} images/s")
+    if found.expected_images_per_second is not None:
+        lines.append(f"by the measured times of the exits: {found.expected_images_per_second:.4g} images/s")
     return "\n".join(lines)

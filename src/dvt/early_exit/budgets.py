@@ -1,9 +1,9 @@
-"""From a budget to thresholds, and what came of it on images that the thresholds were not chosen on.
+"""From a budget to thresholds, and what these bring on images that they were not chosen on.
 
-Used by the evaluation and by `dvt thresholds`, which asks the same of a stored file. Plain NumPy. Axis letter: K exits.
+Used by the evaluation and, on a stored file, by `dvt thresholds`. Plain NumPy. Axis letters: K exits, P points.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,11 @@ from dvt.config.sections import EvalSection
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.rules import RANDOM, RULES, ExitRule, describe
-from dvt.early_exit.search import Budget, Frontier, choose, find_frontier
+from dvt.early_exit.search import Budget, BudgetKind, Frontier, choose, find_frontier
 from dvt.errors import ConfigError
 
-COMPARED_BUDGETS = (
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-)  # shares of the way from the first exit's cost to the last's
+# Shares of the way from the first exit's cost to the last's.
+COMPARED_BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHOWN_POINTS = 60  # of a frontier, in reports
 
 
@@ -49,6 +41,55 @@ class Costs:
         return np.asarray(self.seconds, np.float64)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Accuracy and cost of one threshold vector on some images.
+
+    Attributes:
+        thresholds: (K,).
+        accuracy: Top-1 in percent.
+        expected_gmacs: Average GMACs of an image.
+        cost_fraction: Those as a share of the last exit's GMACs.
+        exit_fractions: (K,) share of the images that leave at each exit.
+        expected_images_per_second: By the measured times of the exits; None if nothing was measured.
+    """
+
+    thresholds: list[float]
+    accuracy: float
+    expected_gmacs: float
+    cost_fraction: float
+    exit_fractions: list[float]
+    expected_images_per_second: float | None
+
+
+@dataclass(frozen=True)
+class BudgetUse:
+    """A budget beside what the thresholds chosen for it use, on the calibration images and on held-out ones."""
+
+    kind: BudgetKind
+    unit: str
+    asked: float
+    calibration: float | None
+    held_out: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommended(Setting):
+    """The chosen thresholds on held-out images, and how they were chosen.
+
+    Attributes:
+        rule: The reason for these thresholds, in words.
+        exit_rule: What is compared with them.
+        budget: None for thresholds that were stored before.
+        calibration_accuracy: Top-1 in percent on the images that they were chosen on, if there were any.
+    """
+
+    rule: str
+    exit_rule: ExitRule = ExitRule()
+    budget: BudgetUse | None = None
+    calibration_accuracy: float | None = None
+
+
 @dataclass(frozen=True)
 class Choice:
     """Thresholds (K,) float32, the rule that is compared with them, and why these."""
@@ -60,31 +101,30 @@ class Choice:
     search: str | None = None
     calibration_accuracy: float | None = None  # percent
 
+    def to_metadata(self, found: Recommended) -> dict[str, Any]:
+        """What a checkpoint keeps: `early_exit`, all of the choice with its results, and `thresholds`, the row alone.
 
-def to_metadata(choice: Choice, results: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint keeps of a choice: `early_exit`, all of it, and `thresholds`, the row by itself.
+        `thresholds` is None for another rule than the plain confidence: who reads nothing else compares confidences.
+        """
+        kept = asdict(found)
+        early_exit = {
+            "thresholds": [float(value) for value in self.thresholds],
+            "exit_rule": self.rule.to_dict(),
+            **{key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")},
+        }
+        return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if self.rule == ExitRule() else None}
 
-    `thresholds` is None for another rule than the plain confidence: whoever reads nothing else compares confidences.
-    """
-    early_exit = {
-        "thresholds": [float(value) for value in choice.thresholds],
-        "exit_rule": choice.rule.to_dict(),
-        **{key: results[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")},
-    }
-    plain = choice.rule == ExitRule()
-    return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if plain else None}
-
-
-def from_metadata(metadata: dict[str, Any]) -> Choice | None:
-    """The thresholds and rule stored in a checkpoint; None if it has none."""
-    stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
-    if stored["thresholds"] is None:
-        return None
-    rule = ExitRule.from_dict(stored.get("exit_rule"))
-    return Choice(np.asarray(stored["thresholds"], np.float32), rule, "stored in the checkpoint")
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":
+        """The thresholds and rule stored in a checkpoint; None if it has none."""
+        stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
+        if stored["thresholds"] is None:
+            return None
+        rule = ExitRule.from_dict(stored.get("exit_rule"))
+        return cls(np.asarray(stored["thresholds"], np.float32), rule, "stored in the checkpoint")
 
 
-def asked_budget(settings: EvalSection) -> Budget:
+def requested_budget(settings: EvalSection) -> Budget:
     """The budget that the section `eval` of a configuration asks for."""
     if settings.budget_gmacs is not None:
         return Budget("gmacs", settings.budget_gmacs)
@@ -100,7 +140,7 @@ def choose_thresholds(
 
     `temperatures` (K,) are those that the scores were taken at. Raises ConfigError for a budget that cannot be met.
     """
-    budget = asked_budget(settings)
+    budget = requested_budget(settings)
     rule = ExitRule(settings.exit_rule, None if temperatures is None else tuple(temperatures))
     frontier = find_frontier(
         calibration.scores_of(rule.name), calibration.correct, costs.of(budget), settings.threshold_search
@@ -117,100 +157,139 @@ def choose_thresholds(
     return Choice(row, rule, reason, budget, settings.threshold_search, float(frontier.accuracy[point]))
 
 
+def evaluate_thresholds(outcomes: Outcomes, costs: Costs, thresholds: np.ndarray, rule: str = "confidence") -> Setting:
+    """Accuracy and cost of one threshold vector (K,) on these images."""
+    found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, [thresholds])
+    fractions = found.exit_fractions[0]
+    return Setting(
+        thresholds=[float(value) for value in thresholds],
+        accuracy=float(found.accuracy[0]),
+        expected_gmacs=float(found.expected_cost[0]),
+        cost_fraction=float(found.expected_cost[0] / costs.gmacs[-1]),
+        exit_fractions=fractions.tolist(),
+        expected_images_per_second=None if costs.seconds is None else float(1 / (fractions @ costs.seconds)),
+    )
+
+
 def setting(outcomes: Outcomes, costs: Costs, row: np.ndarray, rule: str = "confidence") -> dict[str, Any]:
-    """Accuracy and cost of one threshold vector on these images, as it goes into results."""
-    one = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, [row])
-    fractions = one.exit_fractions[0]
-    return {
-        "thresholds": [float(t) for t in row],
-        "accuracy": float(one.accuracy[0]),
-        "expected_gmacs": float(one.expected_cost[0]),
-        "cost_fraction": float(one.expected_cost[0] / costs.gmacs[-1]),
-        "exit_fractions": fractions.tolist(),
-        "expected_images_per_second": None if costs.seconds is None else float(1 / (fractions @ costs.seconds)),
-    }
+    """`evaluate_thresholds` under its name and in its form of 0.1.0."""
+    return asdict(evaluate_thresholds(outcomes, costs, row, rule))
 
 
-def met(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> dict[str, Any] | None:
-    """The budget asked for beside what the thresholds use on the calibration images and on held-out ones."""
-    if choice.budget is None:
+def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> Recommended:
+    """What chosen thresholds bring on held-out images, and how they keep their budget there and on `calibration`."""
+    found = evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name)
+    return Recommended(
+        **vars(found),
+        rule=choice.reason,
+        exit_rule=choice.rule,
+        budget=_budget_use(choice, calibration, val, costs),
+        calibration_accuracy=choice.calibration_accuracy,
+    )
+
+
+def _budget_use(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> BudgetUse | None:
+    budget = choice.budget
+    if budget is None:
         return None
 
-    def used(outcomes: Outcomes | None) -> float | None:
-        if outcomes is None:
-            return None
-        here = setting(outcomes, costs, choice.thresholds, choice.rule.name)
-        if choice.budget.kind == "accuracy_drop":
-            return outcomes.accuracy[-1] - here["accuracy"]
-        return here["expected_gmacs" if choice.budget.kind == "gmacs" else "expected_images_per_second"]
+    def used(outcomes: Outcomes) -> float:
+        found = evaluate_thresholds(outcomes, costs, choice.thresholds, choice.rule.name)
+        if budget.kind == "accuracy_drop":
+            return outcomes.accuracy[-1] - found.accuracy
+        return found.expected_gmacs if budget.kind == "gmacs" else found.expected_images_per_second
 
-    return {
-        "kind": choice.budget.kind,
-        "unit": choice.budget.unit,
-        "asked": choice.budget.amount,
-        "calibration": used(calibration),
-        "held_out": used(val),
-    }
+    on_calibration = None if calibration is None else used(calibration)
+    return BudgetUse(budget.kind, budget.unit, budget.amount, on_calibration, used(val))
 
 
-def frontier_on(frontier: Frontier, outcomes: Outcomes, costs: Costs, rule: str) -> dict[str, Any]:
-    """At most `SHOWN_POINTS` points of a frontier, evaluated on other images: what a reader sees as its curve."""
-    spread = np.unique(np.linspace(0, len(frontier.cost) - 1, SHOWN_POINTS, dtype=int))
-    tried = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, frontier.thresholds[spread])
-    return {
-        "thresholds": tried.thresholds.tolist(),
-        "accuracy": tried.accuracy.tolist(),
-        "expected_gmacs": tried.expected_cost.tolist(),
-        "calibration_accuracy": frontier.accuracy[spread].tolist(),
-        "calibration_gmacs": frontier.cost[spread].tolist(),
-    }
+@dataclass(frozen=True)
+class FrontierCurve:
+    """Points of a frontier on other images than those that it was found on, by rising cost on the latter: thresholds
+    (P, K), accuracy (P,) in percent and cost (P,) in GMACs on both."""
+
+    thresholds: list[list[float]]
+    accuracy: list[float]
+    expected_gmacs: list[float]
+    calibration_accuracy: list[float]
+    calibration_gmacs: list[float]
 
 
-def compare_rules(calibration: Outcomes, val: Outcomes, costs: Costs) -> list[dict[str, Any]]:
-    """Every rule at a few budgets: thresholds from the published sweep, so that only the rule differs."""
-    rows = []
+def frontier_curve(frontier: Frontier, outcomes: Outcomes, costs: Costs, rule: str) -> FrontierCurve:
+    """At most `SHOWN_POINTS` points of a frontier, evaluated on other images."""
+    shown = np.unique(np.linspace(0, len(frontier.cost) - 1, SHOWN_POINTS, dtype=int))
+    found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, frontier.thresholds[shown])
+    return FrontierCurve(
+        thresholds=found.thresholds.tolist(),
+        accuracy=found.accuracy.tolist(),
+        expected_gmacs=found.expected_cost.tolist(),
+        calibration_accuracy=frontier.accuracy[shown].tolist(),
+        calibration_gmacs=frontier.cost[shown].tolist(),
+    )
+
+
+@dataclass(frozen=True)
+class BudgetPoint:
+    """The best thresholds within a budget (GMACs): accuracy in percent and cost in GMACs on held-out images, and the
+    accuracy on the calibration images."""
+
+    budget_gmacs: float
+    accuracy: float
+    expected_gmacs: float
+    calibration_accuracy: float
+
+
+@dataclass(frozen=True)
+class RuleComparison:
+    """What an exit rule reaches at each of the compared budgets; None where no thresholds are affordable."""
+
+    rule: str
+    points: list[BudgetPoint | None]
+
+
+@dataclass(frozen=True)
+class SearchComparison:
+    """What the published sweep and the optimised thresholds reach within one budget."""
+
+    budget_gmacs: float
+    published: BudgetPoint
+    optimised: BudgetPoint
+
+
+def compare_rules(calibration: Outcomes, val: Outcomes, costs: Costs) -> list[RuleComparison]:
+    """Every rule at `COMPARED_BUDGETS`: thresholds from the published sweep, so that only the rule differs."""
+    found = []
     for rule in (*RULES, RANDOM):
         frontier = find_frontier(calibration.scores_of(rule), calibration.correct, costs.gmacs, "published")
-        rows.append({"rule": rule, "points": _at_budgets(frontier, val, costs, rule)})
-    return rows
+        found.append(RuleComparison(rule, _at_budgets(frontier, val, costs, rule)))
+    return found
 
 
-def compare_searches(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> list[dict[str, Any]]:
-    """The published sweep and the optimised thresholds at the same budgets: on calibration and on held-out images."""
-    curves = {
-        name: _at_budgets(
-            find_frontier(calibration.scores_of(rule), calibration.correct, costs.gmacs, name), val, costs, rule
-        )
-        for name in ("published", "optimised")
-    }
+def compare_searches(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> list[SearchComparison]:
+    """The published sweep and the optimised thresholds at those of `COMPARED_BUDGETS` that both can keep."""
+    scores = calibration.scores_of(rule)
+    published, optimised = (
+        _at_budgets(find_frontier(scores, calibration.correct, costs.gmacs, search), val, costs, rule)
+        for search in ("published", "optimised")
+    )
     return [
-        {"budget_gmacs": budget, "published": one, "optimised": other}
-        for budget, one, other in zip(_budgets(costs), curves["published"], curves["optimised"], strict=True)
+        SearchComparison(one.budget_gmacs, one, other)
+        for one, other in zip(published, optimised, strict=True)
         if one is not None and other is not None
     ]
 
 
-def _budgets(costs: Costs) -> list[float]:
+def _at_budgets(frontier: Frontier, val: Outcomes, costs: Costs, rule: str) -> list[BudgetPoint | None]:
+    """The most accurate affordable point of a frontier at each of `COMPARED_BUDGETS`."""
     first, last = costs.gmacs[0], costs.gmacs[-1]
-    return [float(first + share * (last - first)) for share in COMPARED_BUDGETS]
-
-
-def _at_budgets(frontier: Frontier, val: Outcomes, costs: Costs, rule: str) -> list[dict[str, float] | None]:
-    """Per compared budget the most accurate affordable point, on both sets; None where there is none."""
-    points: list[dict[str, float] | None] = []
-    for budget in _budgets(costs):
+    points: list[BudgetPoint | None] = []
+    for share in COMPARED_BUDGETS:
+        budget = float(first + share * (last - first))
         affordable = np.flatnonzero(frontier.cost <= budget)
         if len(affordable) == 0:
             points.append(None)
             continue
         best = affordable[-1]
-        here = setting(val, costs, frontier.thresholds[best], rule)
-        points.append(
-            {
-                "budget_gmacs": budget,
-                "accuracy": here["accuracy"],
-                "expected_gmacs": here["expected_gmacs"],
-                "calibration_accuracy": float(frontier.accuracy[best]),
-            }
-        )
+        found = evaluate_thresholds(val, costs, frontier.thresholds[best], rule)
+        points.append(BudgetPoint(budget, found.accuracy, found.expected_gmacs, float(frontier.accuracy[best])))
     return points

@@ -11,7 +11,7 @@ known: `exit_index` (n,) and `thresholds` (K,) of the recommended setting, `cumu
 
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from dvt.errors import ConfigError, DataError
 from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
-_CALIBRATION = "calibration_"
+_CALIBRATION = "calibration_"  # before the names of the calibration images' arrays
+_OPTIONAL = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
 
 
 @dataclass(frozen=True)
@@ -46,16 +47,17 @@ class Outcomes:
         """From softmax outputs (K, n, C), scored at `temperatures` (K,)."""
         scaled = None if temperatures is None else tuple(temperatures)
         scores = {name: stacked_scores(ExitRule(name, scaled), probabilities) for name in RULES}
-        return cls(probabilities.argmax(axis=2), np.asarray(labels), scores)
+        return cls(probabilities.argmax(axis=2).astype(np.int32), np.asarray(labels), scores)
+
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """By name, as files keep them."""
+        return {"labels": self.labels, "predicted": self.predicted, **self.scores}
 
     @classmethod
-    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
-        """The images of all parts, in order."""
-        return cls(
-            np.concatenate([part.predicted for part in parts], axis=1),
-            np.concatenate([part.labels for part in parts]),
-            {name: np.concatenate([part.scores[name] for part in parts], axis=1) for name in parts[0].scores},
-        )
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Outcomes":
+        """The inverse of `to_arrays`, for names that start with `prefix`. Raises KeyError for a missing name."""
+        scores = {rule: arrays[prefix + rule] for rule in RULES}
+        return cls(arrays[f"{prefix}predicted"], arrays[f"{prefix}labels"], scores)
 
     @property
     def correct(self) -> np.ndarray:
@@ -73,8 +75,8 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The content of `predictions.npz`; see the head of this module."""
+class StoredPredictions:
+    """The content of `predictions.npz`; the head of this module says what it holds."""
 
     val: Outcomes
     cumulative_gmacs: np.ndarray
@@ -87,17 +89,18 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises ConfigError for a place that cannot be written."""
-        arrays = _split_arrays(self.val, "")
+        arrays = self.val.to_arrays() | {"cumulative_gmacs": self.cumulative_gmacs}
         if self.calibration is not None:
-            arrays |= _split_arrays(self.calibration, _CALIBRATION)
-        names = ("cumulative_gmacs", "cumulative_seconds", "temperatures", "thresholds", "exit_index", "probabilities")
-        arrays |= {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+            arrays |= {_CALIBRATION + name: array for name, array in self.calibration.to_arrays().items()}
+        arrays |= {
+            name: getattr(self, name) for name in (*_OPTIONAL, "probabilities") if getattr(self, name) is not None
+        }
         with explained(path, ConfigError), replacing(path) as written:
             np.savez_compressed(written, **arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> "Predictions":
-        """Reads the file, but for the probabilities. Raises DataError, naming the cause."""
+    def load(cls, path: str | os.PathLike) -> "StoredPredictions":
+        """Reads the file or that of a folder, without the probabilities. Raises DataError, naming the cause."""
         path = Path(path)
         if path.is_dir():
             path = path / PREDICTIONS_FILE
@@ -105,23 +108,17 @@ class Predictions:
             raise DataError(f"there is no {path}; `dvt eval` writes {PREDICTIONS_FILE} beside its report")
         try:
             with np.load(path, allow_pickle=False) as stored:
-                there = set(stored.files)
-                val = _read_split(stored, "")
-                calibration = _read_split(stored, _CALIBRATION) if f"{_CALIBRATION}labels" in there else None
-                names = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
-                rest = {name: stored[name] if name in there else None for name in names}
-                return cls(val, stored["cumulative_gmacs"], calibration, **rest)
+                calibrated = f"{_CALIBRATION}labels" in stored
+                return cls(
+                    val=Outcomes.from_arrays(stored),
+                    cumulative_gmacs=stored["cumulative_gmacs"],
+                    calibration=Outcomes.from_arrays(stored, _CALIBRATION) if calibrated else None,
+                    **{name: stored[name] for name in _OPTIONAL if name in stored},
+                )
         except KeyError as error:
-            raise DataError(f"{path} lacks {error.args[0]}; it is of another version, evaluate again") from error
+            raise DataError(f"{path} lacks what this version needs ({error.args[0]}); evaluate again") from error
         except (OSError, ValueError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is not a predictions file, or only part of one: {error}") from error
 
 
-def _split_arrays(outcomes: Outcomes, prefix: str) -> dict[str, np.ndarray]:
-    arrays = {"labels": outcomes.labels, "predicted": outcomes.predicted.astype(np.int32), **outcomes.scores}
-    return {prefix + name: value for name, value in arrays.items()}
-
-
-def _read_split(stored: np.lib.npyio.NpzFile, prefix: str) -> Outcomes:
-    scores = {name: stored[prefix + name] for name in RULES}
-    return Outcomes(stored[f"{prefix}predicted"], stored[f"{prefix}labels"], scores)
+Predictions = StoredPredictions  # its name in 0.1.0

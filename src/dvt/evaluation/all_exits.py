@@ -5,7 +5,6 @@ Axis letters: K exits, B images of a batch, n images of a split, C classes.
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +20,8 @@ from tqdm import tqdm
 from dvt import device, early_exit
 from dvt.data import Splits
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.rules import RULES
 from dvt.errors import ConfigError
-from dvt.safe_files import write_failure
+from dvt.safe_files import explained, replacing
 
 SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way
 PARTIAL_FOLDER = ".evaluation"
@@ -56,47 +54,36 @@ class SplitOutputs:
     confidence: np.ndarray
     probabilities: np.ndarray | None = None
 
-    @classmethod
-    def of(
-        cls, probabilities: np.ndarray, labels: np.ndarray, temperatures: Sequence[float] | None, keep: bool
-    ) -> "SplitOutputs":
-        """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
-        outcomes = Outcomes.of(probabilities, labels, temperatures)
-        predicted = outcomes.predicted.astype(np.int32)
-        outcomes = Outcomes(predicted, outcomes.labels, outcomes.scores)
-        return cls(outcomes, early_exit.confidence(probabilities), probabilities if keep else None)
-
-    @classmethod
-    def joined(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
-        """The images of all parts, in order."""
-        probabilities = None
-        if parts[0].probabilities is not None:
-            probabilities = np.concatenate([part.probabilities for part in parts], axis=1)
-        return cls(
-            Outcomes.joined([part.outcomes for part in parts]),
-            np.concatenate([part.confidence for part in parts], axis=1),
-            probabilities,
-        )
-
-    def chosen(self, mask: np.ndarray) -> "SplitOutputs":
-        """Some images, those where `mask` (n,) is true."""
-        kept = self.outcomes
-        scores = {rule: values[:, mask] for rule, values in kept.scores.items()}
-        outcomes = Outcomes(kept.predicted[:, mask], kept.labels[mask], scores)
-        probabilities = None if self.probabilities is None else self.probabilities[:, mask]
-        return SplitOutputs(outcomes, self.confidence[:, mask], probabilities)
-
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, as a file keeps them; `from_arrays` reads them back."""
-        arrays = {"predicted": self.outcomes.predicted, "labels": self.outcomes.labels, "largest": self.confidence}
-        arrays |= self.outcomes.scores
+        arrays = self.outcomes.to_arrays() | {"largest": self.confidence}
         return arrays if self.probabilities is None else arrays | {"probabilities": self.probabilities}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "SplitOutputs":
         """The inverse of `to_arrays`."""
-        outcomes = Outcomes(arrays["predicted"], arrays["labels"], {rule: arrays[rule] for rule in RULES})
-        return cls(outcomes, arrays["largest"], arrays.get("probabilities"))
+        return cls(Outcomes.from_arrays(arrays), arrays["largest"], arrays.get("probabilities"))
+
+    @classmethod
+    def joined(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
+        """The images of all parts, in order."""
+        arrays = [part.to_arrays() for part in parts]
+        return cls.from_arrays(
+            {
+                name: np.concatenate([each[name] for each in arrays], axis=_image_axis(first))
+                for name, first in arrays[0].items()
+            }
+        )
+
+    def chosen(self, mask: np.ndarray) -> "SplitOutputs":
+        """Some images, those where `mask` (n,) is true."""
+        return self.from_arrays(
+            {name: np.compress(mask, array, axis=_image_axis(array)) for name, array in self.to_arrays().items()}
+        )
+
+
+def _image_axis(array: np.ndarray) -> int:
+    return 0 if array.ndim == 1 else 1  # (n,), (K, n) or (K, n, C)
 
 
 class Partial:
@@ -116,20 +103,18 @@ class Partial:
         self._saved = time.monotonic()
         text = json.dumps(identity, sort_keys=True, default=str)
         note = self._folder / "identity.json"
-        try:
+        with explained(self._folder, ConfigError):
             if not note.is_file() or note.read_text(encoding="utf-8") != text:
                 self.remove()
                 self._folder.mkdir()
                 note.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigError(f"cannot write to {self._folder}: {write_failure(self._folder, error)}") from error
 
     def load(self, split: str) -> list[SplitOutputs]:
         """What was kept of the images done before, in parts."""
         parts = []
         for path in sorted(self._folder.glob(f"{split}_*.npz")):
             with np.load(path, allow_pickle=False) as stored:
-                parts.append(SplitOutputs.from_arrays({name: stored[name] for name in stored.files}))
+                parts.append(SplitOutputs.from_arrays(dict(stored)))
         return parts
 
     def add(self, split: str, outputs: SplitOutputs) -> None:
@@ -142,35 +127,48 @@ class Partial:
         """Writes what has been added since the last time."""
         if self._waiting:
             path = self._folder / f"{split}_{len(list(self._folder.glob(f'{split}_*.npz'))):06d}.npz"
-            unfinished = path.with_suffix(".tmp")
-            with unfinished.open("wb") as file:
-                np.savez(file, **SplitOutputs.joined(self._waiting).to_arrays())
-            os.replace(unfinished, path)
+            with replacing(path) as written:
+                np.savez(written, **SplitOutputs.joined(self._waiting).to_arrays())
         self._waiting, self._saved = [], time.monotonic()
 
     def remove(self) -> None:
-        """Forgets everything; the evaluation is complete, or starts afresh."""
+        """Forgets everything: the evaluation is complete, or another one starts."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def run_all_exits(
-    cell: AllExits,
-    splits: Splits,
-    split: str,
-    batch_size: int,
-    partial: Partial | None = None,
-    temperatures: Sequence[float] | None = None,
-    keep_probabilities: bool = False,
-) -> SplitOutputs:
+@dataclass(frozen=True)
+class Keep:
+    """What is kept of the outputs of all exits.
+
+    Attributes:
+        temperatures: (K,) at which scores are taken; None for the outputs as they are.
+        probabilities: Keep the probabilities too.
+        partial: Where batches are kept for the case of an interruption.
+    """
+
+    temperatures: Sequence[float] | None = None
+    probabilities: bool = False
+    partial: Partial | None = None
+
+    def of(self, probabilities: np.ndarray, labels: np.ndarray) -> SplitOutputs:
+        """Of softmax outputs (K, n, C). Raises DataError if they are not finite."""
+        return SplitOutputs(
+            Outcomes.of(probabilities, labels, self.temperatures),
+            early_exit.confidence(probabilities),
+            probabilities if self.probabilities else None,
+        )
+
+
+def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, keep: Keep = Keep()) -> SplitOutputs:
     """Every exit on every image of a split, each image once, in order; the label of an image that cannot be read
     and is skipped is `LEFT_OUT`.
 
-    With `partial`, images done before an interruption are not run again, and an interruption keeps what is done.
-    Scores are taken at `temperatures` (K,). Memory does not grow with the number of classes unless
-    `keep_probabilities`. Raises DataError as soon as a batch comes out not finite.
+    With `keep.partial`, images done before an interruption are not run again, and an interruption keeps what is done.
+    Memory does not grow with the number of classes unless probabilities are kept. Raises DataError as soon as a batch
+    comes out not finite.
     """
     cell.model.set_train(False)
-    run = device.ahead_of_time(cell)
+    run, partial = device.ahead_of_time(cell), keep.partial
     parts = partial.load(split) if partial else []
     done = sum(len(part.outcomes.labels) for part in parts)
     if done:
@@ -180,8 +178,7 @@ def run_all_exits(
             if done < splits.sizes[split]:
                 pipeline = splits.pipeline(split, batch_size, skip=done // batch_size)
                 for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                    probabilities = _padded_run(run, images, batch_size)
-                    parts.append(SplitOutputs.of(probabilities, labels, temperatures, keep_probabilities))
+                    parts.append(keep.of(_padded_run(run, images, batch_size), labels))
                     if partial:
                         partial.add(split, parts[-1])
                     bar.update(len(images))

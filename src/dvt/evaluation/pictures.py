@@ -4,6 +4,8 @@ attend to.
 Axis letters: K exits, n images, C classes, H heads, G grid side, N = G * G + 1 tokens, class token first.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -17,54 +19,75 @@ MOST_CLASSES = 10
 ATTENTION_PER_EXIT = 2
 
 
-def examples_by_exit(splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray) -> list[Example]:
-    """A few images per exit, evenly spread over those that took it; `confidence` is (K, n)."""
-    positions: list[int] = []
-    for k in range(len(val.predicted)):
-        members = np.flatnonzero(exit_index == k)
-        positions += _spread(members, EXAMPLES_PER_EXIT)
-    return [_example(splits, val, confidence, exit_index, position) for position in positions]
+@dataclass(frozen=True)
+class ExitsTaken:
+    """The validation images and the exits that they take.
+
+    Attributes:
+        splits: Where the images are.
+        outcomes: What every exit says of them.
+        confidence: (K, n).
+        exit_index: (n,).
+    """
+
+    splits: Splits
+    outcomes: Outcomes
+    confidence: np.ndarray
+    exit_index: np.ndarray
+
+    def spread(self, per_exit: int) -> list[int]:
+        """Positions of at most so many images of each exit, evenly spread over those that took it."""
+        exits = range(len(self.confidence))
+        return [place for k in exits for place in _spread(np.flatnonzero(self.exit_index == k), per_exit)]
+
+    def example(self, position: int) -> Example:
+        """The image at a position, as the report shows it."""
+        taken = int(self.exit_index[position])
+        return Example(
+            image=_pixels(self.splits, self.splits.batch("val", [position])[0][0]),
+            label=self.splits.class_names[self.outcomes.labels[position]],
+            predicted=self.splits.class_names[self.outcomes.predicted[taken, position]],
+            exit_index=taken,
+            confidence=float(self.confidence[taken, position]),
+        )
 
 
-def extremes_by_class(
-    splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray
-) -> list[ClassExtremes]:
+def examples_by_exit(images: ExitsTaken) -> list[Example]:
+    """A few images per exit."""
+    return [images.example(position) for position in images.spread(EXAMPLES_PER_EXIT)]
+
+
+def extremes_by_class(images: ExitsTaken) -> list[ClassExtremes]:
     """The images of a class that leave first with the highest confidence, and those that go furthest with the lowest
     confidence at the first exit (paper, figure of easy and hard images); at most `MOST_CLASSES` classes."""
-    first = confidence[0]
+    first, labels = images.confidence[0], images.outcomes.labels
     rows = []
-    for label in _spread(np.unique(val.labels), MOST_CLASSES):
-        members = np.flatnonzero(val.labels == label)
-        order = members[np.lexsort((-first[members], exit_index[members]))]
+    for label in _spread(np.unique(labels), MOST_CLASSES):
+        members = np.flatnonzero(labels == label)
+        order = members[np.lexsort((-first[members], images.exit_index[members]))]
         count = min(EXTREMES, len(order) // 2)
-        if count == 0:
-            continue
-        ends = [
-            [_example(splits, val, confidence, exit_index, position) for position in part]
-            for part in (order[:count], order[::-1][:count])
-        ]
-        rows.append(ClassExtremes(splits.class_names[label], *ends))
+        if count:
+            easiest, hardest = (
+                [images.example(position) for position in part] for part in (order[:count], order[::-1][:count])
+            )
+            rows.append(ClassExtremes(images.splits.class_names[label], easiest, hardest))
     return rows
 
 
-def attention_examples(model: nn.Cell, splits: Splits, val: Outcomes, exit_index: np.ndarray) -> list[AttentionExample]:
+def attention_examples(model: nn.Cell, images: ExitsTaken) -> list[AttentionExample]:
     """What the class token of every exit attends to, for a few images that took each exit."""
-    positions: list[int] = []
-    for k in range(len(val.predicted)):
-        positions += _spread(np.flatnonzero(exit_index == k), ATTENTION_PER_EXIT)
-    if not positions:
-        return []
-    images, _ = splits.batch("val", positions)
-    maps = class_token_attention(model, images)
+    positions, names = images.spread(ATTENTION_PER_EXIT), images.splits.class_names
+    pixels, _ = images.splits.batch("val", positions)
+    maps = class_token_attention(model, pixels)
     return [
         AttentionExample(
-            image=_pixels(splits, image),
-            label=splits.class_names[val.labels[position]],
-            predicted=tuple(splits.class_names[each] for each in val.predicted[:, position]),
-            exit_index=int(exit_index[position]),
+            image=_pixels(images.splits, image),
+            label=names[images.outcomes.labels[position]],
+            predicted=tuple(names[each] for each in images.outcomes.predicted[:, position]),
+            exit_index=int(images.exit_index[position]),
             maps=tuple(each[row] for each in maps),
         )
-        for row, (position, image) in enumerate(zip(positions, images, strict=True))
+        for row, (position, image) in enumerate(zip(positions, pixels, strict=True))
     ]
 
 
@@ -87,17 +110,6 @@ def _spread(values: np.ndarray, count: int) -> list[int]:
     if len(values) == 0:
         return []
     return [int(values[i]) for i in np.unique(np.linspace(0, len(values) - 1, count, dtype=int))]
-
-
-def _example(splits: Splits, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray, position: int) -> Example:
-    taken = int(exit_index[position])
-    return Example(
-        image=_pixels(splits, splits.batch("val", [position])[0][0]),
-        label=splits.class_names[val.labels[position]],
-        predicted=splits.class_names[val.predicted[taken, position]],
-        exit_index=taken,
-        confidence=float(confidence[taken, position]),
-    )
 
 
 def _pixels(splits: Splits, image: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from dvt import device
 from dvt.checkpoint.native import load_model
 from dvt.data.preprocess import Preprocessing
 from dvt.data.sources.image_folder import EXTENSIONS
-from dvt.early_exit.budgets import from_metadata
+from dvt.early_exit.budgets import Choice
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.rules import ExitRule
 from dvt.errors import CheckpointError, ConfigError, DataError
@@ -74,7 +74,7 @@ class Predictor:
                 "`dvt eval --mode 2 --eval.store` stores that; or use dvt.AdaptiveClassifier in Python"
             )
         self.preprocessing = Preprocessing.from_dict(stored)
-        choice = from_metadata(loaded.metadata) if thresholds is None else None
+        choice = Choice.from_metadata(loaded.metadata) if thresholds is None else None
         if thresholds is None and choice is None:
             raise ConfigError(
                 f"{checkpoint} holds no thresholds; give --thresholds, {loaded.model.num_exits} numbers, or store some "

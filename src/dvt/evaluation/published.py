@@ -5,21 +5,10 @@ Sources: [1] Wang et al., "Not All Images are Worth 16x16 Words", NeurIPS 2021: 
 holds published accuracies.
 """
 
-from dataclasses import dataclass
-
 from dvt.models.variants import ModelConfig
+from dvt.report.results import PublishedCurve
 
 _PAPER = "Wang et al., NeurIPS 2021"
-
-
-@dataclass(frozen=True)
-class PublishedCurve:
-    """Top-1 accuracy (percent) against average cost (GMACs per image), cheapest first."""
-
-    label: str
-    source: str
-    gmacs: tuple[float, ...]
-    accuracy: tuple[float, ...]
 
 
 IMAGENET: dict[str, PublishedCurve] = {

@@ -1,13 +1,14 @@
 """The evaluation of a checkpoint, from images to report.
 
 Two different things are reported and named so: GMACs, which are computed, and images/s, which are measured on this
-machine with `AdaptiveClassifier` really leaving early. Axis letters: K exits, n images, C classes.
+machine with `AdaptiveClassifier` really leaving early. Axis letters: K exits, n images, P points of the sweep.
 """
 
 import datetime
 import hashlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mindspore import nn
 from dvt import device, early_exit
 from dvt.checkpoint.native import Checkpoint, load_model, save_checkpoint
 from dvt.config.files import config_to_dict
-from dvt.config.sections import EvalSection, RunConfig
+from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
 from dvt.data.bad_images import LEFT_OUT
 from dvt.early_exit.budgets import (
@@ -26,30 +27,34 @@ from dvt.early_exit.budgets import (
     choose_thresholds,
     compare_rules,
     compare_searches,
-    from_metadata,
-    frontier_on,
-    met,
-    setting,
-    to_metadata,
+    evaluate_thresholds,
+    frontier_curve,
+    recommend,
 )
 from dvt.early_exit.classifier import AdaptiveClassifier
-from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, Predictions
-from dvt.early_exit.rules import ExitRule
-from dvt.early_exit.search import find_frontier
+from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
+from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.early_exit.search import Frontier, find_frontier
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import CheckpointError, ConfigError
-from dvt.evaluation import groups, pictures, speed
-from dvt.evaluation.all_exits import AllExits, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation import groups
+from dvt.evaluation.all_exits import AllExits, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
+from dvt.evaluation.pictures import ExitsTaken, attention_examples, examples_by_exit, extremes_by_class
 from dvt.evaluation.published import published_curve
+from dvt.evaluation.speed import SpeedTest, sample
 from dvt.models.cost import cumulative_gmacs
-from dvt.report.write import summary, write_report
+from dvt.report.results import ExitReliability, Results, SweepCurve
+from dvt.report.words import summary
+from dvt.report.write import write_report
 from dvt.safe_files import require_writable
+
+TIMED_SETTINGS = 6  # points of the curve whose images/s are measured, beside the recommended one
 
 log = logging.getLogger(__name__)
 
 
-def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: str) -> dict[str, Any]:
+def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: str) -> Results | None:
     """The published tool's modes: 0 print the results stored in the checkpoint, 1 evaluate on `val` with the
     thresholds stored in it, 2 find thresholds on the calibration images, then evaluate on `val`.
 
@@ -62,11 +67,10 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
         raise ConfigError(f"eval.store needs --mode 2, which finds what is to be stored; mode {mode} only reads it")
     used = device.set_up(config.device_target)
     model, loaded = load_model(checkpoint)
+    stored = None if mode == 2 else _stored_results(loaded, checkpoint)
     if mode == 0:
-        results = _stored_results(loaded, checkpoint)
-        print(_stored_summary(loaded, results))
-        return results
-    stored = _stored_results(loaded, checkpoint) if mode == 1 else None
+        print(_stored_summary(loaded, stored))
+        return None
     splits = load_splits(config.data, loaded.model.image_size, config.seed)
     check_fit(loaded, splits, checkpoint)
     if mode == 2:
@@ -77,181 +81,177 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     for line in splits.describe().splitlines():
         log.info("%s", line)
 
-    evaluation = _Evaluation(model, loaded, splits, config, folder, mode)
-    results = evaluation.run(stored)
-    results |= {"checkpoint": str(checkpoint), "mode": mode}
-    page = write_report(results, folder, evaluation.examples, evaluation.extremes, evaluation.attention)
+    evaluation = _Evaluation(_Job(checkpoint, mode, config, folder), model, loaded, splits)
+    thresholds = evaluation.find_thresholds() if stored is None else evaluation.stored_thresholds(stored)
+    found = evaluation.run_val(thresholds.rule)
+    results = evaluation.results(thresholds, found)
+    evaluation.predictions(thresholds, found).save(folder / PREDICTIONS_FILE)
+    page = write_report(results, folder, **evaluation.pictures(thresholds, found))
     evaluation.partial.remove()
-    if config.eval.store and mode == 2:
-        _store(checkpoint, loaded, splits, results, evaluation.choice)
+    if config.eval.store:
+        _store(checkpoint, loaded, splits, results, thresholds.choice)
     print(summary(results))
     print(f"report: {page}")
     return results
 
 
-class _Evaluation:
-    """One evaluation under way: what its steps share.
+@dataclass(frozen=True)
+class _Job:
+    """What is asked for; `folder` is that of the results."""
+
+    checkpoint: str
+    mode: int
+    config: RunConfig
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Thresholds:
+    """Where images may leave.
 
     Attributes:
-        choice: Thresholds and rule; None until `run` has found any.
-        partial: What is kept of it in case of an interruption.
-        left_out: Split -> images that could not be read, if there were any and they were to be skipped.
-        examples: Images by the exit they took; `extremes` the easiest and hardest per class; `attention` what the
-            class token of each exit attends to. All empty until `run` has chosen thresholds.
+        sweep: (P, K) of the published sweep.
+        choice: The recommended ones; None for a checkpoint that stores only a sweep.
+        calibration: The images that they were found on; None for stored ones.
     """
 
-    def __init__(
-        self, model: nn.Cell, loaded: Checkpoint, splits: Splits, config: RunConfig, folder: Path, mode: int
-    ) -> None:
-        self._model, self._loaded, self._splits, self._config = model, loaded, splits, config
-        self._settings: EvalSection = config.eval
-        self._folder = folder
+    sweep: np.ndarray
+    choice: Choice | None
+    calibration: Outcomes | None = None
+
+    @property
+    def rule(self) -> ExitRule:
+        return CONFIDENCE if self.choice is None else self.choice.rule
+
+    def exits_taken(self, val: Outcomes) -> np.ndarray | None:
+        """(n,) with the recommended thresholds."""
+        if self.choice is None:
+            return None
+        return early_exit.assign_exits(val.scores_of(self.rule.name), self.choice.thresholds)
+
+
+class _Evaluation:
+    """The steps of an evaluation, in the order of their use; making it measures the seconds of every exit.
+
+    Attributes:
+        partial: The outputs so far, kept in case of an interruption.
+    """
+
+    def __init__(self, job: _Job, model: nn.Cell, loaded: Checkpoint, splits: Splits) -> None:
+        self._job, self._model, self._loaded, self._settings = job, model, loaded, job.config.eval
+        self._splits = splits  # of a split that was run, only the images that can be read
+        self._left_out: dict[str, int] = {}  # the number of the others, by split
+        self.partial = Partial(job.folder, _identity(job, loaded))
         self._cell = AllExits(model)
-        self._gmacs = cumulative_gmacs(loaded.model)
-        self._classifier = AdaptiveClassifier(model, batch_sizes=[config.eval.batch_size])
-        self.partial = Partial(folder, _identity(loaded, config, mode))
-        self.left_out: dict[str, int] = {}
-        self.choice: Choice | None = None
-        self.examples: list = []
-        self.extremes: list = []
-        self.attention: list = []
-
-    def run(self, stored: dict[str, Any] | None) -> dict[str, Any]:
-        """All results; `stored` are those of the checkpoint where its thresholds are to be used, else None."""
         batch_size = self._settings.batch_size
-        images = speed.sample(self._splits, self._settings.throughput_images)
-        seconds = speed.stage_seconds(self._classifier, images, batch_size)
-        costs = Costs(np.asarray(self._gmacs), seconds)
+        images = sample(splits, self._settings.throughput_images)
+        classifier = AdaptiveClassifier(model, batch_sizes=[batch_size])
+        self._speed_test = SpeedTest(self._cell, classifier, images, batch_size)
+        self._costs = Costs(np.asarray(cumulative_gmacs(loaded.model)), self._speed_test.stage_seconds())
 
-        calibration, choice = None, from_metadata(self._loaded.metadata)
-        temperatures = None if choice is None or choice.rule.temperatures is None else choice.rule.temperatures
-        if stored is None:
-            scaled = self._settings.temperature_scaling
-            found = self._all_exits("calibration", keep_probabilities=scaled)
-            temperatures, calibration = None, found.outcomes
-            if scaled:
-                temperatures = [fit_temperature(each, found.outcomes.labels) for each in found.probabilities]
-                calibration = Outcomes.of(found.probabilities, found.outcomes.labels, temperatures)
-            choice = choose_thresholds(calibration, costs, self._settings, temperatures)
-            rows = early_exit.find_sweep_thresholds(found.confidence)
-        else:
-            rows = np.asarray(stored["dynamic_threshold"], np.float32)
-        found = self._all_exits("val", temperatures, self._settings.keep_probabilities)
-        val = found.outcomes
-        sweep = early_exit.evaluate_scores(found.confidence, val.correct, self._gmacs, rows)
+    def find_thresholds(self) -> _Thresholds:
+        """From the calibration images."""
+        scaled, temperatures = self._settings.temperature_scaling, None
+        found = self._run("calibration", Keep(probabilities=scaled, partial=self.partial))
+        calibration = found.outcomes
+        if scaled:
+            temperatures = [fit_temperature(each, calibration.labels) for each in found.probabilities]
+            calibration = Outcomes.of(found.probabilities, calibration.labels, temperatures)
+        choice = choose_thresholds(calibration, self._costs, self._settings, temperatures)
+        return _Thresholds(early_exit.find_sweep_thresholds(found.confidence), choice, calibration)
 
-        results = self._facts(val, costs)
-        results["sweep"] = {
-            "thresholds": sweep.thresholds.tolist(),
-            "accuracy": sweep.accuracy.tolist(),
-            "expected_gmacs": sweep.expected_cost.tolist(),
-            "exit_fractions": sweep.exit_fractions.tolist(),
-        }
-        results["reliability"] = _reliability(val, found.confidence, temperatures)
-        others: Sequence[np.ndarray] = sweep.thresholds
-        if calibration is not None:
-            rule = self._settings.exit_rule
-            frontier = find_frontier(calibration.scores_of(rule), calibration.correct, costs.gmacs)
-            results["frontier"] = frontier_on(frontier, val, costs, rule)
-            results["rules"] = compare_rules(calibration, val, costs)
-            results["searches"] = compare_searches(calibration, val, costs, rule)
-            others = results["frontier"]["thresholds"]
-        exit_index, self.choice = None, choice
-        if choice is not None:
-            exit_index = early_exit.assign_exits(val.scores_of(choice.rule.name), choice.thresholds)
-            results["recommended"] = setting(val, costs, choice.thresholds, choice.rule.name) | {
-                "rule": choice.reason,
-                "exit_rule": choice.rule.to_dict(),
-                "budget": met(choice, calibration, val, costs),
-                "calibration_accuracy": choice.calibration_accuracy,
-            }
-            results["per_class"] = groups.by_class(val, exit_index, self._splits.class_names)
-            results["groups"] = groups.by_attribute(val, exit_index, self._splits)
-            self._choose_pictures(val, found.confidence, exit_index)
-        results["throughput"] = self._measure(images, val, costs, choice, others)
-        self._keep(val, calibration, costs, choice, exit_index, found.probabilities)
-        return results
+    def stored_thresholds(self, stored: dict[str, Any]) -> _Thresholds:
+        """Those of the checkpoint, whose results are `stored`."""
+        sweep = np.asarray(stored["dynamic_threshold"], np.float32)
+        return _Thresholds(sweep, Choice.from_metadata(self._loaded.metadata))
 
-    def _all_exits(
-        self, split: str, temperatures: Sequence[float] | None = None, keep_probabilities: bool = False
-    ) -> SplitOutputs:
+    def run_val(self, rule: ExitRule) -> SplitOutputs:
+        """Every exit on the validation images, scored at the temperatures of a rule."""
+        return self._run("val", Keep(rule.temperatures, self._settings.keep_probabilities, self.partial))
+
+    def _run(self, split: str, keep: Keep) -> SplitOutputs:
         """Outputs of the images of a split that can be read; from here on, these are the split."""
-        batch_size = self._settings.batch_size
-        found = run_all_exits(
-            self._cell, self._splits, split, batch_size, self.partial, temperatures, keep_probabilities
-        )
+        found = run_all_exits(self._cell, self._splits, split, self._settings.batch_size, keep)
         bad = found.outcomes.labels == LEFT_OUT
         if not bad.any():
             return found
-        self._splits.bad_images.check(split, int(bad.sum()))
+        count = int(bad.sum())
+        self._splits.bad_images.check(split, count)
         log.warning(
             "%d of %d images of %s cannot be read; all results are over the other %d",
-            bad.sum(),
-            len(bad),
-            split,
-            (~bad).sum(),
+            *(count, len(bad), split, len(bad) - count),
         )
         self._splits = self._splits.without(split, np.flatnonzero(bad))
-        self.left_out[split] = int(bad.sum())
+        self._left_out[split] = count
         return found.chosen(~bad)
 
-    def _facts(self, val: Outcomes, costs: Costs) -> dict[str, Any]:
-        curve = published_curve(self._loaded.model, self._config.data.dataset)
+    def results(self, thresholds: _Thresholds, found: SplitOutputs) -> Results:
+        """All that is found on the validation images; measures images/s."""
+        config, costs, splits = self._job.config, self._costs, self._splits
+        val, calibration, rule = found.outcomes, thresholds.calibration, thresholds.rule
+        choice, exit_index = thresholds.choice, thresholds.exits_taken(val)
+        sweep = _sweep(found, thresholds.sweep, costs)
+        frontier = calibration and frontier_curve(_frontier(calibration, costs, rule), val, costs, rule.name)
+        recommended = choice and recommend(choice, calibration, val, costs)
+        timed = [
+            evaluate_thresholds(val, costs, np.asarray(row, np.float32), rule.name)
+            for row in _spread((frontier or sweep).thresholds, TIMED_SETTINGS)
+        ]
+        if recommended:
+            timed = [recommended, *(each for each in timed if each.thresholds != recommended.thresholds)]
+        return Results(
+            model=self._loaded.model.to_dict(),
+            checkpoint=self._job.checkpoint,
+            mode=self._job.mode,
+            dataset=config.data.dataset,
+            num_images=len(val.labels),
+            images_left_out=self._left_out,
+            class_names=list(splits.class_names),
+            date=datetime.date.today().isoformat(),
+            machine=device.describe_machine(),
+            config=config_to_dict(config),
+            cumulative_gmacs=costs.gmacs.tolist(),
+            cumulative_seconds=costs.seconds.tolist(),
+            anytime_accuracy=val.accuracy,
+            sweep=sweep,
+            frontier=frontier,
+            published=published_curve(self._loaded.model, config.data.dataset),
+            recommended=recommended,
+            groups=groups.by_attribute(val, exit_index, splits) if choice else {},
+            per_class=groups.by_class(val, exit_index, splits.class_names) if choice else {},
+            reliability=_reliability(found, rule.temperatures),
+            rules=compare_rules(calibration, val, costs) if calibration else [],
+            searches=compare_searches(calibration, val, costs, rule.name) if calibration else [],
+            throughput=self._speed_test.measure(timed, rule, costs.gmacs),
+        )
+
+    def predictions(self, thresholds: _Thresholds, found: SplitOutputs) -> StoredPredictions:
+        """What `dvt thresholds` needs later."""
+        temperatures, choice = thresholds.rule.temperatures, thresholds.choice
+        return StoredPredictions(
+            val=found.outcomes,
+            cumulative_gmacs=self._costs.gmacs,
+            calibration=thresholds.calibration,
+            cumulative_seconds=self._costs.seconds,
+            temperatures=None if temperatures is None else np.asarray(temperatures),
+            thresholds=None if choice is None else choice.thresholds,
+            exit_index=thresholds.exits_taken(found.outcomes),
+            probabilities=found.probabilities,
+        )
+
+    def pictures(self, thresholds: _Thresholds, found: SplitOutputs) -> dict[str, list]:
+        """Single images for the report: by the exit they take, the extremes of classes, and what is attended to."""
+        if thresholds.choice is None:
+            return {}
+        images = ExitsTaken(self._splits, found.outcomes, found.confidence, thresholds.exits_taken(found.outcomes))
         return {
-            "model": self._loaded.model.to_dict(),
-            "dataset": self._config.data.dataset,
-            "num_images": len(val.labels),
-            "images_left_out": self.left_out,
-            "class_names": list(self._splits.class_names),
-            "date": datetime.date.today().isoformat(),
-            "machine": device.describe_machine(),
-            "config": config_to_dict(self._config),
-            "cumulative_gmacs": list(self._gmacs),
-            "cumulative_seconds": costs.seconds.tolist(),
-            "anytime_accuracy": val.accuracy,
-            "published": None if curve is None else vars(curve),
-            "recommended": None,
-            "groups": {},
-            "per_class": {},
+            "examples": examples_by_exit(images),
+            "extremes": extremes_by_class(images),
+            "attention": attention_examples(self._model, images),
         }
 
-    def _choose_pictures(self, val: Outcomes, confidence: np.ndarray, exit_index: np.ndarray) -> None:
-        self.examples = pictures.examples_by_exit(self._splits, val, confidence, exit_index)
-        self.extremes = pictures.extremes_by_class(self._splits, val, confidence, exit_index)
-        self.attention = pictures.attention_examples(self._model, self._splits, val, exit_index)
 
-    def _measure(
-        self, images: np.ndarray, val: Outcomes, costs: Costs, choice: Choice | None, others: Sequence
-    ) -> dict[str, Any]:
-        rule = ExitRule() if choice is None else choice.rule
-        spread = np.unique(np.linspace(0, len(others) - 1, speed.TIMED_SETTINGS, dtype=int))
-        rows = [np.asarray(others[i], np.float32) for i in spread]
-        classifier = self._classifier.with_rule(rule)
-        return speed.measure(self._cell, classifier, images, val, costs, choice, rows, self._settings.batch_size)
-
-    def _keep(
-        self,
-        val: Outcomes,
-        calibration: Outcomes | None,
-        costs: Costs,
-        choice: Choice | None,
-        exit_index: np.ndarray | None,
-        probabilities: np.ndarray | None,
-    ) -> None:
-        temperatures = None if choice is None else choice.rule.temperatures
-        Predictions(
-            val,
-            np.asarray(costs.gmacs),
-            calibration,
-            costs.seconds,
-            None if temperatures is None else np.asarray(temperatures),
-            None if choice is None else choice.thresholds,
-            exit_index,
-            probabilities,
-        ).save(self._folder / PREDICTIONS_FILE)
-
-
-def _identity(loaded: Checkpoint, config: RunConfig, mode: int) -> dict[str, Any]:
+def _identity(job: _Job, loaded: Checkpoint) -> dict[str, Any]:
     """All that what is kept of the outputs of all exits depends on."""
     digest = hashlib.sha256()
     for name in sorted(loaded.weights):
@@ -259,33 +259,53 @@ def _identity(loaded: Checkpoint, config: RunConfig, mode: int) -> dict[str, Any
     return {
         "weights": digest.hexdigest(),
         "model": loaded.model.to_dict(),
-        "data": vars(config.data),
-        "seed": config.seed,
-        "batch_size": config.eval.batch_size,
-        "mode": mode,  # the scores of mode 1 are taken at stored temperatures
-        "temperature_scaling": config.eval.temperature_scaling,
-        "keep_probabilities": config.eval.keep_probabilities,
+        "data": vars(job.config.data),
+        "seed": job.config.seed,
+        "batch_size": job.config.eval.batch_size,
+        "mode": job.mode,  # the scores of mode 1 are taken at stored temperatures
+        "temperature_scaling": job.config.eval.temperature_scaling,
+        "keep_probabilities": job.config.eval.keep_probabilities,
     }
 
 
-def _reliability(val: Outcomes, confidence: np.ndarray, temperatures: Sequence[float] | None) -> list[dict[str, Any]]:
-    """Per exit: bins of confidence against accuracy, and the expected calibration error, before and after scaling.
+def _sweep(found: SplitOutputs, rows: np.ndarray, costs: Costs) -> SweepCurve:
+    """The published sweep compares confidences at no temperature, whatever the exit rule."""
+    swept = early_exit.evaluate_scores(found.confidence, found.outcomes.correct, costs.gmacs, rows)
+    return SweepCurve(
+        thresholds=swept.thresholds.tolist(),
+        accuracy=swept.accuracy.tolist(),
+        expected_gmacs=swept.expected_cost.tolist(),
+        exit_fractions=swept.exit_fractions.tolist(),
+    )
 
-    `confidence` (K, n) is that before; the scores of `val` are those after.
-    """
+
+def _frontier(calibration: Outcomes, costs: Costs, rule: ExitRule) -> Frontier:
+    return find_frontier(calibration.scores_of(rule.name), calibration.correct, costs.gmacs)
+
+
+def _spread(rows: Sequence[Any], count: int) -> list[Any]:
+    """At most `count` of the rows, evenly spread."""
+    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, count, dtype=int))]
+
+
+def _reliability(found: SplitOutputs, temperatures: Sequence[float] | None) -> list[ExitReliability]:
+    """Of each exit; the scores of `found.outcomes` are those at the temperatures (K,)."""
     rows = []
-    for k, correct in enumerate(val.correct):
-        plain = reliability(confidence[k], correct)
-        row = {
-            "counts": plain.counts.tolist(),
-            "confidence": _with_gaps(plain.confidence),
-            "accuracy": _with_gaps(plain.accuracy),
-            "expected_calibration_error": plain.expected_error,
-        }
+    for k, correct in enumerate(found.outcomes.correct):
+        plain, temperature, scaled_error = reliability(found.confidence[k], correct), None, None
         if temperatures is not None:
-            scaled = reliability(val.scores["confidence"][k], correct)
-            row |= {"temperature": temperatures[k], "scaled_expected_calibration_error": scaled.expected_error}
-        rows.append(row)
+            temperature = temperatures[k]
+            scaled_error = reliability(found.outcomes.scores["confidence"][k], correct).expected_error
+        rows.append(
+            ExitReliability(
+                counts=plain.counts.tolist(),
+                confidence=_with_gaps(plain.confidence),
+                accuracy=_with_gaps(plain.accuracy),
+                expected_calibration_error=plain.expected_error,
+                temperature=temperature,
+                scaled_expected_calibration_error=scaled_error,
+            )
+        )
     return rows
 
 
@@ -318,18 +338,18 @@ def _stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _store(checkpoint: str, loaded: Checkpoint, splits: Splits, results: dict[str, Any], choice: Choice) -> None:
+def _store(checkpoint: str, loaded: Checkpoint, splits: Splits, results: Results, choice: Choice) -> None:
     """Thresholds and results into the checkpoint, under the names of the released ones.
 
     Converted files know neither their preprocessing nor their classes: they get those that they were evaluated with.
     """
     metadata = {"preprocessing": splits.preprocessing, "class_names": list(splits.class_names), **loaded.metadata}
     metadata["results"] = {
-        "flops": results["cumulative_gmacs"],
-        "anytime_classification": results["anytime_accuracy"],
-        "dynamic_threshold": results["sweep"]["thresholds"],
-        "budgeted_batch_classification": [results["sweep"]["expected_gmacs"], results["sweep"]["accuracy"]],
+        "flops": results.cumulative_gmacs,
+        "anytime_classification": results.anytime_accuracy,
+        "dynamic_threshold": results.sweep.thresholds,
+        "budgeted_batch_classification": [results.sweep.expected_gmacs, results.sweep.accuracy],
     }
-    metadata |= to_metadata(choice, results["recommended"])
+    metadata |= choice.to_metadata(results.recommended)
     save_checkpoint(checkpoint, loaded.weights, metadata)
     log.info("stored thresholds and results in %s", checkpoint)

@@ -1,7 +1,12 @@
-"""The report of an evaluation: page, figures, tables and numbers. No MindSpore; a reader starts at `write`."""
+"""The report of an evaluation: its results, and the page, figures and words made of them. No MindSpore.
+
+`results` says what there is, `write` writes the files; `page` and its `tables` are HTML, `figures` and `pictures` PNG.
+"""
 
 from dvt.report.pictures import AttentionExample, ClassExtremes, Example
-from dvt.report.write import FIGURES, NUMBERS, PAGE, headline, summary, write_report
+from dvt.report.results import Results
+from dvt.report.words import headline, summary
+from dvt.report.write import FIGURES, NUMBERS, PAGE, write_report
 
 __all__ = [
     "FIGURES",
@@ -10,6 +15,7 @@ __all__ = [
     "AttentionExample",
     "ClassExtremes",
     "Example",
+    "Results",
     "headline",
     "summary",
     "write_report",

@@ -8,13 +8,17 @@ Axis letters: K exits, P points of the sweep.
 
 import io
 import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+
+from dvt.report.results import ExitReliability, Results, Throughput
+from dvt.report.words import share
 
 # Okabe and Ito's palette, told apart with any common colour blindness; vermilion is kept for what is wrong.
 EXIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
@@ -46,40 +50,35 @@ def exit_colour(exit_index: int) -> str:
     return EXIT_COLOURS[exit_index % len(EXIT_COLOURS)]
 
 
-def draw_all(results: dict[str, Any], theme: Theme = LIGHT) -> dict[str, bytes]:
-    """File name -> PNG of every figure that these results allow, examples aside."""
+def draw_all(results: Results, theme: Theme = LIGHT) -> dict[str, bytes]:
+    """File name -> PNG of every figure that these results allow, pictures of single images aside."""
     figures = {"accuracy_gmacs.png": accuracy_against_gmacs(results, theme)}
-    if results["throughput"]:
-        figures["accuracy_speed.png"] = accuracy_against_speed(results, theme)
-    if results["recommended"] and len(results["cumulative_gmacs"]) > 1:
+    if results.throughput:
+        figures["accuracy_speed.png"] = accuracy_against_speed(results, results.throughput, theme)
+    if results.recommended and results.num_exits > 1:
         figures["exit_share.png"] = exit_share(results, theme)
-    if results["reliability"]:
-        figures["reliability.png"] = reliability(results, theme)
+    if results.reliability:
+        figures["reliability.png"] = reliability(results.reliability, theme)
     return figures
 
 
-def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
+def accuracy_against_gmacs(results: Results, theme: Theme = LIGHT) -> bytes:
     """Accuracy (percent) against the average cost of an image (GMACs): sweep, single exits, recommended setting."""
-    gmacs, accuracy, sweep = results["cumulative_gmacs"], results["anytime_accuracy"], results["sweep"]
+    gmacs, accuracy, frontier, published = (
+        *(results.cumulative_gmacs, results.anytime_accuracy),
+        *(results.frontier, results.published),
+    )
     with style(theme):
         figure, axes = _axes("average cost of an image (GMACs)", "accuracy (%)")
-        points = sorted(zip(sweep["expected_gmacs"], sweep["accuracy"], strict=True))
-        if points:
-            label = "early exits, published sweep" if results["frontier"] else "early exits, sweep"
-            axes.plot(*zip(*points, strict=True), "-o", color=theme.muted, ms=2.5, lw=1.1, label=label)
-        if results["frontier"]:
-            frontier = sorted(zip(results["frontier"]["expected_gmacs"], results["frontier"]["accuracy"], strict=True))
-            axes.plot(*zip(*frontier, strict=True), "-", color=theme.ink, lw=1.6, label="early exits, optimised")
-        if results["published"]:
-            published = results["published"]
-            axes.plot(
-                published["gmacs"],
-                published["accuracy"],
-                "--x",
-                color=PUBLISHED_COLOUR,
-                lw=1.2,
-                label=published["label"],
-            )
+        label = "early exits, published sweep" if frontier else "early exits, sweep"
+        points = _by_cost(results.sweep.expected_gmacs, results.sweep.accuracy)
+        axes.plot(*points, "-o", color=theme.muted, ms=2.5, lw=1.1, label=label)
+        if frontier:
+            points = _by_cost(frontier.expected_gmacs, frontier.accuracy)
+            axes.plot(*points, "-", color=theme.ink, lw=1.6, label="early exits, optimised")
+        if published:
+            line = {"color": PUBLISHED_COLOUR, "lw": 1.2, "label": published.label}
+            axes.plot(published.gmacs, published.accuracy, "--x", **line)
         axes.plot(gmacs, accuracy, ":", color=theme.muted, lw=1, zorder=1)
         for k, (x, y) in enumerate(zip(gmacs, accuracy, strict=True)):
             label = "one exit for all images" if k == 0 else None
@@ -87,58 +86,42 @@ def accuracy_against_gmacs(results: dict[str, Any], theme: Theme = LIGHT) -> byt
             # Beside the point, where the sweep is above it; the last one has no room there.
             place, side = ((-2, -17), "center") if k == len(gmacs) - 1 else ((7, -13), "left")
             axes.annotate(f"exit {k + 1}", (x, y), place, textcoords="offset points", ha=side, fontsize=9.5)
-        if results["recommended"]:
-            _star(axes, results["recommended"]["expected_gmacs"], results["recommended"]["accuracy"], theme)
+        if results.recommended:
+            _star(axes, results.recommended.expected_gmacs, results.recommended.accuracy, theme)
         _from_zero(axes)
         axes.legend(loc="best")
         return png(figure)
 
 
-def accuracy_against_speed(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
-    """Accuracy (percent) against measured images per second; needs `results["throughput"]`."""
-    throughput, recommended = results["throughput"], results["recommended"]
+def accuracy_against_speed(results: Results, measured: Throughput, theme: Theme = LIGHT) -> bytes:
+    """Accuracy (percent) against measured images per second."""
+    last, accuracy = results.num_exits - 1, results.anytime_accuracy[-1]
     with style(theme):
         figure, axes = _axes("measured images/s", "accuracy (%)")
-        timed = list(throughput["settings"])
-        if recommended:
-            timed.append(recommended | {"images_per_second": throughput["adaptive_images_per_second"]})
-        timed.sort(key=lambda setting: setting["expected_gmacs"])
+        timed = sorted(measured.settings, key=lambda setting: setting.expected_gmacs)
         for setting in timed:  # the range of the rounds: how noisy the machine was
-            spread = setting.get("images_per_second_range")
-            if spread:
-                axes.plot(spread, [setting["accuracy"]] * 2, "-", color=theme.muted, lw=3, alpha=0.35, zorder=1)
-        if timed:
-            x, y = ([setting[key] for setting in timed] for key in ("images_per_second", "accuracy"))
-            axes.plot(x, y, "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured")
-        last = len(results["anytime_accuracy"]) - 1
-        axes.plot(
-            throughput["all_exits_images_per_second"],
-            results["anytime_accuracy"][-1],
-            "s",
-            color=exit_colour(last),
-            mec=theme.background,
-            ms=9,
-            ls="none",
-            label="all exits on every image",
-            zorder=3,
-        )
-        if recommended:
-            _star(axes, throughput["adaptive_images_per_second"], recommended["accuracy"], theme)
+            heights = [setting.accuracy] * 2
+            axes.plot(setting.images_per_second_range, heights, "-", color=theme.muted, lw=3, alpha=0.35, zorder=1)
+        speeds, accuracies = zip(*((each.images_per_second, each.accuracy) for each in timed), strict=True)
+        axes.plot(speeds, accuracies, "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured")
+        square = {"color": exit_colour(last), "mec": theme.background, "ms": 9, "ls": "none", "zorder": 3}
+        axes.plot(measured.all_exits_images_per_second, accuracy, "s", label="all exits on every image", **square)
+        if results.recommended:
+            _star(axes, measured.adaptive_images_per_second, results.recommended.accuracy, theme)
         _from_zero(axes)
         axes.legend(loc="best")
         return png(figure)
 
 
-def reliability(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
-    """Accuracy against confidence per exit, both 0 to 1; needs `results["reliability"]`."""
+def reliability(rows: Sequence[ExitReliability], theme: Theme = LIGHT) -> bytes:
+    """Accuracy against confidence of each exit, both 0 to 1."""
     with style(theme):
         figure, axes = _axes("confidence", "accuracy")
         axes.plot([0, 1], [0, 1], "--", color=theme.muted, lw=1)
-        for k, row in enumerate(results["reliability"]):
-            bins = zip(row["confidence"], row["accuracy"], row["counts"], strict=True)
-            points = [(x, y, count) for x, y, count in bins if count]
-            x, y, counts = zip(*points, strict=True)
-            label = f"exit {k + 1} (error {100 * row['expected_calibration_error']:.1f} %)"
+        for k, row in enumerate(rows):
+            bins = zip(row.confidence, row.accuracy, row.counts, strict=True)
+            x, y, counts = zip(*(each for each in bins if each[2]), strict=True)
+            label = f"exit {k + 1} (error {share(row.expected_calibration_error)})"
             axes.plot(x, y, "-", color=exit_colour(k), lw=1.4, label=label)
             sizes = [6 + 90 * count / sum(counts) for count in counts]  # few images: a small point
             axes.scatter(x, y, s=sizes, color=exit_colour(k), edgecolor=theme.background, lw=0.5, zorder=3)
@@ -147,8 +130,8 @@ def reliability(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
         return png(figure)
 
 
-def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
-    """Share of the images (percent) that left at each exit, as stacked bars; needs `results["recommended"]`.
+def exit_share(results: Results, theme: Theme = LIGHT) -> bytes:
+    """Share of the images (percent) that left at each exit with the recommended thresholds, as stacked bars.
 
     One bar for all images, one per value of every group, and one per class while there are at most
     `MOST_CLASS_BARS` classes.
@@ -159,51 +142,41 @@ def exit_share(results: dict[str, Any], theme: Theme = LIGHT) -> bytes:
         place += 0.55 if i and section != bars[i - 1][0] else 0.0
         places.append(place)
         place += 1.0
-    num_exits = len(results["cumulative_gmacs"])
     with style(theme):
         figure = Figure(figsize=(WIDTH, 1.15 + 0.29 * place), layout="constrained")
         axes = figure.add_subplot()
         starts = [0.0] * len(bars)
-        for k in range(num_exits):
+        for k in range(results.num_exits):
             colour = exit_colour(k)
             shares = [100.0 * fractions[k] for _, _, fractions in bars]
             axes.barh(places, shares, left=starts, height=0.82, color=colour, edgecolor=theme.background, lw=0.8)
-            for y, start, share in zip(places, starts, shares, strict=True):
-                if share >= 8:
-                    axes.text(
-                        start + share / 2, y, f"{share:.0f}", color=_text_on(colour), ha="center", va="center", size=9
-                    )
-            starts = [start + share for start, share in zip(starts, shares, strict=True)]
+            centred = {"color": _text_on(colour), "ha": "center", "va": "center", "size": 9}
+            for y, start, width in zip(places, starts, shares, strict=True):
+                if width >= 8:  # there is room for a number
+                    axes.text(start + width / 2, y, f"{width:.0f}", **centred)
+            starts = [start + width for start, width in zip(starts, shares, strict=True)]
         axes.set_yticks(places, [short(label) for _, label, _ in bars], parse_math=False)
         axes.set(xlim=(0, 100), ylim=(place - 0.4, -0.6), xlabel="share of the images (%)")
         axes.tick_params(axis="y", length=0)
         axes.grid(False)
-        figure.legend(
-            handles=[Patch(color=exit_colour(k), label=f"exit {k + 1}") for k in range(num_exits)],
-            loc="outside upper center",
-            ncols=min(num_exits, 4),
-        )
+        handles = [Patch(color=exit_colour(k), label=f"exit {k + 1}") for k in range(results.num_exits)]
+        figure.legend(handles=handles, loc="outside upper center", ncols=min(results.num_exits, 4))
         return png(figure)
 
 
-def share_bars(results: dict[str, Any]) -> list[tuple[str, str, list[float]]]:
+def share_bars(results: Results) -> list[tuple[str, str, list[float]]]:
     """(section, label, exit fractions (K,)) of every bar of `exit_share`, in order."""
-    bars = [("all", "all images", results["recommended"]["exit_fractions"])]
-    for name, values in results["groups"].items():
+    bars = [("all", "all images", results.recommended.exit_fractions)]
+    for name, values in results.groups.items():
         unit = f" {GROUP_UNITS[name]}" if name in GROUP_UNITS else ""
         for value, row in values.items():
-            bars.append((f"group {name}", f"{name.replace('_', ' ')} {value}{unit}", row["exit_fractions"]))
-    if len(results["per_class"]) <= MOST_CLASS_BARS:
-        bars += [("class", name, row["exit_fractions"]) for name, row in results["per_class"].items()]
-    return [(section, label, fractions) for section, label, fractions in bars if None not in fractions]
+            bars.append((f"group {name}", f"{name.replace('_', ' ')} {value}{unit}", row.exit_fractions))
+    if len(results.per_class) <= MOST_CLASS_BARS:
+        bars += [("class", name, row.exit_fractions) for name, row in results.per_class.items()]
+    return bars
 
 
-def group_title(name: str) -> str:
-    """A group's name in prose, with its unit: item_size -> "item size (px)"."""
-    return name.replace("_", " ") + (f" ({GROUP_UNITS[name]})" if name in GROUP_UNITS else "")
-
-
-def style(theme: Theme) -> Any:
+def style(theme: Theme) -> AbstractContextManager[None]:
     """Context in which figures are drawn: fonts and colours."""
     return matplotlib.rc_context(
         {
@@ -240,6 +213,11 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.margins(x=0.1, y=0.16)
     return figure, axes
+
+
+def _by_cost(gmacs: Sequence[float], accuracy: Sequence[float]) -> tuple[tuple[float, ...], ...]:
+    """(gmacs, accuracy) in order of the former."""
+    return tuple(zip(*sorted(zip(gmacs, accuracy, strict=True)), strict=True))
 
 
 def _star(axes: Axes, x: float, y: float, theme: Theme) -> None:

@@ -1,162 +1,173 @@
-"""The tables of the report page, as HTML. Axis letters: K exits."""
+"""The tables of the report page, as HTML. What comes from data is escaped here. Axis letter: K exits."""
 
+import html
+from collections.abc import Sequence
 from typing import Any
 
-from dvt.report.figures import group_title
-from dvt.report.html import exit_name, table
-from dvt.report.words import (
-    batches,
-    exit_rows,
-    number,
-    other_settings,
-    percent,
-    ratio,
-    share,
-    speed,
-    text,
-    threshold_list,
-)
+from dvt.early_exit.budgets import BudgetUse, RuleComparison, SearchComparison
+from dvt.report.figures import GROUP_UNITS, exit_colour
+from dvt.report.results import ExitReliability, Group, Results, Throughput
+from dvt.report.words import number, percent, share, speed, threshold_list
 
 MOST_CLASSES = 20  # the class table shows all of so many, else the best and the worst `EXTREME_CLASSES`
 EXTREME_CLASSES = 10
+_FACTS = {"memory_gib": "memory (GiB)", "image_size": "image size (pixels)"}  # with their units
 
 
-def exit_table(results: dict[str, Any]) -> str:
+def text(value: Any) -> str:
+    """`value` as text that is safe in HTML, attributes included."""
+    return html.escape(str(value), quote=True)
+
+
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """`rows` are HTML already; their first cell is a heading."""
+    head = "".join(f'<th scope="col">{cell}</th>' for cell in heads)
+    body = "\n".join(
+        f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows
+    )
+    return (
+        f'<div class="card" role="region" aria-label="{caption}" tabindex="0"><table><caption>{caption}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def facts_table(caption: str, facts: dict[str, Any]) -> str:
+    """Names and values of any kind."""
+    rows = "\n".join(
+        f'<tr><th scope="row">{text(_FACTS.get(key, key.replace("_", " ")))}</th><td>{text(_plain(value))}</td></tr>'
+        for key, value in facts.items()
+    )
+    return (
+        f'<div class="card"><table class="facts"><caption>{caption}</caption>\n<tbody>\n{rows}\n</tbody></table></div>'
+    )
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(f"({_plain(v)})" if isinstance(v, list | tuple) else _plain(v) for v in value) or "–"
+    return str(value)
+
+
+def exit_name(exit_index: int) -> str:
+    """ "exit 2" with its colour."""
+    chip = f'<span class="chip" style="background:{exit_colour(exit_index)}"></span>'
+    return f'<span class="exit">{chip}exit&nbsp;{exit_index + 1}</span>'
+
+
+def exit_table(results: Results) -> str:
     """Tokens, cost and accuracy of every exit."""
-    grids = results["model"]["grid_sizes"]
     rows = [
-        [exit_name(k), f"{grids[k]} × {grids[k]} + 1", number(gmacs), percent(accuracy)]
-        for k, (_, gmacs, accuracy) in enumerate(exit_rows(results))
+        [exit_name(k), f"{grid} × {grid} + 1", number(gmacs), percent(accuracy)]
+        for k, (grid, gmacs, accuracy) in enumerate(results.exits)
     ]
     caption = "Exits, each taken by every image. Tokens: grid and class token; GMACs include the exits before."
     return table(caption, ["exit", "tokens", "GMACs per image", "accuracy"], rows)
 
 
-def group_tables(results: dict[str, Any]) -> list[str]:
-    """One table per attribute that the data set knows of its images."""
-    tables = []
-    for name, values in results["groups"].items():
-        title = text(group_title(name))
-        rows = [_share_row(value, row) for value, row in values.items()]
-        heads = [title, *_share_heads(len(results["cumulative_gmacs"]))]
-        tables.append(table(f"By {title}, with the recommended thresholds.", heads, rows))
-    return tables
+def group_table(name: str, groups: dict[str, Group]) -> str:
+    """The values of an attribute that the data set knows of its images."""
+    title = text(name.replace("_", " ") + (f" ({GROUP_UNITS[name]})" if name in GROUP_UNITS else ""))
+    return _share_table(f"By {title}, with the recommended thresholds.", title, groups)
 
 
-def throughput_table(results: dict[str, Any]) -> str:
-    """Measured images/s, what moving images between exits took of the time, and the ratio that GMACs promise."""
-    measured, chosen, full = results["throughput"], results["recommended"], results["cumulative_gmacs"][-1]
-    base = measured["all_exits_images_per_second"]
+def class_table(per_class: dict[str, Group]) -> str:
+    """Accuracy and exits per class."""
+    if len(per_class) <= MOST_CLASSES:
+        return _share_table("Classes, with the recommended thresholds.", "class", per_class)
+    names = sorted(per_class, key=lambda name: -per_class[name].accuracy)
+    names = names[:EXTREME_CLASSES] + names[-EXTREME_CLASSES:]
+    caption = (
+        f"The {EXTREME_CLASSES} best and the {EXTREME_CLASSES} worst of {len(per_class)} classes, with the "
+        "recommended thresholds; all of them are in results.json."
+    )
+    return _share_table(caption, "class", {name: per_class[name] for name in names})
+
+
+def _share_table(caption: str, head: str, groups: dict[str, Group]) -> str:
+    """Groups of images: how many, how accurate, and the share of them that leaves at each exit."""
+    num_exits = len(next(iter(groups.values())).exit_fractions)
+    heads = [head, "images", "accuracy", *(f"leave at {exit_name(k)}" for k in range(num_exits))]
     rows = [
-        [
-            "all exits on every image",
-            percent(results["anytime_accuracy"][-1]),
-            number(full),
-            speed(base),
-            "1.00",
-            "1.00",
-            "–",
-        ]
+        [text(name), f"{group.count:,}", percent(group.accuracy), *map(share, group.exit_fractions)]
+        for name, group in groups.items()
     ]
-    settings = other_settings(results)
-    if chosen:
-        recommended = chosen | {"images_per_second": measured["adaptive_images_per_second"], "name": "recommended: "}
-        recommended |= {key: measured.get(key) for key in ("moving_fraction", "gmac_ratio", "speed_up")}
-        settings.insert(0, recommended)
-    for setting in settings:
-        cost, measured_speed = setting["expected_gmacs"], setting["images_per_second"]
-        name = f'{setting.get("name", "")}<span class="exit">{text(threshold_list(setting["thresholds"]))}</span>'
-        promised = setting.get("gmac_ratio")
-        faster = setting.get("speed_up")
-        times = ratio(measured_speed, base) if faster is None else f"{faster:.2f}"
-        ratios = [times, ratio(full, cost) if promised is None else f"{promised:.2f}"]
-        moving = share(setting.get("moving_fraction"))
-        rows.append([name, percent(setting["accuracy"]), number(cost), speed(measured_speed), *ratios, moving])
-    heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
-    heads.append("of the time, gathering and scattering")
-    rounds = "1 round" if measured["rounds"] == 1 else f"{measured['rounds']} rounds"
-    caption = f"Speed: {measured['num_images']:,} images in {batches(measured)}, {rounds}."
     return table(caption, heads, rows)
 
 
-def class_table(per_class: dict[str, Any], num_exits: int) -> str:
-    """Accuracy and exits per class."""
-    names, caption = list(per_class), "Classes, with the recommended thresholds."
-    if len(names) > MOST_CLASSES:
-        names = [name for name in names if per_class[name]["accuracy"] is not None]
-        names.sort(key=lambda name: -per_class[name]["accuracy"])
-        names = names[:EXTREME_CLASSES] + names[-EXTREME_CLASSES:]
-        caption = (
-            f"The {EXTREME_CLASSES} best and the {EXTREME_CLASSES} worst of {len(per_class)} classes, with the "
-            "recommended thresholds; all of them are in results.json."
-        )
-    rows = [_share_row(name, per_class[name]) for name in names]
-    return table(caption, ["class", *_share_heads(num_exits)], rows)
-
-
-def budget_table(results: dict[str, Any]) -> str:
-    """The budget asked for beside what is used: on the calibration images, and on these."""
-    budget = results["recommended"]["budget"]
-    measured = results["throughput"]
-    rows = [
-        ["asked for", number(budget["asked"])],
-        ["on the calibration images", number(budget["calibration"])],
-        ["on these held-out images", number(budget["held_out"])],
-    ]
-    if budget["kind"] == "images_per_second" and measured:
-        rows.append(["measured while running", number(measured["adaptive_images_per_second"])])
-    return table(f"Budget, in {budget['unit']}.", ["", budget["unit"]], rows)
-
-
-def searches_table(rows: list[dict[str, Any]]) -> str:
-    """The published sweep against the optimised thresholds, at the same budgets."""
-    cells = []
-    for row in rows:
-        one, other = row["published"], row["optimised"]
-        gain = other["accuracy"] - one["accuracy"]
-        on_calibration = other["calibration_accuracy"] - one["calibration_accuracy"]
-        cells.append(
+def throughput_table(results: Results, measured: Throughput) -> str:
+    """Measured images/s, what moving images between exits took of the time, and the ratio that GMACs promise."""
+    accuracy, gmacs = results.anytime_accuracy[-1], results.cumulative_gmacs[-1]
+    all_exits = speed(measured.all_exits_images_per_second)
+    rows = [["all exits on every image", percent(accuracy), number(gmacs), all_exits, "1.00", "1.00", "–"]]
+    for place, setting in enumerate(measured.settings):
+        name = "recommended: " if results.recommended and place == 0 else ""
+        rows.append(
             [
-                number(row["budget_gmacs"]),
-                f"{percent(one['accuracy'])} ({number(one['expected_gmacs'])})",
-                f"{percent(other['accuracy'])} ({number(other['expected_gmacs'])})",
-                f"{gain:+.2f}",
-                f"{on_calibration:+.2f}",
+                f'{name}<span class="exit">{text(threshold_list(setting.thresholds))}</span>',
+                percent(setting.accuracy),
+                number(setting.expected_gmacs),
+                speed(setting.images_per_second),
+                f"{setting.speed_up:.2f}",
+                f"{setting.gmac_ratio:.2f}",
+                share(setting.moving_fraction),
             ]
         )
+    heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
+    heads.append("of the time, gathering and scattering")
+    rounds = "1 round" if measured.rounds == 1 else f"{measured.rounds} rounds"
+    return table(f"Speed: {measured.num_images:,} images in batches of {measured.batch_size}, {rounds}.", heads, rows)
+
+
+def budget_table(budget: BudgetUse, measured: Throughput | None) -> str:
+    """The budget asked for beside what is used: on the calibration images, and on these."""
+    rows = [
+        ["asked for", number(budget.asked)],
+        ["on the calibration images", number(budget.calibration)],
+        ["on these held-out images", number(budget.held_out)],
+    ]
+    if budget.kind == "images_per_second" and measured:
+        rows.append(["measured while running", number(measured.adaptive_images_per_second)])
+    return table(f"Budget, in {budget.unit}.", ["", budget.unit], rows)
+
+
+def searches_table(searches: Sequence[SearchComparison]) -> str:
+    """The published sweep against the optimised thresholds, at the same budgets."""
+    rows = [
+        [
+            number(each.budget_gmacs),
+            *(f"{percent(p.accuracy)} ({number(p.expected_gmacs)})" for p in (each.published, each.optimised)),
+            f"{each.optimised.accuracy - each.published.accuracy:+.2f}",
+            f"{each.optimised.calibration_accuracy - each.published.calibration_accuracy:+.2f}",
+        ]
+        for each in searches
+    ]
     heads = ["budget, GMACs", "published sweep (GMACs used)", "optimised (GMACs used)", "gain, points", "calibration"]
-    return table("Thresholds chosen on the calibration images at the same budgets, tried on these.", heads, cells)
+    return table("Thresholds chosen on the calibration images at the same budgets, tried on these.", heads, rows)
 
 
-def rules_table(rules: list[dict[str, Any]]) -> str:
+def rules_table(rules: Sequence[RuleComparison]) -> str:
     """Accuracy of each exit rule at a few budgets."""
-    budgets = sorted({point["budget_gmacs"] for rule in rules for point in rule["points"] if point})
-    cells = []
+    budgets = sorted({point.budget_gmacs for rule in rules for point in rule.points if point})
+    rows = []
     for rule in rules:
-        found = {point["budget_gmacs"]: point for point in rule["points"] if point}
-        accuracies = [percent(found[budget]["accuracy"]) if budget in found else "–" for budget in budgets]
-        cells.append([text(rule["rule"]), *accuracies])
+        accuracy = {point.budget_gmacs: point.accuracy for point in rule.points if point}
+        rows.append([text(rule.rule), *(percent(accuracy.get(budget)) for budget in budgets)])
     heads = ["rule", *(f"{number(budget)} GMACs" for budget in budgets)]
-    return table("Exit rules: accuracy on these images at a budget, thresholds of the published sweep.", heads, cells)
+    return table("Exit rules: accuracy on these images at a budget, thresholds of the published sweep.", heads, rows)
 
 
-def calibration_table(rows: list[dict[str, Any]]) -> str:
+def calibration_table(reliability: Sequence[ExitReliability]) -> str:
     """Expected calibration error per exit, before and, where it was used, after temperature scaling."""
-    scaled = any("temperature" in row for row in rows)
-    heads = ["exit", "expected calibration error"] + (["temperature", "error at it"] if scaled else [])
-    cells = []
-    for k, row in enumerate(rows):
-        cells.append([exit_name(k), share(row["expected_calibration_error"])])
+    scaled = reliability[0].temperature is not None
+    rows = []
+    for k, row in enumerate(reliability):
+        rows.append([exit_name(k), share(row.expected_calibration_error)])
         if scaled:
-            cells[-1] += [number(row["temperature"]), share(row["scaled_expected_calibration_error"])]
-    return table(
-        "Expected calibration error: how far confidence and accuracy are apart, averaged over the images.", heads, cells
-    )
-
-
-def _share_heads(num_exits: int) -> list[str]:
-    return ["images", "accuracy", *(f"leave at {exit_name(k)}" for k in range(num_exits))]
-
-
-def _share_row(name: str, row: dict[str, Any]) -> list[str]:
-    return [text(name), f"{row['count']:,}", percent(row["accuracy"]), *map(share, row["exit_fractions"])]
+            rows[-1] += [number(row.temperature), share(row.scaled_expected_calibration_error)]
+    heads = ["exit", "expected calibration error"] + (["temperature", "error at it"] if scaled else [])
+    caption = "Expected calibration error: how far confidence and accuracy are apart, averaged over the images."
+    return table(caption, heads, rows)

@@ -1,38 +1,17 @@
-"""How the report and the console say numbers: one place, so that both say the same.
+"""How results are said: numbers, a summary for consoles, and a headline that claims no more than the numbers.
 
-Axis letter: K exits.
+Page and console use the same words. Exits are counted from 1 here, from 0 in `Results`. Axis letter: K exits.
 """
 
-import html
 from collections.abc import Sequence
-from typing import Any
 
-NEVER = 1e8  # thresholds from here on stop no image, those at or below its negative stop every one
+import numpy as np
 
+from dvt.early_exit.decisions import NEVER
+from dvt.report.results import Results, Throughput
 
-def text(value: Any) -> str:
-    """`value` as text that is safe in HTML, attributes included."""
-    return html.escape(str(value), quote=True)
-
-
-def exit_rows(results: dict[str, Any]) -> list[tuple[int, float, float]]:
-    """Per exit: tokens (class token included), cumulative GMACs, accuracy in percent over all images."""
-    tokens = [grid**2 + 1 for grid in results["model"]["grid_sizes"]]
-    return list(zip(tokens, results["cumulative_gmacs"], results["anytime_accuracy"], strict=True))
-
-
-def other_settings(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """The timed settings beside the recommended one, which may be among those in the results."""
-    known = results["recommended"]["thresholds"] if results["recommended"] else None
-    return [setting for setting in results["throughput"]["settings"] if setting["thresholds"] != known]
-
-
-def early_exit_speed(results: dict[str, Any]) -> str:
-    """Images/s with the recommended thresholds; without any, from the slowest to the fastest setting timed."""
-    if results["recommended"]:
-        return speed(results["throughput"]["adaptive_images_per_second"])
-    rates = sorted(setting["images_per_second"] for setting in results["throughput"]["settings"])
-    return f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds" if rates else "–"
+NO_LOSS = 0.5  # percentage points within which a headline says that accuracy is kept
+SAME_SPEED = 0.05  # a measured speed this close to that of all exits counts as equal
 
 
 def number(value: float | None) -> str:
@@ -50,26 +29,95 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def speed(value: float | None) -> str:
+def speed(value: float) -> str:
     """Images/s, three digits or more."""
-    if value is None:
-        return "–"
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def ratio(value: float | None, base: float | None) -> str:
-    """value / base, two decimals."""
-    return f"{value / base:.2f}" if value is not None and base else "–"
-
-
 def threshold_list(thresholds: Sequence[float]) -> str:
-    """Thresholds of exits 1..K in words: three decimals, "never" where none leaves, "all" where every image does."""
-    words = ("–" if t is None else "never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
-    return " / ".join(words)
+    """Thresholds (K,) with three decimals, "never" where no image leaves, "all" where every image does."""
+    return " / ".join("never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
 
 
-def batches(measured: dict[str, Any]) -> str:
-    """What ran at once when images/s were measured."""
-    gathered = measured.get("gathered_batches", 1)
-    more = f", leaving early {gathered} of them per call" if gathered > 1 else ""
-    return f"batches of {measured['batch_size']}{more}"
+def early_exit_speed(results: Results, measured: Throughput) -> str:
+    """Images/s with the recommended thresholds; without any, from the slowest to the fastest setting timed."""
+    if results.recommended:
+        return speed(measured.adaptive_images_per_second)
+    rates = sorted(setting.images_per_second for setting in measured.settings)
+    return f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds"
+
+
+def summary(results: Results) -> str:
+    """A plain-text table: accuracy and GMACs per exit, the recommended setting, measured images/s."""
+    lines = [f"{'exit':<6}{'tokens':>8}{'GMACs/image':>14}{'accuracy':>12}"]
+    for k, (grid, gmacs, accuracy) in enumerate(results.exits):
+        lines.append(f"{k + 1:<6}{grid**2 + 1:>8}{number(gmacs):>14}{percent(accuracy):>12}")
+    for split, count in results.images_left_out.items():
+        lines.append(f"{count:,} images of {split} could not be read and are left out")
+    chosen, measured = results.recommended, results.throughput
+    if chosen:
+        lines += [
+            f"recommended thresholds ({chosen.rule}): {threshold_list(chosen.thresholds)}",
+            f"  {percent(chosen.accuracy)} at {number(chosen.expected_gmacs)} GMACs/image, "
+            f"{share(chosen.cost_fraction)} of the last exit's cost",
+            "  images that leave at each exit: " + ", ".join(map(share, chosen.exit_fractions)),
+        ]
+        if budget := chosen.budget:
+            lines.append(
+                f"  budget, {budget.unit}: asked for {number(budget.asked)}, on the calibration images "
+                f"{number(budget.calibration)}, on these {number(budget.held_out)}"
+            )
+    if measured:
+        speeds = f"all exits {speed(measured.all_exits_images_per_second)}, "
+        speeds += f"early exits {early_exit_speed(results, measured)}"
+        if chosen:
+            speeds += f", {measured.speed_up:.2f} times (GMACs: {measured.gmac_ratio:.2f} times)"
+        lines.append(f"measured images/s (batches of {measured.batch_size}): {speeds}")
+        lines.append(f"  gathering and scattering {share(measured.moving_fraction)} of the time")
+    return "\n".join(lines)
+
+
+def headline(results: Results) -> str:
+    """What stopping early brings, in a sentence or two."""
+    gmacs, accuracy, chosen = results.cumulative_gmacs, results.anytime_accuracy, results.recommended
+    last = f"{accuracy[-1]:.1f} %"
+    if results.num_exits == 1:
+        return (
+            f"One exit: {last} accuracy at {number(gmacs[0])} GMACs per image. With a single exit nothing stops early."
+        )
+    if not chosen:
+        return (
+            f"The last exit reaches {last} accuracy at {number(gmacs[-1])} GMACs per image; no thresholds were chosen."
+        )
+
+    reached, drop = f"{chosen.accuracy:.1f} %", accuracy[-1] - chosen.accuracy
+    if drop > NO_LOSS:
+        drop = round(accuracy[-1], 1) - round(chosen.accuracy, 1)  # of the numbers as they are printed
+        sentence = f"Stopping early loses {drop:.1f} points of accuracy ({reached}; last exit: {last})"
+    else:
+        sentence = f"Stopping early {'keeps' if drop >= 0 else 'reaches'} {reached} accuracy (last exit: {last})"
+    cost = 100.0 * chosen.cost_fraction
+    sentence += f" at {cost:.1f} % of the cost" + ("" if cost < 99.95 else ", which saves nothing")
+    return sentence + _speed_remark(results.throughput) + _single_exit_remark(results)
+
+
+def _speed_remark(measured: Throughput | None) -> str:
+    if measured is None:
+        return "; its speed was not measured."
+    times = f"{measured.speed_up:.2f} times as many images per second (measured)."
+    if measured.speed_up >= 1 + SAME_SPEED:
+        return f", and runs {times}"
+    return f", but is {'no faster' if measured.speed_up > 1 - SAME_SPEED else 'slower'}: {times}"
+
+
+def _single_exit_remark(results: Results) -> str:
+    """For results where one earlier exit for every image is as good, or where the last exit is not the best."""
+    gmacs, accuracy, chosen = results.cumulative_gmacs, results.anytime_accuracy, results.recommended
+    for k in range(results.num_exits - 1):
+        if accuracy[k] >= chosen.accuracy and gmacs[k] <= chosen.expected_gmacs * (1 + 1e-9):
+            cost = 100.0 * gmacs[k] / gmacs[-1]
+            return f" Exit {k + 1} alone is as good or better: {accuracy[k]:.1f} % at {cost:.1f} % of the cost."
+    best = int(np.argmax(accuracy))
+    if accuracy[best] > accuracy[-1]:
+        return f" The last exit is not the best one: exit {best + 1} alone reaches {accuracy[best]:.1f} %."
+    return ""
