@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvt.early_exit import evaluate_scores
-from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, setting
+from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, evaluate_thresholds
 from dvt.early_exit.search import Frontier, find_frontier
 from experiments.runs import Run
 
@@ -50,7 +50,7 @@ def accuracy_within(run: Run, budgets: Sequence[float]) -> np.ndarray:
     for budget in budgets:
         affordable = np.flatnonzero(frontier.cost <= budget * (1 + 1e-9))
         if len(affordable):
-            found.append(setting(run.val, costs, frontier.thresholds[affordable[-1]])["accuracy"])
+            found.append(evaluate_thresholds(run.val, costs, frontier.thresholds[affordable[-1]]).accuracy)
         else:
             found.append(np.nan)
     return np.asarray(found)

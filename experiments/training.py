@@ -18,7 +18,7 @@ from dvt.config import RunConfig
 from dvt.config.files import config_to_dict
 from dvt.cost import cumulative_gmacs, parameter_count
 from dvt.data import load_splits
-from dvt.evaluation.all_exits import AllExits, run_all_exits
+from dvt.evaluation.all_exits import AllExits, Keep, run_all_exits
 from dvt.training.folder import STATE_FILE, WEIGHTS_FILE
 from dvt.training.metrics import METRICS_FILE, git_state
 from dvt.training.run import train as train_model
@@ -69,7 +69,7 @@ def _evaluate(config: RunConfig, folder: Path) -> tuple[dict[str, np.ndarray], d
     splits = load_splits(config.data, checkpoint.model.image_size, config.seed)
     cell, arrays, accuracy = AllExits(model), {}, {}
     for split in EVALUATED:
-        found = run_all_exits(cell, splits, split, config.eval.batch_size, keep_probabilities=True)
+        found = run_all_exits(cell, splits, split, config.eval.batch_size, Keep(probabilities=True))
         packed = pack(found.probabilities, found.outcomes.labels)
         arrays |= {f"{split}_{key}": values for key, values in packed.items()}
         accuracy[split] = found.outcomes.accuracy

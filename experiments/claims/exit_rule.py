@@ -17,8 +17,8 @@ def _compute(runs: Runs, timings: Timings) -> Result:
     found: dict[str, list[list[float]]] = {}
     for run in runs[RECIPE]:
         for row in compare_rules(run.calibration, run.val, Costs(run.gmacs)):
-            values = [np.nan if each is None else each["accuracy"] for each in row["points"]]
-            found.setdefault(row["rule"], []).append(values)
+            values = [np.nan if point is None else point.accuracy for point in row.points]
+            found.setdefault(row.rule, []).append(values)
     accuracy = {rule: np.asarray(values) for rule, values in found.items()}  # each (seeds, budgets)
     random = accuracy["random"]
     rows = [

@@ -13,12 +13,15 @@ SEARCHES = ("published", "optimised")
 
 def _compute(runs: Runs, timings: Timings) -> Result:
     compared = [compare_searches(run.calibration, run.val, Costs(run.gmacs), "confidence") for run in runs[RECIPE]]
-    common = set.intersection(*({row["budget_gmacs"] for row in rows} for rows in compared))
+    common = set.intersection(*({row.budget_gmacs for row in rows} for rows in compared))
     budgets = sorted(common)
-    by_seed = [{row["budget_gmacs"]: row for row in rows} for rows in compared]
+    by_seed = [
+        {row.budget_gmacs: {"published": row.published, "optimised": row.optimised} for row in rows}
+        for rows in compared
+    ]
 
     def values(search: str, key: str) -> np.ndarray:  # (seeds, budgets)
-        return np.asarray([[rows[budget][search][key] for budget in budgets] for rows in by_seed])
+        return np.asarray([[getattr(rows[budget][search], key) for budget in budgets] for rows in by_seed])
 
     test = {search: values(search, "accuracy") for search in SEARCHES}
     calibration = {search: values(search, "calibration_accuracy") for search in SEARCHES}

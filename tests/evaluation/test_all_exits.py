@@ -11,7 +11,7 @@ from mindspore import Tensor
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.rules import RULES
 from dvt.errors import ConfigError
-from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.pictures import class_token_attention
 from dvt.models.cascade import build_model
 
@@ -58,8 +58,8 @@ def assert_same(left: SplitOutputs, right: SplitOutputs) -> None:
 @pytest.mark.parametrize("temperatures", [None, (0.7, 1.5)])
 def test_what_is_kept_is_what_all_probabilities_say(cell: AllExits, temperatures: tuple[float, ...] | None):
     """Kept batch by batch without probabilities, or worked out from all of them afterwards."""
-    everything = run_all_exits(cell, Pictures(), "val", 8, keep_probabilities=True)
-    kept = run_all_exits(cell, Pictures(), "val", 8, temperatures=temperatures)
+    everything = run_all_exits(cell, Pictures(), "val", 8, Keep(probabilities=True))
+    kept = run_all_exits(cell, Pictures(), "val", 8, Keep(temperatures))
     assert kept.probabilities is None
     expected = Outcomes.of(everything.probabilities, Pictures().labels, temperatures)
     np.testing.assert_array_equal(kept.outcomes.predicted, expected.predicted)
@@ -70,23 +70,23 @@ def test_what_is_kept_is_what_all_probabilities_say(cell: AllExits, temperatures
 
 
 def test_an_interrupted_run_goes_on(cell: AllExits, tmp_path: Path):
-    expected = run_all_exits(cell, Pictures(), "val", 8, keep_probabilities=True)
+    expected = run_all_exits(cell, Pictures(), "val", 8, Keep(probabilities=True))
     assert expected.probabilities.shape == (2, 30, 4)
     partial = Partial(tmp_path, {"weights": "a"})
     with pytest.raises(KeyboardInterrupt):
-        run_all_exits(cell, Pictures(stop_after=2), "val", 8, partial, keep_probabilities=True)
+        run_all_exits(cell, Pictures(stop_after=2), "val", 8, Keep(probabilities=True, partial=partial))
     for stop_after, drawn in ((1, [16]), (None, [24])):
         pictures = Pictures(stop_after)
         again = Partial(tmp_path, {"weights": "a"})
         if stop_after:
             with pytest.raises(KeyboardInterrupt):
-                run_all_exits(cell, pictures, "val", 8, again, keep_probabilities=True)
+                run_all_exits(cell, pictures, "val", 8, Keep(probabilities=True, partial=again))
         else:
-            found = run_all_exits(cell, pictures, "val", 8, again, keep_probabilities=True)
+            found = run_all_exits(cell, pictures, "val", 8, Keep(probabilities=True, partial=again))
             assert_same(found, expected)
         assert pictures.drawn == drawn
     complete = Pictures()
-    assert_same(run_all_exits(cell, complete, "val", 8, Partial(tmp_path, {"weights": "a"})), expected)
+    assert_same(run_all_exits(cell, complete, "val", 8, Keep(partial=Partial(tmp_path, {"weights": "a"}))), expected)
     assert complete.drawn == []
     again.remove()
     assert not (tmp_path / PARTIAL_FOLDER).exists()
@@ -94,9 +94,9 @@ def test_an_interrupted_run_goes_on(cell: AllExits, tmp_path: Path):
 
 def test_what_another_evaluation_left_is_not_taken(cell: AllExits, tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
-        run_all_exits(cell, Pictures(stop_after=2), "val", 8, Partial(tmp_path, {"weights": "a"}))
+        run_all_exits(cell, Pictures(stop_after=2), "val", 8, Keep(partial=Partial(tmp_path, {"weights": "a"})))
     pictures = Pictures()
-    run_all_exits(cell, pictures, "val", 8, Partial(tmp_path, {"weights": "b"}))
+    run_all_exits(cell, pictures, "val", 8, Keep(partial=Partial(tmp_path, {"weights": "b"})))
     assert pictures.drawn == [0, 8, 16, 24]
 
 

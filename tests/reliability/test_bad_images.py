@@ -233,7 +233,7 @@ def test_evaluation_is_over_the_others_and_says_so(spoilt, run, tmp_path, capsys
 
     weights, report = str(run / "last.ckpt"), tmp_path / "report"
     results = evaluate_checkpoint(weights, 2, config(spoilt, tmp_path, skip=True), str(report))
-    assert results["num_images"] == 11 and results["images_left_out"]["val"] == 1
+    assert results.num_images == 11 and results.images_left_out == {"val": 1}
     assert "1 images of val could not be read and are left out" in capsys.readouterr().out
     assert "unreadable images of val" in (report / "report.html").read_text()
     with np.load(report / "predictions.npz") as predictions:

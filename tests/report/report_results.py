@@ -1,17 +1,23 @@
 """Made-up results and pictures, as the evaluation hands them to the report; shared by the tests of the report."""
 
 import copy
+import json
 
 import numpy as np
 
 from dvt.early_exit import ALWAYS
-from dvt.report.pictures import AttentionExample, ClassExtremes, Example
+from dvt.report import AttentionExample, ClassExtremes, Example, Results
 
 GRIDS = {1: [9], 2: [3, 9], 3: [3, 6, 9], 4: [3, 5, 7, 9]}
 
 
+def results_of(plain):
+    """Results from the content of `results.json`."""
+    return Results.from_json(json.dumps(plain))
+
+
 def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
-    """Results as `dvt.evaluation` hands them over; the numbers are invented."""
+    """The content of `results.json` without the parts that are optional; the numbers are invented."""
     gmacs = [0.0123 * 2.5**k for k in range(num_exits)]
     accuracy = [61.25 + 6.5 * k for k in range(num_exits)]
     shares = np.array([[0.9, 0.06, 0.03, 0.01], [0.5, 0.3, 0.15, 0.05], [0.1, 0.2, 0.3, 0.4]])[:, :num_exits]
@@ -19,6 +25,21 @@ def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
     thresholds = [[0.5 + 0.1 * p] * (num_exits - 1) + [ALWAYS] for p in range(3)]
     cost = shares @ gmacs
     row = {"count": 500, "accuracy": 70.5, "exit_fractions": shares[1].tolist()}
+    recommended = {
+        "thresholds": thresholds[1],
+        "accuracy": accuracy[-1] - 0.3,
+        "expected_gmacs": float(cost[1]),
+        "cost_fraction": float(cost[1] / gmacs[-1]),
+        "exit_fractions": shares[1].tolist(),
+        "expected_images_per_second": 1700.0,
+        "rule": "cheapest within 0.5 points",
+    }
+    measured = {"images_per_second": 1613.0, "images_per_second_range": [1590.0, 1630.0], "moving_fraction": 0.0321}
+    measured |= {"speed_up": 1.613, "gmac_ratio": 1.85}
+    settings = [{key: value for key, value in recommended.items() if key not in ("exit_fractions", "rule")} | measured]
+    if num_exits > 1:
+        other = {"thresholds": thresholds[0], "accuracy": accuracy[0], "expected_gmacs": float(cost[0])}
+        settings.append(settings[0] | other | {"images_per_second": 2471.0})
     return {
         "model": {"name": "dvt_deit_small", "grid_sizes": GRIDS[num_exits], "embed_dim": 64, "soft_splits": None},
         "checkpoint": "runs/quickstart/last.ckpt",
@@ -36,30 +57,17 @@ def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
             "expected_gmacs": cost.tolist(),
             "exit_fractions": shares.tolist(),
         },
-        "recommended": {
-            "thresholds": thresholds[1],
-            "accuracy": accuracy[-1] - 0.3,
-            "expected_gmacs": float(cost[1]),
-            "cost_fraction": float(cost[1] / gmacs[-1]),
-            "exit_fractions": shares[1].tolist(),
-            "rule": "cheapest within 0.5 points",
-        },
+        "recommended": recommended,
         "throughput": {
             "batch_size": 64,
             "num_images": 2048,
             "rounds": 3,
+            "device": "CPU",
             "all_exits_images_per_second": 1000.0,
-            "adaptive_images_per_second": 1613.0,
-            "speed_up": 1.613,
-            "gmac_ratio": 1.85,
-            "settings": [
-                {
-                    "thresholds": thresholds[0],
-                    "accuracy": accuracy[0],
-                    "expected_gmacs": float(cost[0]),
-                    "images_per_second": 2471.0,
-                }
-            ],
+            "all_exits_range": [980.0, 1010.0],
+            "settings": settings,
+            "adaptive_images_per_second": measured["images_per_second"],
+            **{key: value for key, value in measured.items() if key != "images_per_second"},
         },
         "groups": {"item_size": {size: copy.deepcopy(row) for size in ("14", "28")}},
         "per_class": {name: copy.deepcopy(row) for name in classes},
@@ -77,7 +85,7 @@ def examples(num_exits, label="Bag"):
 
 
 def with_everything(results):
-    """The same results with every optional part."""
+    """The same content with every optional part."""
     gmacs, accuracy = results["cumulative_gmacs"], results["anytime_accuracy"]
     point = {"accuracy": 70.25, "expected_gmacs": gmacs[1], "calibration_accuracy": 71.0, "budget_gmacs": gmacs[1]}
     bins = {
@@ -89,16 +97,20 @@ def with_everything(results):
         "scaled_expected_calibration_error": 0.021,
     }
     budget = {"kind": "gmacs", "unit": "GMACs/image", "asked": 0.04, "calibration": 0.0399, "held_out": 0.0404}
+    curve = {"accuracy": accuracy, "expected_gmacs": gmacs, "thresholds": []}
     optional = {
-        "frontier": {"accuracy": accuracy, "expected_gmacs": gmacs},
+        "images_left_out": {"val": 1},
+        "cumulative_seconds": [0.001 * value for value in gmacs],
+        "frontier": curve | {"calibration_accuracy": accuracy, "calibration_gmacs": gmacs},
         "published": {"label": "published, ImageNet", "source": "a table", "gmacs": gmacs, "accuracy": accuracy},
         "reliability": [copy.deepcopy(bins) for _ in gmacs],
         "rules": [{"rule": rule, "points": [point, None]} for rule in ("confidence", "random")],
         "searches": [{"budget_gmacs": gmacs[1], "published": point, "optimised": point | {"accuracy": 70.75}}],
         "config": {"eval": {"batch_size": 64, "budget_gmacs": 0.04}, "seed": 7, "output": "runs/quickstart"},
     }
-    recommended = results["recommended"] | {"budget": budget}
-    return results | optional | {"recommended": recommended}
+    exit_rule = {"name": "confidence", "temperatures": [1.31] * len(gmacs)}
+    chosen = {"exit_rule": exit_rule, "budget": budget, "calibration_accuracy": 71.0}
+    return results | optional | {"recommended": results["recommended"] | chosen}
 
 
 def extremes(names=("Bag", "Coat")):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from report_results import attention, examples, extremes, made_up, with_everything
+from report_results import attention, examples, extremes, made_up, results_of, with_everything
 
 from browser import Browser, missing
 from dvt.report import write_report
@@ -26,7 +26,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    results = with_everything(made_up())
+    results = results_of(with_everything(made_up()))
     return write_report(results, tmp_path_factory.mktemp("report"), examples(3), extremes(), attention())
 
 
