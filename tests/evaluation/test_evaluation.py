@@ -1,6 +1,7 @@
 """Evaluation of a checkpoint on a small folder of images: every mode, every number recomputed, every refusal."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from dvt.config.files import config_from_dict, config_to_dict
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import evaluate_checkpoint
 from dvt.evaluation.predict import Predictor
+from dvt.report import Results
 
+WRITTEN_BY_0_1_0 = Path(__file__).parent / "results_0.1.0.json"
 SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
 
 
@@ -36,13 +39,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    """A model with random weights whose head is steep enough for its confidences to differ."""
+    """A model with random weights, the same with any MindSpore, steep enough for its confidences to differ."""
     import mindspore as ms
 
-    ms.set_seed(5)
-    model = dvt.build_model("dvt_deit_small", num_classes=3, **SIZE)
+    model, rng = dvt.build_model("dvt_deit_small", num_classes=3, **SIZE), np.random.default_rng(32)
+    for parameter in model.trainable_params():
+        if parameter.ndim > 1 or parameter.name.endswith("bias"):
+            parameter.set_data(ms.Tensor(0.05 * rng.standard_normal(parameter.shape, np.float32)))
     for exit_ in model.exits:
-        exit_.head.weight.set_data(exit_.head.weight * 60)
+        exit_.head.weight.set_data(exit_.head.weight * 20)
     save_checkpoint(tmp_path / "model.ckpt", model, {"class_names": ["blue", "green", "red"]})
     return tmp_path / "model.ckpt"
 
@@ -60,8 +65,7 @@ def config(folder: Path, **eval_keys: object) -> RunConfig:
 def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     report = tmp_path / "report"
     results = evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True, keep_probabilities=True), str(report))
-    stored = json.loads((report / "results.json").read_text())
-    assert json.loads(json.dumps(results)) == {key: stored[key] for key in results}
+    assert Results.from_json((report / "results.json").read_text()) == results
     assert (report / "report.html").stat().st_size > 10_000
 
     saved = np.load(report / "predictions.npz")
@@ -70,38 +74,79 @@ def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, ca
     np.testing.assert_allclose(probabilities.sum(axis=2), 1, atol=1e-5)
     for k in range(3):
         expected = 100 * (probabilities[k].argmax(axis=1) == labels).mean()
-        assert results["anytime_accuracy"][k] == pytest.approx(expected)
+        assert results.anytime_accuracy[k] == pytest.approx(expected)
     for row in (0, 30, 58):
-        sweep = results["sweep"]
+        sweep = results.sweep
         accuracy, cost = early_exit.evaluate(
-            probabilities, labels, results["cumulative_gmacs"], np.float32(sweep["thresholds"][row])
+            probabilities, labels, results.cumulative_gmacs, np.float32(sweep.thresholds[row])
         )
-        assert (sweep["accuracy"][row], sweep["expected_gmacs"][row]) == pytest.approx((accuracy, cost))
-    chosen = np.float32(results["recommended"]["thresholds"])
+        assert (sweep.accuracy[row], sweep.expected_gmacs[row]) == pytest.approx((accuracy, cost))
+    chosen = np.float32(results.recommended.thresholds)
     exit_index = early_exit.assign_exits(probabilities.max(axis=2), chosen)
     np.testing.assert_array_equal(saved["exit_index"], exit_index)
-    assert results["recommended"]["exit_fractions"] == pytest.approx(np.bincount(exit_index, minlength=3) / 21)
-    assert sum(group["count"] for group in results["per_class"].values()) == 21
-    throughput = results["throughput"]
-    assert throughput["num_images"] == 16 and throughput["all_exits_images_per_second"] > 0
-    slowest, fastest = throughput["all_exits_range"]
-    assert slowest <= throughput["all_exits_images_per_second"] <= fastest
-    low, high = throughput["images_per_second_range"]
-    assert low / fastest <= throughput["speed_up"] <= high / slowest
-    assert 0 < throughput["moving_fraction"] < 1
+    assert results.recommended.exit_fractions == pytest.approx(np.bincount(exit_index, minlength=3) / 21)
+    assert sum(group.count for group in results.per_class.values()) == 21
+    measured = results.throughput
+    assert measured.num_images == 16 and measured.all_exits_images_per_second > 0
+    slowest, fastest = measured.all_exits_range
+    assert slowest <= measured.all_exits_images_per_second <= fastest
+    low, high = measured.images_per_second_range
+    assert low / fastest <= measured.speed_up <= high / slowest
+    assert 0 < measured.moving_fraction < 1
 
     stored = read_checkpoint(checkpoint).metadata
     assert np.shape(stored["results"]["dynamic_threshold"]) == (59, 3)
     again = evaluate_checkpoint(str(checkpoint), 1, config(folder), str(tmp_path / "again"))
-    assert again["sweep"] == results["sweep"]
-    assert again["recommended"]["accuracy"] == results["recommended"]["accuracy"]
+    assert again.sweep == results.sweep
+    assert again.recommended.accuracy == results.recommended.accuracy
 
     capsys.readouterr()
-    evaluate_checkpoint(str(checkpoint), 0, config(folder), str(tmp_path / "unused"))
+    assert evaluate_checkpoint(str(checkpoint), 0, config(folder), str(tmp_path / "unused")) is None
     printed = capsys.readouterr().out
-    assert f"exit 3: top-1 {results['anytime_accuracy'][2]:.2f} %" in printed
+    assert f"exit 3: top-1 {results.anytime_accuracy[2]:.2f} %" in printed
     assert len([line for line in printed.splitlines() if "GMACs: top-1" in line]) == 59
     assert not (tmp_path / "unused").exists()
+
+
+def test_results_are_those_of_0_1_0(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The same evaluation gave `results_0.1.0.json`, where place and machine were then made neutral."""
+    text = WRITTEN_BY_0_1_0.read_text()
+    expected = json.loads(text)
+    assert json.loads(Results.from_json(text).to_json()) == expected
+    evaluate_checkpoint(str(checkpoint), 2, config(folder, temperature_scaling=True), str(tmp_path))
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["machine"].keys() == expected["machine"].keys()
+    for key in ("checkpoint", "date", "machine", "cumulative_seconds"):
+        del written[key], expected[key]
+    written["config"]["data"]["path"] = expected["config"]["data"]["path"]
+    for results in (written, expected):
+        speeds = results.pop("throughput")
+        results["throughput"] = {key: value for key, value in speeds.items() if not MEASURED.search(key)}
+        results["throughput"]["settings"] = [without_speeds(each) for each in speeds["settings"]]
+        results["recommended"] = without_speeds(results["recommended"])
+    assert_alike(written, expected)
+
+
+MEASURED = re.compile("images_per_second|range|moving|speed_up")
+
+
+def without_speeds(setting: dict) -> dict:
+    """With None in place of what was measured."""
+    return {key: None if MEASURED.search(key) else value for key, value in setting.items()}
+
+
+def assert_alike(found: object, expected: object) -> None:
+    """The same keys, and the same values to float rounding."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            assert_alike(found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_alike(one, other)
+    else:
+        assert found == (pytest.approx(expected, rel=1e-3) if isinstance(expected, float) else expected)
 
 
 def test_what_a_converted_file_does_not_say_is_stored_with_its_thresholds(
@@ -118,7 +163,7 @@ def test_what_a_converted_file_does_not_say_is_stored_with_its_thresholds(
     predict = Predictor(str(checkpoint))
     assert predict.class_names == ["blue", "green", "red"]
     right = [predict(str(picture)).classes[0] == picture.parent.name for picture in pictures]
-    assert 100 * np.mean(right) == pytest.approx(results["recommended"]["accuracy"])
+    assert 100 * np.mean(right) == pytest.approx(results.recommended.accuracy)
 
 
 def test_modes_0_and_1_need_stored_thresholds(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from dvt.config.sections import EvalSection
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.rules import RANDOM, RULES, ExitRule, describe
+from dvt.early_exit.rules import CONFIDENCE, RANDOM, RULES, ExitRule, describe
 from dvt.early_exit.search import Budget, BudgetKind, Frontier, choose, find_frontier
 from dvt.errors import ConfigError
 
@@ -43,23 +43,14 @@ class Costs:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Accuracy and cost of one threshold vector on some images.
+    """Accuracy and cost of one threshold vector on some images."""
 
-    Attributes:
-        thresholds: (K,).
-        accuracy: Top-1 in percent.
-        expected_gmacs: Average GMACs of an image.
-        cost_fraction: Those as a share of the last exit's GMACs.
-        exit_fractions: (K,) share of the images that leave at each exit.
-        expected_images_per_second: By the measured times of the exits; None if nothing was measured.
-    """
-
-    thresholds: list[float]
-    accuracy: float
-    expected_gmacs: float
-    cost_fraction: float
-    exit_fractions: list[float]
-    expected_images_per_second: float | None
+    thresholds: list[float]  # (K,)
+    accuracy: float  # percent
+    expected_gmacs: float  # average of an image
+    cost_fraction: float  # that as a share of the last exit's cost
+    exit_fractions: list[float]  # (K,) share of the images that leave at each exit
+    expected_images_per_second: float | None  # by the measured times of the exits
 
 
 @dataclass(frozen=True)
@@ -75,19 +66,12 @@ class BudgetUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Setting):
-    """The chosen thresholds on held-out images, and how they were chosen.
+    """The chosen thresholds on held-out images, and how they were chosen."""
 
-    Attributes:
-        rule: The reason for these thresholds, in words.
-        exit_rule: What is compared with them.
-        budget: None for thresholds that were stored before.
-        calibration_accuracy: Top-1 in percent on the images that they were chosen on, if there were any.
-    """
-
-    rule: str
-    exit_rule: ExitRule = ExitRule()
-    budget: BudgetUse | None = None
-    calibration_accuracy: float | None = None
+    rule: str  # the reason for these thresholds, in words
+    exit_rule: ExitRule = CONFIDENCE
+    budget: BudgetUse | None = None  # None for thresholds that were stored before
+    calibration_accuracy: float | None = None  # percent, on the images that they were chosen on
 
 
 @dataclass(frozen=True)
@@ -112,7 +96,7 @@ class Choice:
             "exit_rule": self.rule.to_dict(),
             **{key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")},
         }
-        return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if self.rule == ExitRule() else None}
+        return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if self.rule == CONFIDENCE else None}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":
@@ -203,13 +187,17 @@ def _budget_use(choice: Choice, calibration: Outcomes | None, val: Outcomes, cos
     return BudgetUse(budget.kind, budget.unit, budget.amount, on_calibration, used(val))
 
 
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """At most `most` of the places 0 to count - 1, evenly spread, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, most, dtype=int))
+
+
 @dataclass(frozen=True)
 class FrontierCurve:
-    """Points of a frontier on other images than those that it was found on, by rising cost on the latter: thresholds
-    (P, K), accuracy (P,) in percent and cost (P,) in GMACs on both."""
+    """P points of a frontier, judged on other images; by rising cost on the calibration images."""
 
-    thresholds: list[list[float]]
-    accuracy: list[float]
+    thresholds: list[list[float]]  # (P, K)
+    accuracy: list[float]  # percent
     expected_gmacs: list[float]
     calibration_accuracy: list[float]
     calibration_gmacs: list[float]
@@ -217,7 +205,7 @@ class FrontierCurve:
 
 def frontier_curve(frontier: Frontier, outcomes: Outcomes, costs: Costs, rule: str) -> FrontierCurve:
     """At most `SHOWN_POINTS` points of a frontier, evaluated on other images."""
-    shown = np.unique(np.linspace(0, len(frontier.cost) - 1, SHOWN_POINTS, dtype=int))
+    shown = evenly_spread(len(frontier.cost), SHOWN_POINTS)
     found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, frontier.thresholds[shown])
     return FrontierCurve(
         thresholds=found.thresholds.tolist(),
@@ -230,13 +218,12 @@ def frontier_curve(frontier: Frontier, outcomes: Outcomes, costs: Costs, rule: s
 
 @dataclass(frozen=True)
 class BudgetPoint:
-    """The best thresholds within a budget (GMACs): accuracy in percent and cost in GMACs on held-out images, and the
-    accuracy on the calibration images."""
+    """The best thresholds within a budget, judged on held-out images."""
 
     budget_gmacs: float
-    accuracy: float
+    accuracy: float  # percent
     expected_gmacs: float
-    calibration_accuracy: float
+    calibration_accuracy: float  # percent, on the images that they were chosen on
 
 
 @dataclass(frozen=True)

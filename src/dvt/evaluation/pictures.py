@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from dvt.data import Splits
+from dvt.early_exit.budgets import evenly_spread
 from dvt.early_exit.outcomes import Outcomes
 from dvt.report.pictures import AttentionExample, ClassExtremes, Example
 
@@ -38,7 +39,7 @@ class ExitsTaken:
     def spread(self, per_exit: int) -> list[int]:
         """Positions of at most so many images of each exit, evenly spread over those that took it."""
         exits = range(len(self.confidence))
-        return [place for k in exits for place in _spread(np.flatnonzero(self.exit_index == k), per_exit)]
+        return [place for k in exits for place in _some(np.flatnonzero(self.exit_index == k), per_exit)]
 
     def example(self, position: int) -> Example:
         """The image at a position, as the report shows it."""
@@ -62,7 +63,7 @@ def extremes_by_class(images: ExitsTaken) -> list[ClassExtremes]:
     confidence at the first exit (paper, figure of easy and hard images); at most `MOST_CLASSES` classes."""
     first, labels = images.confidence[0], images.outcomes.labels
     rows = []
-    for label in _spread(np.unique(labels), MOST_CLASSES):
+    for label in _some(np.unique(labels), MOST_CLASSES):
         members = np.flatnonzero(labels == label)
         order = members[np.lexsort((-first[members], images.exit_index[members]))]
         count = min(EXTREMES, len(order) // 2)
@@ -105,11 +106,9 @@ def class_token_attention(model: nn.Cell, images: np.ndarray) -> list[np.ndarray
     return maps
 
 
-def _spread(values: np.ndarray, count: int) -> list[int]:
-    """At most `count` of the values, evenly spread over their order."""
-    if len(values) == 0:
-        return []
-    return [int(values[i]) for i in np.unique(np.linspace(0, len(values) - 1, count, dtype=int))]
+def _some(values: np.ndarray, most: int) -> list[int]:
+    """At most `most` of the values, evenly spread over their order."""
+    return values[evenly_spread(len(values), most)].tolist() if len(values) else []
 
 
 def _pixels(splits: Splits, image: np.ndarray) -> np.ndarray:

@@ -28,6 +28,7 @@ from dvt.early_exit.budgets import (
     compare_rules,
     compare_searches,
     evaluate_thresholds,
+    evenly_spread,
     frontier_curve,
     recommend,
 )
@@ -193,10 +194,9 @@ class _Evaluation:
         sweep = _sweep(found, thresholds.sweep, costs)
         frontier = calibration and frontier_curve(_frontier(calibration, costs, rule), val, costs, rule.name)
         recommended = choice and recommend(choice, calibration, val, costs)
-        timed = [
-            evaluate_thresholds(val, costs, np.asarray(row, np.float32), rule.name)
-            for row in _spread((frontier or sweep).thresholds, TIMED_SETTINGS)
-        ]
+        rows = np.asarray((frontier or sweep).thresholds, np.float32)
+        rows = rows[evenly_spread(len(rows), TIMED_SETTINGS)]
+        timed = [evaluate_thresholds(val, costs, row, rule.name) for row in rows]
         if recommended:
             timed = [recommended, *(each for each in timed if each.thresholds != recommended.thresholds)]
         return Results(
@@ -281,11 +281,6 @@ def _sweep(found: SplitOutputs, rows: np.ndarray, costs: Costs) -> SweepCurve:
 
 def _frontier(calibration: Outcomes, costs: Costs, rule: ExitRule) -> Frontier:
     return find_frontier(calibration.scores_of(rule.name), calibration.correct, costs.gmacs)
-
-
-def _spread(rows: Sequence[Any], count: int) -> list[Any]:
-    """At most `count` of the rows, evenly spread."""
-    return [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, count, dtype=int))]
 
 
 def _reliability(found: SplitOutputs, temperatures: Sequence[float] | None) -> list[ExitReliability]:

@@ -16,17 +16,17 @@ from dvt.errors import DataError
 
 @dataclass(frozen=True)
 class SweepCurve:
-    """The published sweep: thresholds (P, K), accuracy (P,), cost (P,), and the share of images per exit (P, K)."""
+    """The published sweep of thresholds."""
 
-    thresholds: list[list[float]]
-    accuracy: list[float]
-    expected_gmacs: list[float]
-    exit_fractions: list[list[float]]
+    thresholds: list[list[float]]  # (P, K)
+    accuracy: list[float]  # (P,)
+    expected_gmacs: list[float]  # (P,)
+    exit_fractions: list[list[float]]  # (P, K) share of the images that leave at each exit
 
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """Published accuracy against average cost, cheapest first, with what it is called and where it was published."""
+    """Published accuracy against average cost, cheapest first."""
 
     label: str
     source: str
@@ -36,72 +36,44 @@ class PublishedCurve:
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one class, or of one value of an attribute, with the recommended thresholds."""
+    """The images of one class, or with one value of an attribute, at the recommended thresholds."""
 
     count: int
     accuracy: float
-    exit_fractions: list[float]
+    exit_fractions: list[float]  # (K,)
 
 
 @dataclass(frozen=True)
 class ExitReliability:
-    """How far the confidence of one exit can be believed.
-
-    Attributes:
-        counts: Images in each bin of confidence.
-        confidence: Their mean confidence, 0 to 1; None for an empty bin.
-        accuracy: The share of them that is right; None for an empty bin.
-        expected_calibration_error: The gap between both, averaged over the images.
-        temperature: The one fitted to this exit; None if none was asked for.
-        scaled_expected_calibration_error: The error at that temperature.
-    """
+    """How far the confidence of one exit can be believed, in bins of confidence; None stands in empty bins."""
 
     counts: list[int]
-    confidence: list[float | None]
-    accuracy: list[float | None]
-    expected_calibration_error: float
-    temperature: float | None = None
-    scaled_expected_calibration_error: float | None = None
+    confidence: list[float | None]  # mean of the bin's images, 0 to 1
+    accuracy: list[float | None]  # share of them that is right
+    expected_calibration_error: float  # the gap between the two, averaged over the images
+    temperature: float | None = None  # fitted to this exit, where that was asked for
+    scaled_expected_calibration_error: float | None = None  # at that temperature
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimedSetting:
-    """One threshold vector, on all images and timed on some.
-
-    Attributes:
-        thresholds, accuracy, expected_gmacs, cost_fraction, expected_images_per_second: As in `Setting`, on all images.
-        images_per_second: Median of the rounds.
-        images_per_second_range: Slowest and fastest round.
-        moving_fraction: Share of the time that went into gathering and scattering images between exits.
-        speed_up: Against all exits on every image, median of the rounds.
-        gmac_ratio: The same by GMACs, on the images that were timed.
-    """
+    """A threshold vector: accuracy and cost on all images, as in `Setting`, and its speed on some of them."""
 
     thresholds: list[float]
     accuracy: float
     expected_gmacs: float
     cost_fraction: float
     expected_images_per_second: float | None
-    images_per_second: float
-    images_per_second_range: list[float]
-    moving_fraction: float
-    speed_up: float
-    gmac_ratio: float
+    images_per_second: float  # median of the rounds
+    images_per_second_range: list[float]  # slowest and fastest round
+    moving_fraction: float  # share of the time that went into gathering and scattering images between exits
+    speed_up: float  # against all exits on every image, median of the rounds
+    gmac_ratio: float  # the same by GMACs, on the images that were timed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Measured speed, of all exits on every image and of leaving early.
-
-    Attributes:
-        batch_size: Images of a batch.
-        num_images: Images that were timed.
-        rounds: How often.
-        device: Where.
-        all_exits_images_per_second, all_exits_range: Median, and slowest and fastest round, of running all exits.
-        settings: The recommended setting first, if there is one.
-        adaptive_images_per_second, images_per_second_range, moving_fraction, speed_up, gmac_ratio: Those of the first.
-    """
+    """Measured speed of all exits on every image, and of leaving early."""
 
     batch_size: int
     num_images: int
@@ -109,8 +81,8 @@ class Throughput:
     device: str
     all_exits_images_per_second: float
     all_exits_range: list[float]
-    settings: list[TimedSetting]
-    adaptive_images_per_second: float
+    settings: list[TimedSetting]  # the recommended one first, if there is one
+    adaptive_images_per_second: float  # of the first setting, as the next four
     images_per_second_range: list[float]
     moving_fraction: float
     speed_up: float
@@ -121,70 +93,42 @@ class Throughput:
 class Results:
     """What an evaluation of one checkpoint on one data set finds.
 
-    Attributes:
-        model: `ModelConfig.to_dict()`.
-        checkpoint: Path of the file.
-        mode: 1 for thresholds stored in the checkpoint, 2 for thresholds found on calibration images.
-        dataset: Kind of the data set.
-        num_images: Images evaluated; `images_left_out` of a split could not be read.
-        class_names: In the order of the labels.
-        date: Day of the evaluation, as YYYY-MM-DD.
-        machine: `dvt.device.describe_machine()`.
-        config: The configuration of the evaluation; None if it is not known.
-        cumulative_gmacs: (K,) cost of each exit, earlier ones included.
-        cumulative_seconds: (K,) the same as measured time per image.
-        anytime_accuracy: (K,) of each exit on every image.
-        sweep: The published sweep of thresholds.
-        frontier: The optimised thresholds; None where there are no calibration images.
-        published: What was published of this model; None if nothing was.
-        recommended: The setting for the budget; None without thresholds.
-        groups: Attribute -> value -> images that have it.
-        per_class: Class name -> its images.
-        reliability: Of each exit.
-        rules, searches: Comparisons within the same budgets.
-        throughput: Measured speed.
-
-    Raises:
-        DataError: Parts are about different numbers of exits.
+    Raises DataError where cost and accuracy are about different numbers of exits.
     """
 
-    model: dict[str, Any]
-    checkpoint: str
-    mode: int
+    model: dict[str, Any]  # `ModelConfig.to_dict()`
+    checkpoint: str  # path
+    mode: int  # 1: thresholds stored in the checkpoint, 2: found on calibration images
     dataset: str
     num_images: int
-    images_left_out: dict[str, int] = field(default_factory=dict)
-    class_names: list[str]
-    date: str
-    machine: dict[str, Any]
-    config: dict[str, Any] | None = None
-    cumulative_gmacs: list[float]
-    cumulative_seconds: list[float] | None = None
-    anytime_accuracy: list[float]
+    images_left_out: dict[str, int] = field(default_factory=dict)  # by split, those that could not be read
+    class_names: list[str]  # in the order of the labels
+    date: str  # YYYY-MM-DD
+    machine: dict[str, Any]  # `dvt.device.describe_machine()`
+    config: dict[str, Any] | None = None  # of the evaluation
+    cumulative_gmacs: list[float]  # (K,) cost of each exit, earlier ones included
+    cumulative_seconds: list[float] | None = None  # (K,) the same as measured time of an image
+    anytime_accuracy: list[float]  # (K,) of each exit on every image
     sweep: SweepCurve
-    frontier: FrontierCurve | None = None
+    frontier: FrontierCurve | None = None  # optimised thresholds; None without calibration images
     published: PublishedCurve | None = None
-    recommended: Recommended | None = None
-    groups: dict[str, dict[str, Group]] = field(default_factory=dict)
-    per_class: dict[str, Group] = field(default_factory=dict)
-    reliability: list[ExitReliability] = field(default_factory=list)
+    recommended: Recommended | None = None  # None without thresholds
+    groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # attribute -> value -> its images
+    per_class: dict[str, Group] = field(default_factory=dict)  # by name
+    reliability: list[ExitReliability] = field(default_factory=list)  # (K,)
     rules: list[RuleComparison] = field(default_factory=list)
     searches: list[SearchComparison] = field(default_factory=list)
     throughput: Throughput | None = None
 
     def __post_init__(self) -> None:
         parts = {"model.grid_sizes": self.model.get("grid_sizes", ()), "anytime_accuracy": self.anytime_accuracy}
-        rows = {"per_class": self.per_class, **self.groups}
-        parts |= {f"{name}.{value}": row.exit_fractions for name, of in rows.items() for value, row in of.items()}
-        if self.recommended is not None:
-            parts["recommended.exit_fractions"] = self.recommended.exit_fractions
         for name, values in parts.items():
             if len(values) != self.num_exits:
                 raise DataError(f"the results have {self.num_exits} exits in cumulative_gmacs, {len(values)} in {name}")
 
     @property
     def num_exits(self) -> int:
-        """K."""
+        """K exits."""
         return len(self.cumulative_gmacs)
 
     @property

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-
-from dvt.errors import ConfigError, DataError
+from dvt.errors import ConfigError
 from dvt.report.figures import DARK, LIGHT, draw_all
 from dvt.report.page import page
 from dvt.report.pictures import (
@@ -26,7 +24,6 @@ FIGURES = (
     *("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "reliability.png"),
     *("examples.png", "extremes.png", "attention.png"),
 )
-MOST_EXAMPLES = 12  # per exit
 
 
 def write_report(
@@ -39,9 +36,8 @@ def write_report(
     """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
 
     No file takes its place before all are written, and the page comes last; figures that only an earlier report has are
-    removed. Raises DataError for examples that do not fit, ConfigError for a folder that cannot be written.
+    removed. Raises ConfigError for a folder that cannot be written.
     """
-    examples = _shown(examples, results.num_exits)
     light, dark = draw_all(results, LIGHT), draw_all(results, DARK)
     if attention:
         light["attention.png"], dark["attention.png"] = (attention_rows(attention, theme) for theme in (LIGHT, DARK))
@@ -61,16 +57,3 @@ def write_report(
         for name in set(FIGURES) - set(files):
             (folder / name).unlink(missing_ok=True)
     return folder / PAGE
-
-
-def _shown(examples: Sequence[Example], num_exits: int) -> list[Example]:
-    """By exit, at most `MOST_EXAMPLES` of each."""
-    for example in examples:
-        image = np.asarray(example.image)
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
-            raise DataError(
-                f"an example image is {image.dtype} of shape {image.shape}; it must be uint8 of (H, W) or (H, W, 3)"
-            )
-        if not 0 <= example.exit_index < num_exits:
-            raise DataError(f"an example left at exit_index {example.exit_index}; the results have {num_exits} exits")
-    return [e for k in range(num_exits) for e in [x for x in examples if x.exit_index == k][:MOST_EXAMPLES]]
