@@ -61,7 +61,7 @@ def main() -> int:
         report = {"date": time.strftime("%Y-%m-%d"), "machine": machine(), "budget": budget}
         report |= {"options": options.options, "levels": []}
         for clients in options.concurrency:
-            with service(bundle, options.options) as port:  # started anew, so that its counters are of this level
+            with service(bundle, options.options) as port:  # started again, so that its counters are of this level
                 load(port, images, query, 1, WARM_UP)
                 before = batches(port)
                 level = load(port, images, query, clients, options.requests)

@@ -125,7 +125,9 @@ class Store:
         """The folder of a run that is to be trained or gone on with; what belongs to another recipe is removed."""
         folder = self.folder(recipe.name, seed)
         if folder.is_dir() and not self._trained(recipe, seed):
-            log.warning("%s is of another recipe than %s is now: it is trained afresh", folder, recipe.name)
+            log.warning(
+                "%s is of another recipe than %s is now: it is trained again from the start", folder, recipe.name
+            )
             shutil.rmtree(folder)
         note = folder / IDENTITY_FILE
         with explained(note):
@@ -193,7 +195,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            log.warning("%s cannot be read (%s); it is made anew", path, error)
+            log.warning("%s cannot be read (%s); it is made again", path, error)
             return None
         return values if identity is None or values.get("identity") == identity else None
 

@@ -115,7 +115,6 @@ def test_results_are_those_of_0_1_0(folder: Path, checkpoint: Path, tmp_path: Pa
     assert json.loads(Results.from_json(text).to_json()) == expected
     evaluate_checkpoint(str(checkpoint), 2, config(folder, temperature_scaling=True), str(tmp_path))
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["machine"].keys() == expected["machine"].keys()
     for key in ("checkpoint", "date", "machine", "cumulative_seconds"):
         del written[key], expected[key]
     written["config"]["data"]["path"] = expected["config"]["data"]["path"]

@@ -82,6 +82,23 @@ class SplitOutputs:
         )
 
 
+@dataclass(frozen=True)
+class ExitsTaken:
+    """The validation images and the exits that they take.
+
+    Attributes:
+        splits: Where the images are.
+        outcomes: What every exit says of them.
+        confidence: (K, n) at no temperature.
+        exit_index: (n,).
+    """
+
+    splits: Splits
+    outcomes: Outcomes
+    confidence: np.ndarray
+    exit_index: np.ndarray
+
+
 def _image_axis(array: np.ndarray) -> int:
     return 0 if array.ndim == 1 else 1  # (n,), (K, n) or (K, n, C)
 

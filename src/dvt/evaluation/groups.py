@@ -5,34 +5,35 @@ Axis letter: n images.
 
 import numpy as np
 
-from dvt.data import Splits
 from dvt.early_exit.outcomes import Outcomes
+from dvt.evaluation.all_exits import ExitsTaken
 from dvt.report.results import Group
 
 
-def by_class(val: Outcomes, exit_index: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Group]:
-    """Class name -> its images; classes without images are left out. `exit_index` is (n,)."""
-    members = {name: val.labels == label for label, name in enumerate(class_names)}
-    return {name: _group(val, exit_index, mask) for name, mask in members.items() if mask.any()}
+def by_class(images: ExitsTaken) -> dict[str, Group]:
+    """Class name -> its images; classes without images are left out."""
+    members = {name: images.outcomes.labels == label for label, name in enumerate(images.splits.class_names)}
+    return {name: _group(images, mask) for name, mask in members.items() if mask.any()}
 
 
-def by_attribute(val: Outcomes, exit_index: np.ndarray, splits: Splits) -> dict[str, dict[str, Group]]:
+def by_attribute(images: ExitsTaken) -> dict[str, dict[str, Group]]:
     """Attribute -> value -> the images that have it."""
     return {
-        name: {str(value): _group(val, exit_index, values == value) for value in np.unique(values)}
-        for name, values in splits.attributes("val").items()
+        name: {str(value): _group(images, values == value) for value in np.unique(values)}
+        for name, values in images.splits.attributes("val").items()
     }
 
 
 def correct_at(val: Outcomes, exit_index: np.ndarray) -> np.ndarray:
-    """(n,) whether each image is classified rightly at the exit it takes."""
+    """(n,) whether each image is classified rightly at the exit it takes, `exit_index` (n,)."""
     return val.correct[exit_index, np.arange(len(exit_index))]
 
 
-def _group(val: Outcomes, exit_index: np.ndarray, members: np.ndarray) -> Group:
-    exits = exit_index[members]
+def _group(images: ExitsTaken, members: np.ndarray) -> Group:
+    exits = images.exit_index[members]
+    right = images.outcomes.predicted[exits, np.flatnonzero(members)] == images.outcomes.labels[members]
     return Group(
         count=len(exits),
-        accuracy=float(100.0 * correct_at(val, exit_index)[members].mean()),
-        exit_fractions=(np.bincount(exits, minlength=len(val.predicted)) / len(exits)).tolist(),
+        accuracy=float(100.0 * right.mean()),
+        exit_fractions=(np.bincount(exits, minlength=len(images.confidence)) / len(exits)).tolist(),
     )

@@ -4,14 +4,12 @@ attend to.
 Axis letters: K exits, n images, C classes, H heads, G grid side, N = G * G + 1 tokens, class token first.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from mindspore import Tensor, nn
 
 from dvt.data import Splits
 from dvt.early_exit.budgets import evenly_spread
-from dvt.early_exit.outcomes import Outcomes
+from dvt.evaluation.all_exits import ExitsTaken
 from dvt.report.pictures import AttentionExample, ClassExtremes, Example
 
 EXAMPLES_PER_EXIT = 8
@@ -20,42 +18,18 @@ MOST_CLASSES = 10
 ATTENTION_PER_EXIT = 2
 
 
-@dataclass(frozen=True)
-class ExitsTaken:
-    """The validation images and the exits that they take.
-
-    Attributes:
-        splits: Where the images are.
-        outcomes: What every exit says of them.
-        confidence: (K, n).
-        exit_index: (n,).
-    """
-
-    splits: Splits
-    outcomes: Outcomes
-    confidence: np.ndarray
-    exit_index: np.ndarray
-
-    def spread(self, per_exit: int) -> list[int]:
-        """Positions of at most so many images of each exit, evenly spread over those that took it."""
-        exits = range(len(self.confidence))
-        return [place for k in exits for place in _some(np.flatnonzero(self.exit_index == k), per_exit)]
-
-    def example(self, position: int) -> Example:
-        """The image at a position, as the report shows it."""
-        taken = int(self.exit_index[position])
-        return Example(
-            image=_pixels(self.splits, self.splits.batch("val", [position])[0][0]),
-            label=self.splits.class_names[self.outcomes.labels[position]],
-            predicted=self.splits.class_names[self.outcomes.predicted[taken, position]],
-            exit_index=taken,
-            confidence=float(self.confidence[taken, position]),
-        )
+def chosen(model: nn.Cell, images: ExitsTaken) -> dict[str, list]:
+    """All pictures of the report, under the names of the arguments of `write_report`."""
+    return {
+        "examples": examples_by_exit(images),
+        "extremes": extremes_by_class(images),
+        "attention": attention_examples(model, images),
+    }
 
 
 def examples_by_exit(images: ExitsTaken) -> list[Example]:
     """A few images per exit."""
-    return [images.example(position) for position in images.spread(EXAMPLES_PER_EXIT)]
+    return [_example(images, position) for position in _some_of_each_exit(images, EXAMPLES_PER_EXIT)]
 
 
 def extremes_by_class(images: ExitsTaken) -> list[ClassExtremes]:
@@ -69,7 +43,7 @@ def extremes_by_class(images: ExitsTaken) -> list[ClassExtremes]:
         count = min(EXTREMES, len(order) // 2)
         if count:
             easiest, hardest = (
-                [images.example(position) for position in part] for part in (order[:count], order[::-1][:count])
+                [_example(images, position) for position in part] for part in (order[:count], order[::-1][:count])
             )
             rows.append(ClassExtremes(images.splits.class_names[label], easiest, hardest))
     return rows
@@ -77,7 +51,7 @@ def extremes_by_class(images: ExitsTaken) -> list[ClassExtremes]:
 
 def attention_examples(model: nn.Cell, images: ExitsTaken) -> list[AttentionExample]:
     """What the class token of every exit attends to, for a few images that took each exit."""
-    positions, names = images.spread(ATTENTION_PER_EXIT), images.splits.class_names
+    positions, names = _some_of_each_exit(images, ATTENTION_PER_EXIT), images.splits.class_names
     pixels, _ = images.splits.batch("val", positions)
     maps = class_token_attention(model, pixels)
     return [
@@ -106,9 +80,26 @@ def class_token_attention(model: nn.Cell, images: np.ndarray) -> list[np.ndarray
     return maps
 
 
+def _some_of_each_exit(images: ExitsTaken, most: int) -> list[int]:
+    """Positions of at most `most` images per exit, evenly spread over those that took it."""
+    exits = range(len(images.confidence))
+    return [position for k in exits for position in _some(np.flatnonzero(images.exit_index == k), most)]
+
+
 def _some(values: np.ndarray, most: int) -> list[int]:
     """At most `most` of the values, evenly spread over their order."""
     return values[evenly_spread(len(values), most)].tolist() if len(values) else []
+
+
+def _example(images: ExitsTaken, position: int) -> Example:
+    taken, names = int(images.exit_index[position]), images.splits.class_names
+    return Example(
+        image=_pixels(images.splits, images.splits.batch("val", [position])[0][0]),
+        label=names[images.outcomes.labels[position]],
+        predicted=names[images.outcomes.predicted[taken, position]],
+        exit_index=taken,
+        confidence=float(images.confidence[taken, position]),
+    )
 
 
 def _pixels(splits: Splits, image: np.ndarray) -> np.ndarray:

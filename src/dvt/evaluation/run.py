@@ -21,27 +21,17 @@ from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
 from dvt.data.bad_images import LEFT_OUT
-from dvt.early_exit.budgets import (
-    Choice,
-    Costs,
-    choose_thresholds,
-    compare_rules,
-    compare_searches,
-    evaluate_thresholds,
-    evenly_spread,
-    frontier_curve,
-    recommend,
-)
+from dvt.early_exit import budgets
+from dvt.early_exit.budgets import Choice, Costs
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
 from dvt.early_exit.rules import CONFIDENCE, ExitRule
 from dvt.early_exit.search import Frontier, find_frontier
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import CheckpointError, ConfigError
-from dvt.evaluation import groups
-from dvt.evaluation.all_exits import AllExits, Keep, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation import groups, pictures
+from dvt.evaluation.all_exits import AllExits, ExitsTaken, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
-from dvt.evaluation.pictures import ExitsTaken, attention_examples, examples_by_exit, extremes_by_class
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest, sample
 from dvt.models.cost import cumulative_gmacs
@@ -85,9 +75,10 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     evaluation = _Evaluation(_Job(checkpoint, mode, config, folder), model, loaded, splits)
     thresholds = evaluation.find_thresholds() if stored is None else evaluation.stored_thresholds(stored)
     found = evaluation.run_val(thresholds.rule)
-    results = evaluation.results(thresholds, found)
-    evaluation.predictions(thresholds, found).save(folder / PREDICTIONS_FILE)
-    page = write_report(results, folder, **evaluation.pictures(thresholds, found))
+    taken = evaluation.exits_taken(thresholds, found)
+    results = evaluation.results(thresholds, found, taken)
+    evaluation.predictions(thresholds, found, taken).save(folder / PREDICTIONS_FILE)
+    page = write_report(results, folder, **(pictures.chosen(model, taken) if taken else {}))
     evaluation.partial.remove()
     if config.eval.store:
         _store(checkpoint, loaded, splits, results, thresholds.choice)
@@ -124,12 +115,6 @@ class _Thresholds:
     def rule(self) -> ExitRule:
         return CONFIDENCE if self.choice is None else self.choice.rule
 
-    def exits_taken(self, val: Outcomes) -> np.ndarray | None:
-        """(n,) with the recommended thresholds."""
-        if self.choice is None:
-            return None
-        return early_exit.assign_exits(val.scores_of(self.rule.name), self.choice.thresholds)
-
 
 class _Evaluation:
     """The steps of an evaluation, in the order of their use; making it measures the seconds of every exit.
@@ -158,7 +143,7 @@ class _Evaluation:
         if scaled:
             temperatures = [fit_temperature(each, calibration.labels) for each in found.probabilities]
             calibration = Outcomes.of(found.probabilities, calibration.labels, temperatures)
-        choice = choose_thresholds(calibration, self._costs, self._settings, temperatures)
+        choice = budgets.choose_thresholds(calibration, self._costs, self._settings, temperatures)
         return _Thresholds(early_exit.find_sweep_thresholds(found.confidence), choice, calibration)
 
     def stored_thresholds(self, stored: dict[str, Any]) -> _Thresholds:
@@ -186,17 +171,25 @@ class _Evaluation:
         self._left_out[split] = count
         return found.chosen(~bad)
 
-    def results(self, thresholds: _Thresholds, found: SplitOutputs) -> Results:
+    def exits_taken(self, thresholds: _Thresholds, found: SplitOutputs) -> ExitsTaken | None:
+        """With the recommended thresholds; None without any."""
+        if thresholds.choice is None:
+            return None
+        scores = found.outcomes.scores_of(thresholds.rule.name)
+        exit_index = early_exit.assign_exits(scores, thresholds.choice.thresholds)
+        return ExitsTaken(self._splits, found.outcomes, found.confidence, exit_index)
+
+    def results(self, thresholds: _Thresholds, found: SplitOutputs, taken: ExitsTaken | None) -> Results:
         """All that is found on the validation images; measures images/s."""
-        config, costs, splits = self._job.config, self._costs, self._splits
-        val, calibration, rule = found.outcomes, thresholds.calibration, thresholds.rule
-        choice, exit_index = thresholds.choice, thresholds.exits_taken(val)
+        config, costs = self._job.config, self._costs
+        choice, calibration, rule = thresholds.choice, thresholds.calibration, thresholds.rule
+        val = found.outcomes
         sweep = _sweep(found, thresholds.sweep, costs)
-        frontier = calibration and frontier_curve(_frontier(calibration, costs, rule), val, costs, rule.name)
-        recommended = choice and recommend(choice, calibration, val, costs)
+        frontier = calibration and budgets.frontier_curve(_frontier(calibration, costs, rule), val, costs, rule.name)
+        recommended = choice and budgets.recommend(choice, calibration, val, costs)
         rows = np.asarray((frontier or sweep).thresholds, np.float32)
-        rows = rows[evenly_spread(len(rows), TIMED_SETTINGS)]
-        timed = [evaluate_thresholds(val, costs, row, rule.name) for row in rows]
+        rows = rows[budgets.evenly_spread(len(rows), TIMED_SETTINGS)]
+        timed = [budgets.evaluate_thresholds(val, costs, row, rule.name) for row in rows]
         if recommended:
             timed = [recommended, *(each for each in timed if each.thresholds != recommended.thresholds)]
         return Results(
@@ -206,7 +199,7 @@ class _Evaluation:
             dataset=config.data.dataset,
             num_images=len(val.labels),
             images_left_out=self._left_out,
-            class_names=list(splits.class_names),
+            class_names=list(self._splits.class_names),
             date=datetime.date.today().isoformat(),
             machine=device.describe_machine(),
             config=config_to_dict(config),
@@ -217,15 +210,15 @@ class _Evaluation:
             frontier=frontier,
             published=published_curve(self._loaded.model, config.data.dataset),
             recommended=recommended,
-            groups=groups.by_attribute(val, exit_index, splits) if choice else {},
-            per_class=groups.by_class(val, exit_index, splits.class_names) if choice else {},
+            groups=groups.by_attribute(taken) if taken else {},
+            per_class=groups.by_class(taken) if taken else {},
             reliability=_reliability(found, rule.temperatures),
-            rules=compare_rules(calibration, val, costs) if calibration else [],
-            searches=compare_searches(calibration, val, costs, rule.name) if calibration else [],
+            rules=budgets.compare_rules(calibration, val, costs) if calibration else [],
+            searches=budgets.compare_searches(calibration, val, costs, rule.name) if calibration else [],
             throughput=self._speed_test.measure(timed, rule, costs.gmacs),
         )
 
-    def predictions(self, thresholds: _Thresholds, found: SplitOutputs) -> StoredPredictions:
+    def predictions(self, thresholds: _Thresholds, found: SplitOutputs, taken: ExitsTaken | None) -> StoredPredictions:
         """What `dvt thresholds` needs later."""
         temperatures, choice = thresholds.rule.temperatures, thresholds.choice
         return StoredPredictions(
@@ -235,20 +228,9 @@ class _Evaluation:
             cumulative_seconds=self._costs.seconds,
             temperatures=None if temperatures is None else np.asarray(temperatures),
             thresholds=None if choice is None else choice.thresholds,
-            exit_index=thresholds.exits_taken(found.outcomes),
+            exit_index=None if taken is None else taken.exit_index,
             probabilities=found.probabilities,
         )
-
-    def pictures(self, thresholds: _Thresholds, found: SplitOutputs) -> dict[str, list]:
-        """Single images for the report: by the exit they take, the extremes of classes, and what is attended to."""
-        if thresholds.choice is None:
-            return {}
-        images = ExitsTaken(self._splits, found.outcomes, found.confidence, thresholds.exits_taken(found.outcomes))
-        return {
-            "examples": examples_by_exit(images),
-            "extremes": extremes_by_class(images),
-            "attention": attention_examples(self._model, images),
-        }
 
 
 def _identity(job: _Job, loaded: Checkpoint) -> dict[str, Any]:
@@ -326,10 +308,10 @@ def _stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
     for k, accuracy in enumerate(results.get("anytime_classification") or []):
         cost = f" at {costs[k]:.3f} GMACs" if k < len(costs) else ""
         lines.append(f"  exit {k + 1}: top-1 {accuracy:.2f} %{cost}")
-    budgets, accuracies = results.get("budgeted_batch_classification") or ([], [])
-    if len(budgets):
+    gmacs, accuracies = results.get("budgeted_batch_classification") or ([], [])
+    if len(gmacs):
         lines.append("budgeted batch classification")
-        lines += [f"  {cost:7.4f} GMACs: top-1 {acc:.2f} %" for cost, acc in zip(budgets, accuracies, strict=True)]
+        lines += [f"  {cost:7.4f} GMACs: top-1 {acc:.2f} %" for cost, acc in zip(gmacs, accuracies, strict=True)]
     return "\n".join(lines)
 
 

@@ -11,22 +11,11 @@ from string import Template
 
 from PIL import Image
 
+from dvt.report import tables
 from dvt.report.figures import exit_colour, share_bars
 from dvt.report.pictures import ClassExtremes, Example
 from dvt.report.results import Results
-from dvt.report.tables import (
-    budget_table,
-    calibration_table,
-    class_table,
-    exit_name,
-    exit_table,
-    facts_table,
-    group_table,
-    rules_table,
-    searches_table,
-    text,
-    throughput_table,
-)
+from dvt.report.tables import exit_name, text
 from dvt.report.words import early_exit_speed, headline, number, percent, share, speed, threshold_list
 
 EXAMPLE_SIDE = 192  # larger example images are made this small, in pixels
@@ -91,8 +80,8 @@ def page(
 def _accuracy(results: Results, figures: Figures) -> str:
     names = [name for name in ("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png") if name in figures]
     drawn = [_figure(name, figures, _alternatives(results)[name]) for name in names]
-    tables = [exit_table(results), *(group_table(name, groups) for name, groups in results.groups.items())]
-    return _columns([*drawn, _stack(tables)])
+    by_group = [tables.group(name, groups) for name, groups in results.groups.items()]
+    return _columns([*drawn, _stack([tables.exits(results), *by_group])])
 
 
 def _alternatives(results: Results) -> dict[str, str]:
@@ -119,20 +108,20 @@ def _alternatives(results: Results) -> dict[str, str]:
 
 
 def _budget(results: Results) -> str:
-    tables = []
+    parts = []
     if results.recommended and results.recommended.budget:
-        tables.append(budget_table(results.recommended.budget, results.throughput))
+        parts.append(tables.budget(results.recommended.budget, results.throughput))
     if results.searches:
-        tables.append(searches_table(results.searches))
+        parts.append(tables.searches(results.searches))
     if results.rules:
-        tables.append(rules_table(results.rules))
-    return _stack(tables) if tables else ""
+        parts.append(tables.rules(results.rules))
+    return _stack(parts) if parts else ""
 
 
 def _speed_and_classes(results: Results) -> str:
-    tables = [throughput_table(results, results.throughput)] if results.throughput else []
-    tables += [class_table(results.per_class)] if results.per_class else []
-    return "\n".join(tables)
+    parts = [tables.throughput(results, results.throughput)] if results.throughput else []
+    parts += [tables.classes(results.per_class)] if results.per_class else []
+    return "\n".join(parts)
 
 
 def _calibration(results: Results, figures: Figures) -> str:
@@ -142,7 +131,7 @@ def _calibration(results: Results, figures: Figures) -> str:
         f"exit {k + 1} {share(row.expected_calibration_error)}" for k, row in enumerate(results.reliability)
     )
     alternative = f"Chart of accuracy against confidence per exit. Expected calibration errors: {errors}."
-    return _columns([_figure("reliability.png", figures, alternative), calibration_table(results.reliability)])
+    return _columns([_figure("reliability.png", figures, alternative), tables.calibration(results.reliability)])
 
 
 def _examples(results: Results, examples: Sequence[Example]) -> str:
@@ -193,13 +182,13 @@ def _facts(results: Results) -> str:
     }
     if results.published:
         run["published curve"] = results.published.source
-    left = _stack([facts_table("Run", run), facts_table("Machine", results.machine)])
-    facts = _columns([left, facts_table("Model", results.model)])
+    left = _stack([tables.facts("Run", run), tables.facts("Machine", results.machine)])
+    facts = _columns([left, tables.facts("Model", results.model)])
     if not results.config:
         return facts
-    sections = [facts_table(name, keys) for name, keys in results.config.items() if isinstance(keys, dict)]
+    sections = [tables.facts(name, keys) for name, keys in results.config.items() if isinstance(keys, dict)]
     others = {key: value for key, value in results.config.items() if not isinstance(value, dict)}
-    configuration = _columns([*sections, facts_table("run", others)])
+    configuration = _columns([*sections, tables.facts("run", others)])
     return f"{facts}\n<details><summary>Configuration of the evaluation</summary>\n{configuration}\n</details>"
 
 

@@ -31,11 +31,11 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     )
 
 
-def facts_table(caption: str, facts: dict[str, Any]) -> str:
+def facts(caption: str, values: dict[str, Any]) -> str:
     """Names and values of any kind."""
     rows = "\n".join(
         f'<tr><th scope="row">{text(_FACTS.get(key, key.replace("_", " ")))}</th><td>{text(_plain(value))}</td></tr>'
-        for key, value in facts.items()
+        for key, value in values.items()
     )
     return (
         f'<div class="card"><table class="facts"><caption>{caption}</caption>\n<tbody>\n{rows}\n</tbody></table></div>'
@@ -58,7 +58,7 @@ def exit_name(exit_index: int) -> str:
     return f'<span class="exit">{chip}exit&nbsp;{exit_index + 1}</span>'
 
 
-def exit_table(results: Results) -> str:
+def exits(results: Results) -> str:
     """Tokens, cost and accuracy of every exit."""
     rows = [
         [exit_name(k), f"{grid} × {grid} + 1", number(gmacs), percent(accuracy)]
@@ -68,13 +68,13 @@ def exit_table(results: Results) -> str:
     return table(caption, ["exit", "tokens", "GMACs per image", "accuracy"], rows)
 
 
-def group_table(name: str, groups: dict[str, Group]) -> str:
+def group(name: str, groups: dict[str, Group]) -> str:
     """The values of an attribute that the data set knows of its images."""
     title = text(name.replace("_", " ") + (f" ({GROUP_UNITS[name]})" if name in GROUP_UNITS else ""))
     return _share_table(f"By {title}, with the recommended thresholds.", title, groups)
 
 
-def class_table(per_class: dict[str, Group]) -> str:
+def classes(per_class: dict[str, Group]) -> str:
     """Accuracy and exits per class."""
     if len(per_class) <= MOST_CLASSES:
         return _share_table("Classes, with the recommended thresholds.", "class", per_class)
@@ -98,7 +98,7 @@ def _share_table(caption: str, head: str, groups: dict[str, Group]) -> str:
     return table(caption, heads, rows)
 
 
-def throughput_table(results: Results, measured: Throughput) -> str:
+def throughput(results: Results, measured: Throughput) -> str:
     """Measured images/s, what moving images between exits took of the time, and the ratio that GMACs promise."""
     accuracy, gmacs = results.anytime_accuracy[-1], results.cumulative_gmacs[-1]
     all_exits = speed(measured.all_exits_images_per_second)
@@ -122,19 +122,19 @@ def throughput_table(results: Results, measured: Throughput) -> str:
     return table(f"Speed: {measured.num_images:,} images in batches of {measured.batch_size}, {rounds}.", heads, rows)
 
 
-def budget_table(budget: BudgetUse, measured: Throughput | None) -> str:
+def budget(use: BudgetUse, measured: Throughput | None) -> str:
     """The budget asked for beside what is used: on the calibration images, and on these."""
     rows = [
-        ["asked for", number(budget.asked)],
-        ["on the calibration images", number(budget.calibration)],
-        ["on these held-out images", number(budget.held_out)],
+        ["asked for", number(use.asked)],
+        ["on the calibration images", number(use.calibration)],
+        ["on these held-out images", number(use.held_out)],
     ]
-    if budget.kind == "images_per_second" and measured:
+    if use.kind == "images_per_second" and measured:
         rows.append(["measured while running", number(measured.adaptive_images_per_second)])
-    return table(f"Budget, in {budget.unit}.", ["", budget.unit], rows)
+    return table(f"Budget, in {use.unit}.", ["", use.unit], rows)
 
 
-def searches_table(searches: Sequence[SearchComparison]) -> str:
+def searches(compared: Sequence[SearchComparison]) -> str:
     """The published sweep against the optimised thresholds, at the same budgets."""
     rows = [
         [
@@ -143,24 +143,24 @@ def searches_table(searches: Sequence[SearchComparison]) -> str:
             f"{each.optimised.accuracy - each.published.accuracy:+.2f}",
             f"{each.optimised.calibration_accuracy - each.published.calibration_accuracy:+.2f}",
         ]
-        for each in searches
+        for each in compared
     ]
     heads = ["budget, GMACs", "published sweep (GMACs used)", "optimised (GMACs used)", "gain, points", "calibration"]
     return table("Thresholds chosen on the calibration images at the same budgets, tried on these.", heads, rows)
 
 
-def rules_table(rules: Sequence[RuleComparison]) -> str:
+def rules(compared: Sequence[RuleComparison]) -> str:
     """Accuracy of each exit rule at a few budgets."""
-    budgets = sorted({point.budget_gmacs for rule in rules for point in rule.points if point})
+    budgets = sorted({point.budget_gmacs for rule in compared for point in rule.points if point})
     rows = []
-    for rule in rules:
+    for rule in compared:
         accuracy = {point.budget_gmacs: point.accuracy for point in rule.points if point}
         rows.append([text(rule.rule), *(percent(accuracy.get(budget)) for budget in budgets)])
     heads = ["rule", *(f"{number(budget)} GMACs" for budget in budgets)]
     return table("Exit rules: accuracy on these images at a budget, thresholds of the published sweep.", heads, rows)
 
 
-def calibration_table(reliability: Sequence[ExitReliability]) -> str:
+def calibration(reliability: Sequence[ExitReliability]) -> str:
     """Expected calibration error per exit, before and, where it was used, after temperature scaling."""
     scaled = reliability[0].temperature is not None
     rows = []
