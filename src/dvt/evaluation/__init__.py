@@ -1,7 +1,7 @@
 """Evaluation: accuracy of every exit, thresholds for a budget, accuracy and cost with early exits, measured speed.
 
-`run.evaluate_checkpoint` is the entry point; `all_exits` runs the exits and can be interrupted, `speed` measures,
-`pictures` chooses and draws what the report shows of single images.
+`run.evaluate_checkpoint` is the recipe. `all_exits` runs the exits and can be interrupted, `speed` measures, `groups`
+and `pictures` look at single images and classes, `stored` keeps results in the checkpoint; `predict` is `dvt predict`.
 """
 
 from dvt.evaluation.run import evaluate_checkpoint

@@ -16,7 +16,7 @@ import numpy as np
 from mindspore import nn
 
 from dvt import device, early_exit
-from dvt.checkpoint.native import Checkpoint, load_model, save_checkpoint
+from dvt.checkpoint.native import Checkpoint, load_model
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
@@ -28,12 +28,13 @@ from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPrediction
 from dvt.early_exit.rules import CONFIDENCE, ExitRule
 from dvt.early_exit.search import Frontier, find_frontier
 from dvt.early_exit.temperature import fit_temperature, reliability
-from dvt.errors import CheckpointError, ConfigError
+from dvt.errors import ConfigError
 from dvt.evaluation import groups, pictures
 from dvt.evaluation.all_exits import AllExits, ExitsTaken, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest, sample
+from dvt.evaluation.stored import store_results, stored_results, stored_summary
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.results import ExitReliability, Results, SweepCurve
 from dvt.report.words import summary
@@ -58,9 +59,9 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
         raise ConfigError(f"eval.store needs --mode 2, which finds what is to be stored; mode {mode} only reads it")
     used = device.set_up(config.device_target)
     model, loaded = load_model(checkpoint)
-    stored = None if mode == 2 else _stored_results(loaded, checkpoint)
+    stored = None if mode == 2 else stored_results(loaded, checkpoint)
     if mode == 0:
-        print(_stored_summary(loaded, stored))
+        print(stored_summary(loaded, stored))
         return None
     splits = load_splits(config.data, loaded.model.image_size, config.seed)
     check_fit(loaded, splits, checkpoint)
@@ -81,7 +82,7 @@ def evaluate_checkpoint(checkpoint: str, mode: int, config: RunConfig, output: s
     page = write_report(results, folder, **(pictures.chosen(model, taken) if taken else {}))
     evaluation.partial.remove()
     if config.eval.store:
-        _store(checkpoint, loaded, splits, results, thresholds.choice)
+        store_results(checkpoint, loaded, splits, results, thresholds.choice)
     print(summary(results))
     print(f"report: {page}")
     return results
@@ -289,44 +290,3 @@ def _reliability(found: SplitOutputs, temperatures: Sequence[float] | None) -> l
 def _with_gaps(values: np.ndarray) -> list[float | None]:
     """NaN, which JSON cannot hold, as None."""
     return [None if np.isnan(value) else float(value) for value in values]
-
-
-def _stored_results(loaded: Checkpoint, checkpoint: str) -> dict[str, Any]:
-    results = loaded.metadata.get("results")
-    if not results or "dynamic_threshold" not in results:
-        raise CheckpointError(
-            f"{checkpoint} holds no thresholds and results yet; find them with --mode 2 --eval.store, which writes "
-            "them into the checkpoint"
-        )
-    return results
-
-
-def _stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
-    """What mode 0 prints."""
-    lines = [f"{loaded.model.name}, results stored in the checkpoint"]
-    costs = results.get("flops") or []
-    for k, accuracy in enumerate(results.get("anytime_classification") or []):
-        cost = f" at {costs[k]:.3f} GMACs" if k < len(costs) else ""
-        lines.append(f"  exit {k + 1}: top-1 {accuracy:.2f} %{cost}")
-    gmacs, accuracies = results.get("budgeted_batch_classification") or ([], [])
-    if len(gmacs):
-        lines.append("budgeted batch classification")
-        lines += [f"  {cost:7.4f} GMACs: top-1 {acc:.2f} %" for cost, acc in zip(gmacs, accuracies, strict=True)]
-    return "\n".join(lines)
-
-
-def _store(checkpoint: str, loaded: Checkpoint, splits: Splits, results: Results, choice: Choice) -> None:
-    """Thresholds and results into the checkpoint, under the names of the released ones.
-
-    Converted files know neither their preprocessing nor their classes: they get those that they were evaluated with.
-    """
-    metadata = {"preprocessing": splits.preprocessing, "class_names": list(splits.class_names), **loaded.metadata}
-    metadata["results"] = {
-        "flops": results.cumulative_gmacs,
-        "anytime_classification": results.anytime_accuracy,
-        "dynamic_threshold": results.sweep.thresholds,
-        "budgeted_batch_classification": [results.sweep.expected_gmacs, results.sweep.accuracy],
-    }
-    metadata |= choice.to_metadata(results.recommended)
-    save_checkpoint(checkpoint, loaded.weights, metadata)
-    log.info("stored thresholds and results in %s", checkpoint)
