@@ -17,9 +17,9 @@ PAGE = DOCS / "architecture.md"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("cli", "convert", "cost"),
     ("training", "evaluation", "deploy"),
-    ("cluster", "data"),
+    ("cluster", "data", "report"),
     ("checkpoint", "early_exit"),
-    ("config", "report"),
+    ("config",),
     ("models",),
     ("device", "safe_files"),
     ("value_checks", "errors", "signals", "moved"),
