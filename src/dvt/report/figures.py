@@ -64,10 +64,8 @@ def draw_all(results: Results, theme: Theme = LIGHT) -> dict[str, bytes]:
 
 def accuracy_against_gmacs(results: Results, theme: Theme = LIGHT) -> bytes:
     """Accuracy (percent) against the average cost of an image (GMACs): sweep, single exits, recommended setting."""
-    gmacs, accuracy, frontier, published = (
-        *(results.cumulative_gmacs, results.anytime_accuracy),
-        *(results.frontier, results.published),
-    )
+    gmacs, accuracy = results.cumulative_gmacs, results.anytime_accuracy
+    frontier, published = results.frontier, results.published
     with style(theme):
         figure, axes = _axes("average cost of an image (GMACs)", "accuracy (%)")
         label = "early exits, published sweep" if frontier else "early exits, sweep"
