@@ -28,17 +28,11 @@ _OPTIONAL = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What every exit says of the images of one split.
+    """What every exit says of the images of one split."""
 
-    Attributes:
-        predicted: (K, n) most probable class.
-        labels: (n,) true class.
-        scores: Rule name -> (K, n) scores.
-    """
-
-    predicted: np.ndarray
-    labels: np.ndarray
-    scores: dict[str, np.ndarray]
+    predicted: np.ndarray  # (K, n) most probable class
+    labels: np.ndarray  # (n,) true class
+    scores: dict[str, np.ndarray]  # rule name -> (K, n)
 
     @classmethod
     def of(

@@ -42,17 +42,11 @@ class AllExits(nn.Cell):
 
 @dataclass(frozen=True)
 class SplitOutputs:
-    """What is kept of the images of a split: some 20 bytes per image and exit, whatever the number of classes.
-
-    Attributes:
-        outcomes: Predicted and true classes and the scores of every exit rule.
-        confidence: (K, n) largest probability, at no temperature.
-        probabilities: (K, n, C), only where they were asked for: 12 KB per image for three exits and 1000 classes.
-    """
+    """What is kept of the images of a split: some 20 bytes per image and exit, whatever the number of classes."""
 
     outcomes: Outcomes
-    confidence: np.ndarray
-    probabilities: np.ndarray | None = None
+    confidence: np.ndarray  # (K, n) largest probability, at no temperature
+    probabilities: np.ndarray | None = None  # (K, n, C), only where asked for: 12 KB for three exits and 1000 classes
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, as a file keeps them; `from_arrays` reads them back."""
@@ -84,19 +78,12 @@ class SplitOutputs:
 
 @dataclass(frozen=True)
 class ExitsTaken:
-    """The validation images and the exits that they take.
-
-    Attributes:
-        splits: Where the images are.
-        outcomes: What every exit says of them.
-        confidence: (K, n) at no temperature.
-        exit_index: (n,).
-    """
+    """The validation images, what every exit says of them, and the exits that they take."""
 
     splits: Splits
     outcomes: Outcomes
-    confidence: np.ndarray
-    exit_index: np.ndarray
+    confidence: np.ndarray  # (K, n) at no temperature
+    exit_index: np.ndarray  # (n,)
 
 
 def _image_axis(array: np.ndarray) -> int:
@@ -155,17 +142,11 @@ class Partial:
 
 @dataclass(frozen=True)
 class Keep:
-    """What is kept of the outputs of all exits.
+    """What is kept of the outputs of all exits."""
 
-    Attributes:
-        temperatures: (K,) at which scores are taken; None for the outputs as they are.
-        probabilities: Keep the probabilities too.
-        partial: Where batches are kept for the case of an interruption.
-    """
-
-    temperatures: Sequence[float] | None = None
-    probabilities: bool = False
-    partial: Partial | None = None
+    temperatures: Sequence[float] | None = None  # (K,) that scores are taken at
+    probabilities: bool = False  # those too
+    partial: Partial | None = None  # where batches are kept for the case of an interruption
 
     def of(self, probabilities: np.ndarray, labels: np.ndarray) -> SplitOutputs:
         """Of softmax outputs (K, n, C). Raises DataError if they are not finite."""

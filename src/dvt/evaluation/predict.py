@@ -27,23 +27,14 @@ SOME_FAILED = 1  # exit code if some files could not be classified
 
 @dataclass(frozen=True)
 class Answer:
-    """What is said of one image.
-
-    Attributes:
-        file: Its path.
-        classes: Names of the most probable classes, first the most probable.
-        probabilities: Theirs, 0 to 1.
-        exit: The exit taken, counted from 1.
-        gmacs: What that cost.
-        milliseconds: Measured, from the model input to the answer; reading and resizing the file is not included.
-    """
+    """What is said of one image."""
 
     file: str
-    classes: list[str]
-    probabilities: list[float]
-    exit: int
-    gmacs: float
-    milliseconds: float
+    classes: list[str]  # names of the most probable classes, the most probable first
+    probabilities: list[float]  # of these classes, 0 to 1
+    exit: int  # the exit taken, counted from 1
+    gmacs: float  # cost of that exit and those before it
+    milliseconds: float  # from the model input to the answer; reading and resizing the file is not included
 
     def line(self) -> str:
         """One line for people."""

@@ -100,17 +100,11 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Thresholds:
-    """Where images may leave.
+    """Where images may leave."""
 
-    Attributes:
-        sweep: (P, K) of the published sweep.
-        choice: The recommended ones; None for a checkpoint that stores only a sweep.
-        calibration: The images that they were found on; None for stored ones.
-    """
-
-    sweep: np.ndarray
-    choice: Choice | None
-    calibration: Outcomes | None = None
+    sweep: np.ndarray  # (P, K) of the published sweep
+    choice: Choice | None  # the recommended ones; None for a checkpoint that stores only a sweep
+    calibration: Outcomes | None = None  # the images that they were found on; None for stored ones
 
     @property
     def rule(self) -> ExitRule:

@@ -7,22 +7,15 @@ from pathlib import Path
 from dvt.errors import ConfigError
 from dvt.report.figures import DARK, LIGHT, draw_all
 from dvt.report.page import page
-from dvt.report.pictures import (
-    AttentionExample,
-    ClassExtremes,
-    Example,
-    attention_rows,
-    example_rows,
-    extreme_rows,
-)
+from dvt.report.pictures import AttentionExample, ClassExtremes, Example, attention_rows
 from dvt.report.results import Results
 from dvt.safe_files import explained, replacing
 
 PAGE = "report.html"
 NUMBERS = "results.json"
 FIGURES = (
-    *("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "reliability.png"),
-    *("examples.png", "extremes.png", "attention.png"),
+    *("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "reliability.png", "attention.png"),
+    *("examples.png", "extremes.png"),  # of reports of 0.1.0; the page has the same images
 )
 
 
@@ -42,17 +35,13 @@ def write_report(
     if attention:
         light["attention.png"], dark["attention.png"] = (attention_rows(attention, theme) for theme in (LIGHT, DARK))
     html = page(results, {name: (light[name], dark[name]) for name in light}, examples, extremes)
-    files = {NUMBERS: results.to_json().encode(), **light}
-    if examples:
-        files["examples.png"] = example_rows(examples, results.num_exits)
-    if extremes:
-        files["extremes.png"] = extreme_rows(extremes)
+    files = {PAGE: html.encode(), NUMBERS: results.to_json().encode(), **light}
 
     folder = Path(folder)
     with explained(folder, ConfigError):
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as moved_at_the_end:  # in reverse order
-            for name, content in {PAGE: html.encode(), **files}.items():
+            for name, content in files.items():
                 moved_at_the_end.enter_context(replacing(folder / name)).write_bytes(content)
         for name in set(FIGURES) - set(files):
             (folder / name).unlink(missing_ok=True)
