@@ -46,7 +46,7 @@ class SplitOutputs:
 
     outcomes: Outcomes
     confidence: np.ndarray  # (K, n) largest probability, at no temperature
-    probabilities: np.ndarray | None = None  # (K, n, C), only where asked for: 12 KB for three exits and 1000 classes
+    probabilities: np.ndarray | None = None  # (K, n, C), where asked for; 12 KB an image for 3 x 1000
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """By name, as a file keeps them; `from_arrays` reads them back."""

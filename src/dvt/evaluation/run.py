@@ -119,7 +119,7 @@ class _Evaluation:
     """
 
     def __init__(self, job: _Job, model: nn.Cell, loaded: Checkpoint, splits: Splits) -> None:
-        self._job, self._model, self._loaded, self._settings = job, model, loaded, job.config.eval
+        self._job, self._loaded, self._settings = job, loaded, job.config.eval
         self._splits = splits  # of a split that was run, only the images that can be read
         self._left_out: dict[str, int] = {}  # the number of the others, by split
         self.partial = Partial(job.folder, _identity(job, loaded))
