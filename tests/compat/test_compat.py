@@ -34,6 +34,7 @@ from dvt.checkpoint import load_model, read_checkpoint
 from dvt.config import DataSection
 from dvt.data import load_splits
 from dvt.deploy import Cascade
+from dvt.report import Results
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -117,7 +118,9 @@ def test_t2t_checkpoint_computes_as_before(written: Path) -> None:
 @pytest.mark.parametrize("name", EVALUATED)
 def test_predictions_load(written: Path, name: str) -> None:
     predictions = Predictions.load(written / name)
-    results = json.loads((written / name / "results.json").read_text(encoding="utf-8"))
+    text = (written / name / "results.json").read_text(encoding="utf-8")
+    results = json.loads(text)
+    assert json.loads(Results.from_json(text).to_json()) == results
     assert predictions.val.accuracy == pytest.approx(results["anytime_accuracy"])
     assert predictions.calibration is not None and predictions.exit_index is not None
     assert predictions.thresholds == pytest.approx(results["recommended"]["thresholds"])
