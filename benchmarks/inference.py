@@ -135,13 +135,11 @@ def serve_model(case: dict) -> int:
     from mindspore import Tensor
 
     from dvt import device
-    from dvt.models import kernels
     from dvt.models.cascade import build_from_config
 
     device.set_up("auto")
     config = configuration(case)
-    with contextlib.nullcontext() if case["kernels"] else kernels.disabled():
-        model = build_from_config(config)
+    model = build_from_config(config, kernels=case["kernels"])
     model.set_train(False)
     for _ in range(config.num_exits - case["exit"]):
         del model.exits[-1]  # what the last exit left hands on is computed by no one: nobody reads it

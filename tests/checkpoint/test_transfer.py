@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from dvt.checkpoint import save_checkpoint
-from dvt.checkpoint.transfer import apply, bicubic_matrix, initial_weights, match_exits, resize_positions
+from dvt.checkpoint.transfer import apply, initial_weights, match_exits
 from dvt.convert import exit_rows, parameter_shapes, reference_shapes
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_from_config
+from dvt.models.grids import bicubic_matrix, resize_positions
 from dvt.models.variants import ModelConfig, model_config
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 24, "num_classes": 7}
@@ -123,7 +124,7 @@ def test_other_classes_start_with_a_fresh_head(make, tmp_path: Path):
     for name in expected:
         np.testing.assert_array_equal(initial.weights[name], weights[name], err_msg=name)
     text = "\n".join(initial.report)
-    assert text.count("afresh, other classes (7 in the file, 3 here): head") == 3
+    assert text.count("freshly initialised, other classes (7 in the file, 3 here): head") == 3
     assert "checkpoint of dvt" in text and "2x2, 3x3, 4x4 tokens" in text
     assert ("fixed sinusoids" in text) == (make is t2t)
 
@@ -132,7 +133,7 @@ def test_the_same_model_is_taken_whole(tmp_path: Path):
     path, weights = saved(tmp_path, deit())
     initial = initial_weights(deit(), path)
     assert set(initial.weights) == set(weights)
-    assert not any("afresh" in line or "not taken" in line for line in initial.report)
+    assert not any("initialised" in line or "not taken" in line for line in initial.report)
 
 
 def test_another_image_size_resizes_positions(tmp_path: Path):

@@ -1,8 +1,8 @@
 """Reads MindSpore's `.ckpt` files: named tensors and texts as protobuf, then a mark and the CRC32 of all before it.
 
-The schema is MindSpore's; its reader, `load_checkpoint`, is not used. It takes a file's word for the size of a tensor:
-where there are fewer bytes, it crashes or fills up with whatever lies in memory. It also refuses a good file that is
-larger than the memory nobody uses at that moment, though the system would make room by dropping cached files.
+The schema is MindSpore's; its reader, `load_checkpoint`, is not used. It believes the size of a tensor that the file
+states: where there are fewer bytes, it crashes or reads memory that is not its own. It also refuses a good file that is
+larger than the memory that is free at that moment, though the system would make room by dropping cached files.
 """
 
 import math
@@ -18,12 +18,8 @@ from dvt.errors import CheckpointError, listing, reason_of
 
 _CRC_MARK = b"crc_num"  # what MindSpore's crc_check=True writes in front of the checksum
 _CRC_BYTES = 10
-_NO_CHECKPOINT = "{} is not a MindSpore checkpoint, or only the start of one ({}); if it was copied, copy it again"
 _TYPES = {f"{kind}{bits}" for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)} - {"Float8"}
 _TYPES |= {"BFloat16", "Bool"}
-_TEXT = "str"
-
-_Kind = tuple[str, tuple[int, ...]]  # type and shape, in MindSpore's words
 
 
 @dataclass(frozen=True)
@@ -45,8 +41,8 @@ def read_ckpt(path: Path) -> CkptContent:
     """Reads a file in one go. Needs MindSpore, for its schema.
 
     Raises:
-        CheckpointError: It cannot be read, is no such file, has a wrong checksum, or holds a tensor whose bytes do not
-            fit its type and shape, or a text that is none; or there is too little memory.
+        CheckpointError: It cannot be read, is of another kind, has a wrong checksum, or holds a tensor whose bytes do
+            not fit its type and shape, or an invalid text; or there is too little memory.
     """
     try:
         with path.open("rb") as file:
@@ -59,7 +55,7 @@ def read_ckpt(path: Path) -> CkptContent:
             raise CheckpointError(
                 f"{path} is damaged: its content does not match the checksum at its end; copy it again"
             )
-        tensors, texts = _decoded(path, _entries(path, body))
+        tensors, texts = _decoded(path, body)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
     except MemoryError as error:
@@ -70,44 +66,45 @@ def read_ckpt(path: Path) -> CkptContent:
     return CkptContent(tensors, texts, has_checksum)
 
 
-def _entries(path: Path, body: bytes) -> list[tuple[str, _Kind, Any]]:
-    """Name, type with shape, and tensor, whose `tensor_content` are bytes, of each entry of the file."""
+def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors and the texts by name."""
     from google.protobuf.message import DecodeError
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
+    pieces: dict[str, list[Any]] = {}  # MindSpore writes a large tensor as several entries, each with the whole shape
     try:
-        entries = Checkpoint.FromString(body).value
-        return [(each.tag, (each.tensor.tensor_type, tuple(each.tensor.dims)), each.tensor) for each in entries]
+        for entry in Checkpoint.FromString(body).value:
+            pieces.setdefault(entry.tag, []).append(entry.tensor)
     except (DecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(_NO_CHECKPOINT.format(path, reason_of(error))) from error
-
-
-def _decoded(path: Path, entries: list[tuple[str, _Kind, Any]]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    kinds: dict[str, _Kind] = {}
-    parts: dict[str, list[Any]] = {}  # MindSpore writes a large tensor as several entries, each with the whole shape
-    wrong = set()
-    for tag, kind, tensor in entries:
-        if kinds.setdefault(tag, kind) != kind:
-            wrong.add(tag)
-        parts.setdefault(tag, []).append(tensor)
+        raise CheckpointError(
+            f"{path} is not a MindSpore checkpoint, or only the start of one ({reason_of(error)}); if it was copied, "
+            "copy it again"
+        ) from error
     tensors: dict[str, np.ndarray] = {}
     texts: dict[str, str] = {}
-    for tag, (kind, dims) in kinds.items():
-        content = bytearray().join(part.tensor_content for part in parts[tag])
+    damaged = []
+    for name, parts in pieces.items():
         try:
-            if kind == _TEXT:
-                texts[tag] = _text(content)
-            else:
-                tensors[tag] = _array(content, kind, dims)
+            value = _value(parts)
         except ValueError:
-            wrong.add(tag)
-    if wrong:
-        names = listing(repr(tag) for tag in kinds if tag in wrong)
+            damaged.append(repr(name))
+        else:
+            (texts if isinstance(value, str) else tensors)[name] = value
+    if damaged:
         raise CheckpointError(
-            f"{path} is damaged, or only the start of a file: the bytes of {names} do not fit type and shape; save or"
-            " copy it again"
+            f"{path} is damaged, or only the start of a file: the bytes of {listing(damaged)} do not fit type and "
+            "shape; save or copy it again"
         )
     return tensors, texts
+
+
+def _value(parts: list[Any]) -> np.ndarray | str:
+    """The array or text that the parts make up. Raises ValueError if their bytes are not those of type and shape."""
+    kinds = {(part.tensor_type, tuple(part.dims)) for part in parts}
+    if len(kinds) > 1:
+        raise ValueError("the parts of one tensor differ in type or shape")
+    (kind, dims), content = kinds.pop(), bytearray().join(part.tensor_content for part in parts)
+    return _text(content) if kind == "str" else _array(content, kind, dims)
 
 
 def _array(content: bytearray, kind: str, dims: tuple[int, ...]) -> np.ndarray:
@@ -130,7 +127,7 @@ def _dtype(kind: str) -> np.dtype:
 
 
 def _text(content: bytearray) -> str:
-    """NumPy's form of texts: four bytes per character, zeros at the end left out. Raises ValueError for no text."""
+    """NumPy's form of texts: four bytes per character, zeros at the end left out. Raises ValueError if it is empty."""
     text = content.decode("utf-32-le").rstrip("\0")
     if not text:
         raise ValueError("an empty text")

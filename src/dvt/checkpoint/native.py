@@ -1,7 +1,7 @@
-"""Weights on disk: saving that never leaves a torn file, reading that says what is wrong with one.
+"""Checkpoints of this package: saving that leaves a whole file or none, reading that says what is wrong with one.
 
-The format is in docs/files.md: a MindSpore `.ckpt` (`dvt.checkpoint.format`) of every parameter under its name
-in the model, and one more entry, `dvt_metadata`, a JSON text. Files without MindSpore's checksum at their end are torn.
+A MindSpore `.ckpt` (`dvt.checkpoint.format`) of every parameter under its name in the model, and one more entry,
+`dvt_metadata`, a JSON text (docs/files.md). A file without MindSpore's checksum at its end is incomplete.
 MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
 """
 
@@ -44,7 +44,7 @@ def save_checkpoint(
     The file is written beside `path`, synced and moved, so `path` holds the old file or the whole new one.
     `metadata["model"]` is a ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers
     and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written (on a full disk it
-    tells the space that is free) and for metadata that JSON cannot hold.
+    names the space that is free) and for metadata that JSON cannot hold.
     """
     import mindspore as ms
 
@@ -62,7 +62,7 @@ def save_checkpoint(
 
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Reads a checkpoint. Raises CheckpointError, naming the cause, for a file that is missing, torn or foreign."""
+    """Reads a checkpoint. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
     path = Path(path)
     _check_readable(path)
     content = read_ckpt(path)
@@ -73,7 +73,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
             "was cut short, or not saved by dvt.checkpoint.save_checkpoint"
         )
     if not content.has_checksum:
-        raise CheckpointError(f"{path} is torn: the checksum at its end is missing; copy or save it again")
+        raise CheckpointError(f"{path} is incomplete: the checksum at its end is missing; copy or save it again")
     metadata = _parse_metadata(path, text)
     if not isinstance(metadata.get("model"), dict):
         raise CheckpointError(f"{path} does not say of which model it is: its {METADATA_KEY} lacks 'model'")
@@ -81,9 +81,9 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         model = ModelConfig.from_dict(metadata["model"])
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-    foreign = [name for name in content.texts if name != METADATA_KEY]
-    if foreign:
-        raise CheckpointError(f"{path} holds entries that are no tensors: {listing(foreign)}; save it again")
+    other_texts = [name for name in content.texts if name != METADATA_KEY]
+    if other_texts:
+        raise CheckpointError(f"{path} holds texts where tensors belong: {listing(other_texts)}; save it again")
     return Checkpoint(content.tensors, metadata, model)
 
 
@@ -102,49 +102,44 @@ def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: st
         parameter.set_data(ms.Tensor(value.reshape(parameter.shape), dtype=parameter.dtype))
 
 
-def load_model(path: str | os.PathLike) -> tuple["nn.Cell", Checkpoint]:
-    """Builds the model that `path` describes, with its weights. Raises CheckpointError as `read_checkpoint` does."""
+def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Cell", Checkpoint]:
+    """Builds the model that `path` describes, with its weights; `kernels=False` without the compiled CPU kernels.
+
+    Raises CheckpointError as `read_checkpoint` does.
+    """
     from dvt.models.cascade import build_from_config
-    from dvt.models.layers import without_initialisation
     from dvt.models.names import parameter_shapes
 
     checkpoint = read_checkpoint(path)
     # Before building: a few bytes of configuration must not make a model of any size.
     check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, str(path))
-    with without_initialisation():
-        model = build_from_config(checkpoint.model)
+    model = build_from_config(checkpoint.model, kernels=kernels, initialised=False)
     load_weights(model, checkpoint.weights, source=str(path))
     return model, checkpoint
 
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
     """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
-    faults = []
-    for kind, names in (
-        ("missing", [name for name in shapes if name not in weights]),
-        ("unexpected", [name for name in weights if name not in shapes]),
-    ):
-        if names:
-            faults.append(f"{len(names)} {kind} ({listing(names)})")
-    common = [name for name in shapes if name in weights]
-    misshapen = [
-        f"{name} is {np.shape(weights[name])}, needed {tuple(shapes[name])}"
-        for name in common
-        if np.shape(weights[name]) != tuple(shapes[name])
-    ]
-    if misshapen:
-        faults.append(f"{len(misshapen)} of another shape ({listing(misshapen, '; ')})")
-    no_floats = [name for name in common if np.asarray(weights[name]).dtype.kind != "f"]
-    if no_floats:
-        faults.append(f"{len(no_floats)} not floating-point ({listing(no_floats)})")
-    # Only where the shape is right: a few bytes in a file can claim an array of any size.
-    numbers = [name for name in common if name not in no_floats and np.shape(weights[name]) == tuple(shapes[name])]
-    broken = [name for name in numbers if not np.isfinite(weights[name]).all()]
-    if broken:
-        faults.append(f"{len(broken)} with NaN or infinity ({listing(broken)})")
-    if faults:
+    faults: dict[str, list[str]] = {
+        "missing": [name for name in shapes if name not in weights],
+        "unexpected": [name for name in weights if name not in shapes],
+        "of another shape": [],
+        "not floating-point": [],
+        "with NaN or infinity": [],
+    }
+    for name in (name for name in shapes if name in weights):
+        value, needed = np.asarray(weights[name]), tuple(shapes[name])
+        if value.shape != needed:
+            faults["of another shape"].append(f"{name} is {value.shape}, needed {needed}")
+        if value.dtype.kind != "f":
+            faults["not floating-point"].append(name)
+        # Only where the shape is right: a few bytes in a file can claim an array of any size.
+        elif value.shape == needed and not np.isfinite(value).all():
+            faults["with NaN or infinity"].append(name)
+    if any(faults.values()):
+        found = [f"{len(names)} {fault} ({listing(names, '; ')})" for fault, names in faults.items() if names]
         raise CheckpointError(
-            f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(faults)}. Nothing was "
+            f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
             "loaded; build the model that the file belongs to"
         )
 

@@ -25,7 +25,51 @@ from dvt.safe_files import replacing, write_failure
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
 WEIGHTS_KEY = "model_state_dict"
 MOST_RESULTS, MOST_NESTED = 100_000, 8  # numbers in one stored result, lists around them; released: 177 and 2
-MODEL_KEY = "dvt_model"  # our own entry, only for models that names and shapes do not tell
+MODEL_KEY = "dvt_model"  # our own entry, only for models that names and shapes do not determine
+
+
+@dataclass(frozen=True)
+class TorchFile:
+    """What a PyTorch file holds.
+
+    Args:
+        key: Place of the chosen set of weights in the file, "" for the whole of it.
+        tensors: These weights, of at least single precision, names without `module.`.
+        types: Their floating-point types in the file.
+        other_sets: Keys of the sets of weights that were not chosen.
+        rest: All that is no set of weights.
+        model: Only in files that `convert_to_pytorch` wrote for a model that names and shapes do not determine.
+    """
+
+    key: str
+    tensors: dict[str, np.ndarray]
+    types: frozenset[str]
+    other_sets: list[str]
+    rest: dict[str, Any]
+    model: ModelConfig | None
+
+
+def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
+    """Reads any PyTorch file: the weights under `key`, or those of `model_state_dict`, a moving average, any there are.
+
+    Nothing in the file is executed. Raises CheckpointError for a file that is missing, damaged or without weights, and
+    where PyTorch is not installed.
+    """
+    path = Path(path)
+    content = _read_torch_file(path)
+    sets = _weight_sets(content)
+    key = _choose(path, sets, key)
+    tensors = strip_module(sets[key])
+    _check_tensors(path, tensors)
+    rest = {} if key == "" else {name: value for name, value in content.items() if name not in sets}
+    return TorchFile(
+        key,
+        {name: _to_numpy(tensor) for name, tensor in tensors.items()},
+        frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()),
+        [each for each in sets if each != key],
+        rest,
+        _stored_config(path, rest.pop(MODEL_KEY, None)),
+    )
 
 
 def convert_from_pytorch(
@@ -42,29 +86,30 @@ def convert_from_pytorch(
     """
     source, target = Path(source), Path(target)
     _check_target(source, target, force)
-    content = _read_torch_file(source)
-    sets = _weight_sets(content)
-    key = _choose(source, sets, weights_key)
-    tensors = strip_module(sets[key])
-    _check_tensors(source, tensors)
-    shapes = {tensor: tuple(value.shape) for tensor, value in tensors.items()}
-    config = _stored_config(source, content, name) or recognise(shapes, str(source), name)
-    weights = from_reference(config, {tensor: _to_numpy(value) for tensor, value in tensors.items()}, str(source))
+    file = read_weights(source, weights_key)
+    if file.model is None:
+        config = recognise({tensor: value.shape for tensor, value in file.tensors.items()}, str(source), name)
+    else:
+        config = file.model
+        _check_name(source, config, name)
+    weights = from_reference(config, file.tensors, str(source))
 
-    kept = {} if key == "" else {k: _plain(k, content[k]) for k in RESULT_KEYS if k in content}
-    origin = {"file": source.name, "weights": key, "result_types": {k: kind for k, (_, kind) in kept.items() if kind}}
-    metadata = {"model": config, "converted_from": origin}
+    kept = {key: _plain(key, file.rest[key]) for key in RESULT_KEYS if key in file.rest}
+    types = {key: kind for key, (_, kind) in kept.items() if kind}
+    metadata = {
+        "model": config,
+        "converted_from": {"file": source.name, "weights": file.key, "result_types": types},
+    }
     if kept:
-        metadata["results"] = {k: value for k, (value, _) in kept.items()}
+        metadata["results"] = {key: value for key, (value, _) in kept.items()}
     save_checkpoint(target, weights, metadata)
 
-    others = [k for k in sets if k != key]
-    dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in tensors.values()} - {"float32"})
-    dropped = [] if key == "" else [str(k) for k in content if k not in {*sets, *RESULT_KEYS, MODEL_KEY}]
+    others = sorted(file.types - {"float32"})
+    dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
     return [
-        *_report(config, weights, key or "the whole file", kept),
-        *([f"not taken: {', '.join(others)} (--weights KEY takes another)"] if others else []),
-        *([f"precision: {', '.join(dtypes)} in the file, float32 here"] if dtypes else []),
+        *_report(config, weights, file.key or "the whole file", kept),
+        *([f"not taken: {', '.join(file.other_sets)} (--weights KEY takes another)"] if file.other_sets else []),
+        *([f"precision: {', '.join(others)} in the file, float32 here"] if others else []),
         *([f"left out: {', '.join(dropped)}"] if dropped else []),
         f"written: {target}",
     ]
@@ -78,8 +123,7 @@ def convert_to_pytorch(
     _check_target(source, target, force)
     checkpoint = read_checkpoint(source)
     torch = _torch()
-    if name is not None and model_config(name).name != checkpoint.model.name:
-        raise CheckpointError(f"{source} does not hold {name}, but {checkpoint.model.name}")
+    _check_name(source, checkpoint.model, name)
     state_dict = to_reference(checkpoint.model, checkpoint.weights)
     types = (checkpoint.metadata.get("converted_from") or {}).get("result_types", {})
     results = checkpoint.metadata.get("results") or {}
@@ -94,35 +138,6 @@ def convert_to_pytorch(
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"cannot write {target}: {write_failure(target, error)}") from error
     return [*_report(checkpoint.model, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
-
-
-@dataclass(frozen=True)
-class TorchWeights:
-    """One set of weights of a PyTorch file, as NumPy arrays of at least single precision.
-
-    `key` is its place in the file, "" for the whole of it. Names come without `module.`. `model` is set only in files
-    that `convert_to_pytorch` wrote for a model that names and shapes do not tell.
-    """
-
-    key: str
-    tensors: dict[str, np.ndarray]
-    model: ModelConfig | None
-
-
-def read_weights(path: str | os.PathLike) -> TorchWeights:
-    """Reads the weights of any PyTorch file: those under `model_state_dict`, else a moving average, else what there is.
-
-    Nothing in the file is executed. Raises CheckpointError for a file that is missing, damaged or without weights, and
-    where PyTorch is not installed.
-    """
-    path = Path(path)
-    content = _read_torch_file(path)
-    sets = _weight_sets(content)
-    key = _choose(path, sets, None)
-    stripped = strip_module(sets[key])
-    _check_tensors(path, stripped)
-    tensors = {name: _to_numpy(value) for name, value in stripped.items()}
-    return TorchWeights(key, tensors, _stored_config(path, content, None))
 
 
 def _report(config: ModelConfig, weights: Mapping[str, np.ndarray], key: str, results: Mapping[str, Any]) -> list[str]:
@@ -144,16 +159,18 @@ def _is_recognisable(config: ModelConfig) -> bool:
         return False
 
 
-def _stored_config(source: Path, content: Mapping[str, Any], name: str | None) -> ModelConfig | None:
-    if not isinstance(content.get(MODEL_KEY), dict):
+def _stored_config(path: Path, stored: Any) -> ModelConfig | None:
+    if not isinstance(stored, dict):
         return None
     try:
-        config = ModelConfig.from_dict(content[MODEL_KEY])
+        return ModelConfig.from_dict(stored)
     except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{source} describes a model that cannot be built: {error}") from error
+        raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
+
+
+def _check_name(path: Path, config: ModelConfig, name: str | None) -> None:
     if name is not None and model_config(name).name != config.name:
-        raise CheckpointError(f"{source} does not hold {name}, but {config.name}")
-    return config
+        raise CheckpointError(f"{path} does not hold {name}, but {config.name}")
 
 
 def _torch() -> Any:
@@ -187,7 +204,7 @@ def _read_torch_file(path: Path) -> Any:
             ) from error
         ours = " If it is of this package, --to-pytorch converts it." if path.suffix == ".ckpt" else ""
         raise CheckpointError(
-            f"{path} is no PyTorch checkpoint that can be read; it is cut short or damaged.{ours}"
+            f"{path} cannot be read as a PyTorch checkpoint; it is cut short or damaged.{ours}"
         ) from error
 
 
@@ -242,7 +259,7 @@ def _plain(key: str, value: Any, depth: int = 0) -> tuple[Any, Any]:
     """(numbers and lists, what they were): None for what JSON keeps by itself, else a dtype or a list of such."""
     size = value.numel() if _torch().is_tensor(value) else np.size(value) if isinstance(value, np.ndarray) else 0
     if depth > MOST_NESTED or size > MOST_RESULTS:
-        raise CheckpointError(f"the stored {key} is no list of results: it is too large, or lists in lists in lists")
+        raise CheckpointError(f"the stored {key} is not a list of results: it is too large, or nested too deeply")
     if _torch().is_tensor(value):
         return value.tolist(), str(value.dtype)
     if isinstance(value, np.ndarray | np.generic):

@@ -1,12 +1,13 @@
 """Starting from other weights: another DVT, a released PyTorch file, or a plain DeiT or T2T-ViT.
 
-What fits by name and shape is taken, exit by exit; what does not starts afresh, and the report says which and why.
-Learned positions are resized to each grid. All of this is NumPy; MindSpore is imported only to read a `.ckpt` and to
-fill a model, PyTorch only to read its files.
+What fits by name and shape is taken, exit by exit; the rest keeps its fresh initialisation, and the report says which
+layers and why. Learned positions are resized to each grid. All of this is NumPy; MindSpore is imported only to read a
+`.ckpt` and to fill a model, PyTorch only to read its files.
 
 Axis letters: G grid side, N = G*G + 1 tokens (class token first), C width.
 """
 
+import itertools
 import math
 import os
 import re
@@ -21,6 +22,7 @@ import numpy as np
 from dvt.checkpoint.native import check_weights, load_weights, read_checkpoint
 from dvt.checkpoint.pytorch import read_weights
 from dvt.errors import CheckpointError, listing
+from dvt.models.grids import resize_positions
 from dvt.models.names import EXIT_PREFIXES, exit_rows, with_shared
 from dvt.models.variants import FEATURE_CHANNELS, ModelConfig
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
 
 PYTORCH_SUFFIXES = (".pth.tar", ".pth", ".pt")
 
-_CUBIC = -0.75  # PyTorch's a of the cubic convolution kernel (Keys 1981)
-_ABSENT = "not in the file"
 _SHOWN = 6  # kinds of layers per line of the report
 
 
@@ -48,11 +48,11 @@ class _Source:
 
     Args:
         path: The file.
-        kind: What it is, in words.
+        kind: What it is, for messages.
         tokenizer: "patch" or "t2t".
-        num_heads: Heads of the attention, where the file tells.
+        num_heads: Heads of the attention, None where the file does not say.
         exits: One dict per exit, by our names below `exits.K.`.
-        strangers: Names of no use to any model of this package.
+        unknown: Names that no model of this package has.
     """
 
     path: Path
@@ -60,7 +60,7 @@ class _Source:
     tokenizer: str
     num_heads: int | None
     exits: list[dict[str, np.ndarray]]
-    strangers: list[str]
+    unknown: list[str]
 
     @property
     def embed_dim(self) -> int:
@@ -68,7 +68,7 @@ class _Source:
 
     @property
     def grids(self) -> list[int]:
-        """Tokens per side of each exit. Raises CheckpointError for positions that form no square."""
+        """Tokens per side of each exit. Raises CheckpointError for positions that are not a square."""
         return [_grid(exit_, self.path) for exit_ in self.exits]
 
 
@@ -135,40 +135,6 @@ def match_exits(source: Sequence[int], target: Sequence[int]) -> list[int]:
     ]
 
 
-def resize_positions(positions: np.ndarray, grid: int) -> np.ndarray:
-    """Learned positions (1, G*G + 1, C) for another grid: (1, grid*grid + 1, C), float64.
-
-    The position of the class token is kept; the others are resized as a map with C channels, bicubically, as PyTorch
-    does with `align_corners=False` and no antialiasing.
-    """
-    side = math.isqrt(positions.shape[1] - 1)
-    matrix = bicubic_matrix(side, grid)
-    cells = positions[0, 1:].astype(np.float64).reshape(side, side, -1)  # (G, G, C)
-    resized = np.einsum("ij,jkc,lk->ilc", matrix, cells, matrix, optimize=True)
-    return np.concatenate([positions[:, :1], resized.reshape(1, grid * grid, -1)], axis=1)
-
-
-def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """(target, source) matrix of the bicubic resize along one axis; each row has four weights and sums to 1.
-
-    Cell centres are aligned, positions outside are those of the border (PyTorch's `align_corners=False`).
-    """
-    centre = (np.arange(target) + 0.5) * source / target - 0.5
-    first = np.floor(centre).astype(int)
-    matrix = np.zeros((target, source))
-    for tap in range(-1, 3):
-        cell = first + tap
-        np.add.at(matrix, (np.arange(target), np.clip(cell, 0, source - 1)), _cubic(np.abs(centre - cell)))
-    return matrix
-
-
-def _cubic(distance: np.ndarray) -> np.ndarray:
-    """The cubic convolution kernel at distances 0..2, in cells."""
-    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
-    far = _CUBIC * (((distance - 5) * distance + 8) * distance - 4)
-    return np.where(distance <= 1, near, far)
-
-
 def _read(config: ModelConfig, path: Path) -> _Source:
     name = path.name.lower()
     if name.endswith(PYTORCH_SUFFIXES):
@@ -185,41 +151,38 @@ def _read_own(path: Path) -> _Source:
     checkpoint = read_checkpoint(path)
     model = checkpoint.model
     exits: list[dict[str, np.ndarray]] = [{} for _ in model.grid_sizes]
-    strangers = []
+    unknown = []
     for name, value in with_shared(model, checkpoint.weights).items():
         where = re.fullmatch(r"exits\.(\d+)\.(.+)", name)
         if where and int(where[1]) < len(exits):
             exits[int(where[1])][where[2]] = value
         else:
-            strangers.append(name)
+            unknown.append(name)
     _check_tokens(exits, checkpoint.weights, path)
-    return _Source(path, f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, strangers)
+    return _Source(path, f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, unknown)
 
 
 def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
-    found = read_weights(path)
-    prefixes = [prefix for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in found.tensors)]
-    kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({found.key or 'the whole file'})"
+    file = read_weights(path)
+    prefixes = [prefix for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in file.tensors)]
+    kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({file.key or 'the whole file'})"
     # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
     unshared = replace(config, share_blocks=False)
-    ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)}
-    exits: list[dict[str, np.ndarray]] = []
-    strangers = []
+    ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)} | {"dist_token": "dist_token"}
+    exits, unknown = [], []
     for prefix in [f"{prefix}." for prefix in prefixes] or [""]:
-        exit_ = {}
-        for name, value in found.tensors.items():
-            if not name.startswith(prefix):
-                continue
-            theirs = name.removeprefix(prefix)
-            if theirs not in ours and theirs != "dist_token":
-                strangers.append(name)
-                continue
-            exit_[ours.get(theirs, theirs)] = value.reshape(len(value), -1) if value.ndim == 4 else value
-        exits.append(exit_)
-    _check_tokens(exits, found.tensors, path)
-    tokenizer = "patch" if any("patch_embed." in name for name in found.tensors) else "t2t"
-    heads = found.model.num_heads if found.model is not None else None
-    return _Source(path, kind, tokenizer, heads, exits, strangers)
+        named = {name.removeprefix(prefix): value for name, value in file.tensors.items() if name.startswith(prefix)}
+        exits.append(
+            {
+                ours[theirs]: value.reshape(len(value), -1) if value.ndim == 4 else value
+                for theirs, value in named.items()
+                if theirs in ours
+            }
+        )
+        unknown += [prefix + theirs for theirs in named if theirs not in ours]
+    _check_tokens(exits, file.tensors, path)
+    tokenizer = "patch" if any("patch_embed." in name for name in file.tensors) else "t2t"
+    return _Source(path, kind, tokenizer, file.model.num_heads if file.model else None, exits, unknown)
 
 
 def _check_tokens(exits: list[dict[str, np.ndarray]], names: Iterable[str], path: Path) -> None:
@@ -231,8 +194,20 @@ def _check_tokens(exits: list[dict[str, np.ndarray]], names: Iterable[str], path
             )
 
 
+def _grid(exit_: Mapping[str, np.ndarray], path: Path) -> int:
+    special = 2 if "dist_token" in exit_ else 1  # tokens that stand for no place
+    cells = exit_["pos_embed"].shape[1] - special
+    side = math.isqrt(max(cells, 0))
+    if side < 1 or side * side != cells:
+        raise CheckpointError(
+            f"{path} cannot be used: its {cells + special} positions are not a square grid and {special} more; weights "
+            "for square images are needed"
+        )
+    return side
+
+
 def _check_backbone(config: ModelConfig, source: _Source) -> None:
-    """Refuses weights whose shapes may fit here and there but which mean something else."""
+    """Refuses weights of which some have fitting shapes but another meaning."""
     words = {"patch": "patch embedding (DeiT)", "t2t": "soft splits (T2T-ViT)"}
     faults = []
     if source.tokenizer != config.tokenizer:
@@ -258,81 +233,64 @@ def start_exit(
         Weights by name below `exits.K.`, and lines on what was not simply copied.
     """
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
-    positions, line = _positions(config, index, found, found_grid)
-    taken = {"pos_embed": positions} if positions is not None else {}
-    layers: dict[str, list[str]] = {}
-    for name in shapes:
-        if name != "pos_embed":
-            layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
-    afresh: dict[str, list[str]] = {}  # reason -> layers or tensors
-    for layer, names in layers.items():
+    taken, positions = _positions(config, index, found, found_grid)
+    fresh: dict[str, list[str]] = {}  # reason -> layers or tensors
+    others = (name for name in shapes if name != "pos_embed")
+    for layer, grouped in itertools.groupby(others, key=lambda name: name.rpartition(".")[0] or name):
+        names = list(grouped)
         there = [name for name in names if name in found]
         misfit = next((name for name in there if found[name].shape != shapes[name]), None)
         if misfit is not None:
-            afresh.setdefault(_reason(layer, found[misfit].shape, shapes[misfit]), []).append(layer)
+            fresh.setdefault(_reason(layer, found[misfit].shape, shapes[misfit]), []).append(layer)
             continue
         taken |= {name: found[name] for name in there}
-        absent = [name for name in names if name not in found]
-        if absent:
-            afresh.setdefault(_ABSENT, []).extend([layer] if not there else absent)
-    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; {line}"]
-    lines += [f"afresh, {reason}: {_kinds(names)}" for reason, names in afresh.items()]
+        if len(there) < len(names):
+            fresh.setdefault("not in the file", []).extend([n for n in names if n not in found] if there else [layer])
+    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; {positions}"]
+    lines += [f"freshly initialised, {reason}: {_kinds(names)}" for reason, names in fresh.items()]
     return taken, lines
 
 
 def _positions(
     config: ModelConfig, index: int, found: Mapping[str, np.ndarray], found_grid: int
-) -> tuple[np.ndarray | None, str]:
-    """(positions of one exit or None, what was done in words)."""
+) -> tuple[dict[str, np.ndarray], str]:
+    """The positions of one exit by name, none for T2T, and a line that says where they come from."""
     if config.tokenizer == "t2t":
-        return None, "positions: fixed sinusoids, computed for this grid"
+        return {}, "positions: fixed sinusoids, computed for this grid"
     grid, positions = config.grid_sizes[index], found["pos_embed"]
-    dropped = ""
+    origin = "as in the file" if grid == found_grid else f"resized from {_grids([found_grid, grid], ' to ')}"
     if "dist_token" in found:
         positions = np.delete(positions, 1, axis=1)
-        dropped = ", without that of the distillation token"
-    if grid == found_grid:
-        return positions, f"positions: as in the file{dropped}"
-    return resize_positions(positions, grid), f"positions: resized from {_grids([found_grid, grid], ' to ')}{dropped}"
-
-
-def _grid(exit_: Mapping[str, np.ndarray], path: Path) -> int:
-    special = 2 if "dist_token" in exit_ else 1  # tokens that stand for no place
-    cells = exit_["pos_embed"].shape[1] - special
-    side = math.isqrt(max(cells, 0))
-    if side < 1 or side * side != cells:
-        raise CheckpointError(
-            f"{path} cannot be used: its {cells + special} positions are not a square grid and {special} more; weights "
-            "for square images are needed"
-        )
-    return side
+        origin += ", without that of the distillation token"
+    if grid != found_grid:
+        positions = resize_positions(positions, grid)
+    return {"pos_embed": positions}, f"positions: {origin}"
 
 
 def _reason(layer: str, found: tuple[int, ...], needed: tuple[int, ...]) -> str:
+    """Why a layer of the file does not fit, from the shapes of a tensor of it."""
     sizes = f"{found} in the file, {needed} here"
-    if len(found) != len(needed):
-        return f"of another shape ({sizes})"
-    if layer == "head":
-        return f"other classes ({found[0]} in the file, {needed[0]} here)"
-    if layer.startswith("tokens."):
-        return f"made for patches of another size ({sizes})"
-    if abs(needed[-1] - found[-1]) == FEATURE_CHANNELS:
-        return f"widened by feature reuse {'here' if needed[-1] > found[-1] else 'in the file'} ({sizes})"
+    if len(found) == len(needed):
+        if layer == "head":
+            return f"other classes ({found[0]} in the file, {needed[0]} here)"
+        if layer.startswith("tokens."):
+            return f"made for patches of another size ({sizes})"
+        if abs(needed[-1] - found[-1]) == FEATURE_CHANNELS:
+            return f"widened by feature reuse {'here' if needed[-1] > found[-1] else 'in the file'} ({sizes})"
     return f"of another shape ({sizes})"
 
 
 def _not_taken(config: ModelConfig, source: _Source, chosen: list[int]) -> list[str]:
-    """Lines on what lies in the file and has no place in the model at all."""
+    """Lines on what is in the file and has no place in the model at all."""
     lines = []
     unused = [origin for origin in range(len(source.exits)) if origin not in chosen]
     if unused:
         lines.append(f"not taken, exits of the file of no use here: {', '.join(str(k + 1) for k in unused)}")
     placeless = []
     for origin in sorted(set(chosen)):
-        targets = [index for index, each in enumerate(chosen) if each == origin]
-        known = {row.ours for index in targets for row in exit_rows(config, index)}
+        known = {row.ours for k, each in enumerate(chosen) if each == origin for row in exit_rows(config, k)}
         placeless += [name for name in source.exits[origin] if name not in known]
-    placeless += source.strangers
+    placeless += source.unknown
     if placeless:
         lines.append(f"not taken, no place in this model: {_kinds(placeless)}")
     return lines

@@ -39,7 +39,6 @@ from dvt.deploy.recalibration import remeasure
 from dvt.deploy.writers import references, write_files
 from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
-from dvt.models import kernels
 from dvt.models.cost import cumulative_gmacs
 from dvt.safe_files import put_in_place, scratch_folder, write_failure
 
@@ -184,8 +183,7 @@ def export_checkpoint(
         ConfigError, DataError, DVTError: As `export_bundle`, or the data set is missing.
     """
     used = device.set_up(device_target)
-    with kernels.disabled():
-        model, loaded = load_model(checkpoint)
+    model, loaded = load_model(checkpoint, kernels=False)
     stored = loaded.metadata
     if "ONNX_INT8" in formats:
         splits = _splits_of_run(checkpoint, loaded, calibration_path)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 
 from dvt.checkpoint.native import load_weights
@@ -14,26 +14,13 @@ from dvt.deploy.backends import MindSporeBackend
 from dvt.deploy.manifest import Value
 from dvt.early_exit.classifier import ExitCell
 from dvt.errors import DVTError
-from dvt.models import kernels
-from dvt.models.cascade import build_from_config
+from dvt.models.cascade import AllExits, build_from_config
 from dvt.models.precision import set_precision
-
-
-class WholeModel(nn.Cell):
-    """All exits, each on every image: images (B, I, S, S) -> probabilities (B, K, classes)."""
-
-    def __init__(self, model: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return ops.softmax(ops.stack(self.model(images), axis=1).astype(mstype.float32), axis=-1)
 
 
 def exportable(model: nn.Cell, precision: str = "float32") -> nn.Cell:
     """A copy of `model` for inference, made of MindSpore's operators alone: files with others could not be loaded."""
-    with kernels.disabled():
-        copy = build_from_config(model.config)
+    copy = build_from_config(model.config, kernels=False, initialised=False)
     load_weights(copy, {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()})
     if precision == "float16":
         set_precision(copy, "O2")
@@ -58,7 +45,7 @@ class MindirWriter:
         """
         given = {value.role: _placeholder(value) for value in inputs}
         if exit_index is None:
-            cell, arguments = WholeModel(self._model), [given["images"]]
+            cell, arguments = AllExits(self._model, axis=1), [given["images"]]
         else:
             cell, arguments = ExitCell(self._model, exit_index), ExitCell.arguments(given)
         before = set(path.parent.iterdir())

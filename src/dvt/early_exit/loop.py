@@ -112,7 +112,7 @@ def run_in_batches(
     """
     pieces = []
     for start, stop, size in cut(len(inputs[0]), batch_sizes if pad else batch_sizes[-1:]):
-        outputs = run([_padded(part[start:stop], size if pad else 0) for part in inputs])
+        outputs = run([padded(part[start:stop], size if pad else 0) for part in inputs])
         pieces.append([output[: stop - start] for output in outputs])
     return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
@@ -158,7 +158,7 @@ def check_images(images: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     return images
 
 
-def _padded(part: np.ndarray, size: int) -> np.ndarray:
+def padded(part: np.ndarray, size: int) -> np.ndarray:
     """`part` with its last image repeated up to `size` images."""
     missing = size - len(part)
     return part if missing <= 0 else np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])

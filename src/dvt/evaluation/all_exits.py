@@ -13,31 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, nn, ops
-from mindspore import dtype as mstype
+from mindspore import Tensor
 from tqdm import tqdm
 
 from dvt import device, early_exit
 from dvt.data import Splits
+from dvt.early_exit.loop import padded
 from dvt.early_exit.outcomes import Outcomes
 from dvt.errors import ConfigError
+from dvt.models.cascade import AllExits
 from dvt.safe_files import explained, replacing
 
 SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way
 PARTIAL_FOLDER = ".evaluation"
 
 log = logging.getLogger(__name__)
-
-
-class AllExits(nn.Cell):
-    """images (B, I, S, S) -> softmax of every exit, (K, B, C); compiled once per batch size."""
-
-    def __init__(self, model: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return ops.softmax(ops.stack(self.model(images)).astype(mstype.float32), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -188,7 +178,4 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
 
 def _padded_run(run: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int) -> np.ndarray:
     """(K, B, C); a short batch is padded, so that one compiled shape serves all."""
-    count = len(images)
-    if count < batch_size:
-        images = np.concatenate([images, np.repeat(images[-1:], batch_size - count, axis=0)])
-    return run(Tensor(images)).asnumpy()[:, :count]
+    return run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]

@@ -30,11 +30,12 @@ from dvt.early_exit.search import Frontier, find_frontier
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import ConfigError
 from dvt.evaluation import groups, pictures
-from dvt.evaluation.all_exits import AllExits, ExitsTaken, Keep, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation.all_exits import ExitsTaken, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest, sample
 from dvt.evaluation.stored import store_results, stored_results, stored_summary
+from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.results import ExitReliability, Results, SweepCurve
 from dvt.report.words import summary

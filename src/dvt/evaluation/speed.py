@@ -18,7 +18,7 @@ from dvt.early_exit.budgets import Setting
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.gathering import Timing
 from dvt.early_exit.rules import ExitRule
-from dvt.evaluation.all_exits import AllExits
+from dvt.models.cascade import AllExits
 from dvt.report.results import Throughput, TimedSetting
 
 ROUNDS = 5

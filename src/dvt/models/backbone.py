@@ -1,4 +1,7 @@
-"""One exit: a complete Vision Transformer that may start from what the exit before it found out.
+"""One exit: a complete Vision Transformer that may reuse what the exit before it computed.
+
+"Exit" is the word for it in code and prose; `Backbone` is its class. A `Stage` (`dvt.early_exit.classifier`) is an exit
+with a softmax, as inference and export run it.
 
 Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exit (class token first), N' tokens of
 the exit before. "Relations" are attention logits: after the scale and after what the layer received, before softmax.
@@ -9,8 +12,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import initializer
 
 from dvt.models.grids import sinusoid_positions
-from dvt.models.kernels.operators import softmax_kernel
-from dvt.models.layers import LayerNorm, Mlp, SwapMiddle, dense, normal
+from dvt.models.layers import LayerNorm, Mlp, Softmax, SwapMiddle, dense, normal
 from dvt.models.noise import Dropout, StochasticDepth, site_number
 from dvt.models.reuse import FeatureReuse, RelationResize, RelationReuse
 from dvt.models.tokens import PatchEmbedding, TokensToToken
@@ -34,7 +36,7 @@ class ScaledDotProduct(nn.Cell):
         self.split = ops.Split(axis=1, output_num=3)
         self.product = ops.BatchMatMul()
         self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
-        self.softmax = softmax_kernel() or ops.Softmax(axis=-1)
+        self.softmax = Softmax()
 
     def construct(self, qkv: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
         """received (B, H, N', N'): the mixed relations of the exit before, transposed, or None."""
@@ -44,7 +46,7 @@ class ScaledDotProduct(nn.Cell):
         relations = self.product_with_transposed(q * self.scale, k)  # (B, H, N, N)
         if received is not None:
             relations = relations + self.resize(received)
-        weights = self.softmax(relations.astype(mstype.float32)).astype(v.dtype)
+        weights = self.softmax(relations).astype(v.dtype)
         x = self.product(weights, v)  # (B, H, N, D)
         return self.swap(x).reshape(-1, tokens, channels // 3), relations
 
@@ -125,8 +127,8 @@ class Backbone(nn.Cell):
 
     Call with images (B, I, S, S) and, from the second exit on, with what the exit before handed on; in training also
     with the key of this step's dropout and stochastic depth (`dvt.models.noise`). Returns
-    (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); features and relations are None where nobody
-    uses them: at the last exit and where that reuse is switched off. Source: paper, section 3; spec: the cascade.
+    (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); without `keep_all`, features and relations are
+    None where no exit uses them: at the last one and where that reuse is switched off. Source: paper, section 3.
     """
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
@@ -161,6 +163,7 @@ class Backbone(nn.Cell):
         features: Tensor | None = None,
         relations: Tensor | None = None,
         noise_key: Tensor | None = None,
+        keep_all: bool = False,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         x = self.tokens(images, noise_key)  # (B, G*G, C)
         cls_token = ops.broadcast_to(self.cls_token, (x.shape[0], 1, x.shape[2])).astype(x.dtype)
@@ -177,6 +180,6 @@ class Backbone(nn.Cell):
         logits = self.head(self.norm(x[:, 0]))
         return (
             logits,
-            x if self.hands_on_features else None,
-            ops.concat(handed_on, axis=1) if self.hands_on_relations else None,
+            x if keep_all or self.hands_on_features else None,
+            ops.concat(handed_on, axis=1) if keep_all or self.hands_on_relations else None,
         )

@@ -1,11 +1,15 @@
-"""The cascade of exits, and the factory that builds it."""
+"""The cascade of exits, what can be asked of all of them at once, and the functions that build it."""
 
+import copy
+import functools
 from typing import Any, NamedTuple
 
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from dvt.models import kernels as compiled
 from dvt.models.backbone import Backbone
+from dvt.models.kernels.operators import use_kernels
 from dvt.models.noise import DrawnKey
 from dvt.models.variants import ModelConfig, model_config
 
@@ -40,7 +44,6 @@ class DVT(nn.Cell):
             _share_layers(exits[0], exit_, config.shared_layers)
         self.exits = nn.CellList(exits)  # gives the parameters their names, shared ones those of the first exit
         self.drawn_key = DrawnKey()
-        self._all_features: list[nn.Cell] = []  # a list, so that it is no part of the model
 
     def construct(self, images: Tensor, noise_key: Tensor | None = None) -> tuple[Tensor, ...]:
         if noise_key is None and self.training:
@@ -59,23 +62,18 @@ class DVT(nn.Cell):
         All exits run on every image (B, I, S, S), in evaluation mode or training mode as the model is. Compiled apart
         from the plain forward pass, once per batch size.
         """
-        if not self._all_features:
-            self._all_features.append(_AllFeatures(self))
-        kept = [(exit_.hands_on_features, exit_.hands_on_relations) for exit_ in self.exits]
-        try:
-            for exit_ in self.exits:  # read when the graph is built
-                exit_.hands_on_features = exit_.hands_on_relations = True
-            outputs = self._all_features[0](images)
-        finally:
-            for exit_, (features, relations) in zip(self.exits, kept, strict=True):
-                exit_.hands_on_features, exit_.hands_on_relations = features, relations
+        outputs = self._all_features(images)
         return tuple(ExitFeatures(*outputs[start : start + 3]) for start in range(0, len(outputs), 3))
 
+    @functools.cached_property
+    def _all_features(self) -> "AllFeatures":
+        return AllFeatures(self)
 
-class _AllFeatures(nn.Cell):
-    """images -> (logits, features, relations) of exit after exit, in one flat tuple."""
 
-    def __init__(self, model: "DVT") -> None:
+class AllFeatures(nn.Cell):
+    """images (B, I, S, S) -> (logits, features, relations) of exit after exit, in one flat tuple."""
+
+    def __init__(self, model: DVT) -> None:
         super().__init__(auto_prefix=False)
         self.exits = model.exits
 
@@ -83,9 +81,24 @@ class _AllFeatures(nn.Cell):
         features, relations = None, None
         outputs = ()
         for exit_ in self.exits:
-            logits, features, relations = exit_(images, features, relations)
+            logits, features, relations = exit_(images, features, relations, None, True)
             outputs = outputs + (logits, features, relations)
         return outputs
+
+
+class AllExits(nn.Cell):
+    """images (B, I, S, S) -> the answers of all exits (K, B, classes): probabilities in float32, or logits.
+
+    `axis` is where the exits stand in the result; 1 gives (B, K, classes).
+    """
+
+    def __init__(self, model: DVT, probabilities: bool = True, axis: int = 0) -> None:
+        super().__init__(auto_prefix=False)
+        self.model, self.probabilities, self.axis = model, probabilities, axis
+
+    def construct(self, images: Tensor) -> Tensor:
+        logits = ops.stack(self.model(images), axis=self.axis)
+        return ops.softmax(logits.astype(mstype.float32), axis=-1) if self.probabilities else logits
 
 
 def running_means(all_logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -99,25 +112,42 @@ def running_means(all_logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _share_layers(lender: Backbone, borrower: Backbone, layers: tuple[str, ...]) -> None:
     """Puts these layers of one exit's blocks into the blocks of another; before the exits get their names."""
-    for lent, block in zip(lender.blocks, borrower.blocks, strict=True):
+    for source, target in zip(lender.blocks, borrower.blocks, strict=True):
         for layer in layers:
-            *owners, name = layer.split(".")
-            source, target = lent, block
-            for owner in owners:
-                source, target = getattr(source, owner), getattr(target, owner)
-            setattr(target, name, getattr(source, name))
+            owner, _, name = layer.rpartition(".")  # "norm1" or "attn.qkv"
+            giver, taker = (getattr(block, owner) if owner else block for block in (source, target))
+            setattr(taker, name, getattr(giver, name))
 
 
-def build_from_config(config: ModelConfig) -> DVT:
-    """The model of a checked configuration, freshly initialised from MindSpore's global seed."""
-    return DVT(config)
+def build_from_config(config: ModelConfig, *, kernels: bool = True, initialised: bool = True) -> DVT:
+    """The model of a checked configuration.
+
+    Args:
+        config: What to build.
+        kernels: Take the compiled CPU kernels where there are any; False builds a model that can be exported.
+        initialised: Draw fresh weights from MindSpore's global seed. False leaves zeros where normal values belong, for
+            a model whose weights are loaded next: drawing them takes most of the time of building a large model.
+    """
+    model = DVT(config if initialised else _without_drawing(config))
+    model.config = config
+    library = compiled.library() if kernels else None
+    if library is not None:
+        use_kernels(model, library)
+    return model
 
 
-def build_model(name: str, num_classes: int = 1000, **overrides: Any) -> DVT:
-    """Builds variant `name` (one of `dvt.list_models()`).
+def _without_drawing(config: ModelConfig) -> ModelConfig:
+    quick = copy.copy(config)
+    object.__setattr__(quick, "init_std", 0.0)  # which no user can ask for
+    return quick
+
+
+def build_model(name: str, num_classes: int = 1000, *, kernels: bool = True, **overrides: Any) -> DVT:
+    """Builds variant `name` (one of `dvt.list_models()`), freshly initialised from MindSpore's global seed.
 
     Overrides: `image_size`, `grid_sizes` (its length is the number of exits), `embed_dim`, `depth`, `num_heads`,
     `mlp_hidden`, `feature_reuse`, `relation_reuse`, `drop_path_rate`, `soft_splits`, `in_channels`, and the other
-    fields of `dvt.models.variants.ModelConfig`. Raises ConfigError for unknown names, keys and shapes that do not fit.
+    fields of `dvt.models.variants.ModelConfig`. `kernels=False` builds without the compiled CPU kernels. Raises
+    ConfigError for unknown names, keys and shapes that do not fit.
     """
-    return build_from_config(model_config(name, num_classes=num_classes, **overrides))
+    return build_from_config(model_config(name, num_classes=num_classes, **overrides), kernels=kernels)

@@ -1,10 +1,15 @@
-"""The resize between token grids as small fixed matrices (spec: the resize; paper, section 3.2). Imports no framework.
+"""Positions, and resizes between token grids as small fixed matrices. Imports no framework.
 
-Nearest-neighbour upsampling to an intermediate side followed by adaptive average pooling is one linear map, the
-Kronecker square of a small 1-D matrix.
+What is reused goes through nearest-neighbour upsampling to an intermediate side and adaptive average pooling: one
+linear map, the Kronecker square of a small 1-D matrix (spec: the resize; paper, section 3.2). Learned positions of
+another grid are resized bicubically.
 """
 
+import math
+
 import numpy as np
+
+_CUBIC = -0.75  # PyTorch's a of the cubic convolution kernel (Keys 1981)
 
 
 def resize_matrix_1d(source: int, side: int, target: int) -> np.ndarray:
@@ -42,3 +47,37 @@ def sinusoid_positions(num_tokens: int, embed_dim: int) -> np.ndarray:
     angle = np.arange(num_tokens)[:, None] / 10000.0 ** (2 * (channel // 2) / embed_dim)
     positions = np.where(channel % 2 == 0, np.sin(angle), np.cos(angle))
     return positions[None].astype(np.float32)
+
+
+def resize_positions(positions: np.ndarray, grid: int) -> np.ndarray:
+    """Learned positions (1, G*G + 1, C) for another grid: (1, grid*grid + 1, C), float64.
+
+    The position of the class token is kept; the others are resized as a map with C channels, bicubically, as PyTorch
+    does with `align_corners=False` and no antialiasing.
+    """
+    side = math.isqrt(positions.shape[1] - 1)
+    matrix = bicubic_matrix(side, grid)
+    cells = positions[0, 1:].astype(np.float64).reshape(side, side, -1)  # (G, G, C)
+    resized = np.einsum("ij,jkc,lk->ilc", matrix, cells, matrix, optimize=True)
+    return np.concatenate([positions[:, :1], resized.reshape(1, grid * grid, -1)], axis=1)
+
+
+def bicubic_matrix(source: int, target: int) -> np.ndarray:
+    """(target, source) matrix of the bicubic resize along one axis; each row has four weights and sums to 1.
+
+    Cell centres are aligned, positions outside are those of the border (PyTorch's `align_corners=False`).
+    """
+    centre = (np.arange(target) + 0.5) * source / target - 0.5
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((target, source))
+    for tap in range(-1, 3):
+        cell = first + tap
+        np.add.at(matrix, (np.arange(target), np.clip(cell, 0, source - 1)), _cubic(np.abs(centre - cell)))
+    return matrix
+
+
+def _cubic(distance: np.ndarray) -> np.ndarray:
+    """The cubic convolution kernel at distances 0..2, in cells."""
+    near = ((_CUBIC + 2) * distance - (_CUBIC + 3)) * distance**2 + 1
+    far = _CUBIC * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, far)

@@ -1,20 +1,21 @@
-"""The parts every stage is made of: dense layers, initialised as in the paper, GELU, LayerNorm, transposition, MLP."""
+"""The parts that every exit is made of: dense layers, initialised as in the paper, GELU, LayerNorm, softmax, MLP.
+
+They are built of MindSpore's operators. `dvt.models.kernels` puts compiled ones in the places called `operator` and
+`add_bias`, `dvt.models.precision` changes the type that dense layers compute in.
+"""
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Initializer, TruncatedNormal, Uniform, Zero, initializer
 
-from dvt.models.kernels.operators import bias_kernel, gelu_kernel, layer_norm_kernel, swap_kernel
-
 _INV_SQRT2 = 0.5**0.5
 
-
-_matmul, _bias_add, _reshape, _cast = ops.MatMul(transpose_b=True), ops.BiasAdd(), ops.Reshape(), ops.Cast()
+_matmul, _reshape, _cast, _erf = ops.MatMul(transpose_b=True), ops.Reshape(), ops.Cast(), ops.Erf()
+plain_bias = ops.BiasAdd()
 
 
 @functools.cache
@@ -40,15 +41,13 @@ def _linear_without_bias(x: Tensor, weight: Tensor, compute_type: mstype.Type) -
 class Dense(nn.Dense):
     """nn.Dense over the last axis without its case distinctions, which are most of what a model takes to compile."""
 
-    compute_type = mstype.float32
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.linear = _linear_with(bias_kernel() or _bias_add)
+        self.compute_in(mstype.float32, plain_bias)
 
-    def compute_in(self, compute_type: mstype.Type) -> None:
-        """See `dvt.models.precision`."""
-        self.compute_type, self.linear = compute_type, _linear_with(_bias_add)
+    def compute_in(self, compute_type: mstype.Type, add_bias: ops.BiasAdd | ops.Custom) -> None:
+        """Chooses the type of the product and what adds the bias to it."""
+        self.compute_type, self.linear = compute_type, _linear_with(add_bias)
 
     def construct(self, x: Tensor) -> Tensor:
         return self.linear(x, self.weight, self.bias, self.compute_type)
@@ -59,24 +58,31 @@ class _DenseWithoutBias(Dense):
         return _linear_without_bias(x, self.weight, self.compute_type)
 
 
-_initialised = True
+class ChannelDense(nn.Cell):
+    """1x1 convolution over the channel axis as one matrix product: (B, I, P) -> (B, O, P).
 
+    Initialised like a convolution: uniform in +-1/sqrt(fan_in), weight and bias.
+    """
 
-@contextmanager
-def without_initialisation() -> Iterator[None]:
-    """What is built inside holds zeros where `normal` values belong, for weights that are loaded next: drawing those
-    takes most of the time in which a large model is built."""
-    global _initialised
-    before, _initialised = _initialised, False
-    try:
-        yield
-    finally:
-        _initialised = before
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        bound = in_channels**-0.5
+        self.weight = Parameter(initializer(Uniform(bound), (out_channels, in_channels)), name="weight")
+        self.bias = Parameter(initializer(Uniform(bound), (out_channels,)), name="bias")
+        self.compute_in(mstype.float32, plain_bias)
+
+    def compute_in(self, compute_type: mstype.Type, add_bias: ops.BiasAdd | ops.Custom) -> None:
+        """Chooses the type of the product and what adds the bias to it."""
+        self.compute_type, self.add_bias = compute_type, add_bias  # a broadcast sum holds 16 bytes per element
+
+    def construct(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.astype(self.compute_type), self.bias.astype(self.compute_type)
+        return self.add_bias(ops.matmul(weight, x.astype(self.compute_type)), bias)
 
 
 def normal(std: float) -> Initializer:
-    """The initialisation of the spec: normal, truncated at two standard deviations."""
-    return TruncatedNormal(std) if _initialised else Zero()
+    """The initialisation of the spec: normal, truncated at two standard deviations; zeros for a deviation of 0."""
+    return TruncatedNormal(std) if std else Zero()
 
 
 def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> Dense:
@@ -85,37 +91,34 @@ def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool =
     return cell(in_channels, out_channels, normal(init_std), bias_init="zeros", has_bias=has_bias)
 
 
+def plain_gelu(x: Tensor) -> Tensor:
+    """x * Phi(x), any shape and type."""
+    # `ops.gelu` divides, which costs memory on the CPU: see docs/performance.md.
+    return x * (_erf(x * _INV_SQRT2) * 0.5 + 0.5)
+
+
 class Gelu(nn.Cell):
-    """The exact (erf) GELU; float32 on the CPU by the compiled kernel where there is one."""
+    """The exact (erf) GELU."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operator = gelu_kernel() or _PlainGelu()
+        self.operator = plain_gelu
 
     def construct(self, x: Tensor) -> Tensor:
         return self.operator(x)
 
-    def use_plain(self) -> None:
-        """For other types than float32."""
-        self.operator = _PlainGelu()
-
-
-class _PlainGelu(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.erf = ops.Erf()
-
-    def construct(self, x: Tensor) -> Tensor:
-        # `ops.gelu` divides, which costs memory on the CPU: see docs/performance.md.
-        return x * (self.erf(x * _INV_SQRT2) * 0.5 + 0.5)
-
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm over the last axis, in float32 whatever comes in; on the CPU by the compiled kernel if there is one."""
+    """LayerNorm over the last axis, in float32 whatever comes in."""
 
     def __init__(self, dim: int, epsilon: float) -> None:
         super().__init__((dim,), epsilon=epsilon)
-        self.operator = layer_norm_kernel() or _PlainLayerNorm(self.layer_norm)
+        norm = self.layer_norm
+
+        def plain(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor) -> Tensor:
+            return norm(x, gamma, beta)[0]
+
+        self.operator = plain
         self.epsilon_tensor = Tensor([epsilon], mstype.float32)
         self.cast = ops.Cast()
 
@@ -123,33 +126,31 @@ class LayerNorm(nn.LayerNorm):
         return self.operator(self.cast(x, mstype.float32), self.gamma, self.beta, self.epsilon_tensor)
 
 
-class _PlainLayerNorm(nn.Cell):
-    def __init__(self, operator: ops.LayerNorm) -> None:
-        super().__init__()
-        self.operator = operator
-
-    def construct(self, x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor) -> Tensor:
-        return self.operator(x, gamma, beta)[0]
-
-
-class SwapMiddle(nn.Cell):
-    """(A, I, J, D) -> (A, J, I, D); float32 on the CPU by the compiled kernel where there is one."""
+class Softmax(nn.Cell):
+    """Softmax over the last axis, in float32 whatever comes in."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.operator = swap_kernel() or _PlainSwapMiddle()
+        self.operator = ops.Softmax(axis=-1)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.operator(x.astype(mstype.float32))
+
+
+def plain_swap(x: Tensor) -> Tensor:
+    """(A, I, J, D) -> (A, J, I, D), any type."""
+    return x.transpose(0, 2, 1, 3)
+
+
+class SwapMiddle(nn.Cell):
+    """(A, I, J, D) -> (A, J, I, D)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operator = plain_swap
 
     def construct(self, x: Tensor) -> Tensor:
         return self.operator(x)
-
-    def use_plain(self) -> None:
-        """For other types than float32."""
-        self.operator = _PlainSwapMiddle()
-
-
-class _PlainSwapMiddle(nn.Cell):
-    def construct(self, x: Tensor) -> Tensor:
-        return x.transpose(0, 2, 1, 3)
 
 
 class Mlp(nn.Cell):
@@ -164,26 +165,3 @@ class Mlp(nn.Cell):
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
         return self.fc2(self.dropout(self.act(self.fc1(x)), noise_key))
-
-
-class ChannelDense(nn.Cell):
-    """1x1 convolution over the channel axis as one matrix product: (B, I, P) -> (B, O, P).
-
-    Initialised like a convolution: uniform in +-1/sqrt(fan_in), weight and bias.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        bound = in_channels**-0.5
-        self.weight = Parameter(initializer(Uniform(bound), (out_channels, in_channels)), name="weight")
-        self.bias = Parameter(initializer(Uniform(bound), (out_channels,)), name="bias")
-        self.add_bias = bias_kernel() or _bias_add  # a broadcast sum holds 16 bytes per element on the CPU
-        self.compute_type = mstype.float32
-
-    def compute_in(self, compute_type: mstype.Type) -> None:
-        """See `dvt.models.precision`."""
-        self.compute_type, self.add_bias = compute_type, _bias_add
-
-    def construct(self, x: Tensor) -> Tensor:
-        weight, bias = self.weight.astype(self.compute_type), self.bias.astype(self.compute_type)
-        return self.add_bias(ops.matmul(weight, x.astype(self.compute_type)), bias)

@@ -11,15 +11,15 @@ from dvt.models.noise import Dropout, site_number
 from dvt.models.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
+    PERFORMER_EPS,
     PERFORMER_FEATURES,
+    PERFORMER_NORM_EPS,
     ModelConfig,
     patch_geometry,
     split_sides,
 )
 
-PERFORMER_EPS = 1e-8
 PERFORMER_DROPOUT = 0.1
-NORM_EPS = 1e-5  # of the performers' LayerNorms, whatever the backbone's
 
 
 class PatchEmbedding(nn.Cell):
@@ -56,10 +56,10 @@ class TokenPerformer(nn.Cell):
     def __init__(self, in_dim: int, init_std: float, sites: tuple[int, int]) -> None:
         super().__init__()
         dim = PERFORMER_DIM
-        self.norm1 = LayerNorm(in_dim, NORM_EPS)
+        self.norm1 = LayerNorm(in_dim, PERFORMER_NORM_EPS)
         self.kqv = dense(in_dim, 3 * dim, init_std)
         self.proj = dense(dim, dim, init_std)
-        self.norm2 = LayerNorm(dim, NORM_EPS)
+        self.norm2 = LayerNorm(dim, PERFORMER_NORM_EPS)
         self.fc1 = dense(dim, dim, init_std)
         self.act = Gelu()
         self.fc2 = dense(dim, dim, init_std)

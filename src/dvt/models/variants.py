@@ -50,6 +50,8 @@ LATER_SOFT_SPLIT: tuple[int, int, int] = (3, 2, 1)
 # Sizes that no variant changes (spec: tokens, feature reuse, relation reuse).
 PERFORMER_DIM = 64  # token width E inside the T2T module
 PERFORMER_FEATURES = 32  # random features m of the performer's kernel
+PERFORMER_EPS = 1e-8  # added to what its attention is divided by
+PERFORMER_NORM_EPS = 1e-5  # of its LayerNorms, whatever the backbone's
 FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP
 FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
 RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H

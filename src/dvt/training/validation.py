@@ -3,28 +3,18 @@
 import logging
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor
 
 from dvt import device
 from dvt.checkpoint.native import load_weights
 from dvt.data import Splits
 from dvt.data.bad_images import LEFT_OUT
-from dvt.models.cascade import build_from_config
+from dvt.early_exit.loop import padded
+from dvt.models.cascade import AllExits, build_from_config
 from dvt.models.variants import ModelConfig
 from dvt.training.agreement import errors_shared
 
 log = logging.getLogger(__name__)
-
-
-class _Answers(nn.Cell):
-    """images (B, I, S, S) -> most probable class at each exit, (K, B)."""
-
-    def __init__(self, model: nn.Cell) -> None:
-        super().__init__(auto_prefix=False)
-        self.model = model
-
-    def construct(self, images: Tensor) -> Tensor:
-        return ops.stack(self.model(images)).argmax(axis=-1)
 
 
 class Validation:
@@ -42,9 +32,9 @@ class Validation:
 
     def __init__(self, config: ModelConfig, splits: Splits, split: str, batch_size: int) -> None:
         self._splits, self._split, self._batch_size = splits, split, batch_size
-        self._model = build_from_config(config)
+        self._model = build_from_config(config, initialised=False)
         self._model.set_train(False)
-        self._answers = device.ahead_of_time(_Answers(self._model))
+        self._all_exits = device.ahead_of_time(AllExits(self._model, probabilities=False))
         self._shard = (device.rank(), device.world_size())
         splits.num_batches(split, batch_size, shard=self._shard)  # refuses more ranks than images now
 
@@ -56,10 +46,8 @@ class Validation:
         correct, seen = 0.0, 0
         with errors_shared():
             for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
-                count = len(images)
-                if count < self._batch_size:  # one compiled shape serves all
-                    images = np.concatenate([images, np.repeat(images[-1:], self._batch_size - count, axis=0)])
-                answers = self._answers(Tensor(images)).asnumpy()[:, :count]  # (K, B)
+                logits = self._all_exits(Tensor(padded(images, self._batch_size))).asnumpy()  # one compiled shape
+                answers = logits[:, : len(images)].argmax(axis=-1)  # (K, B)
                 correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
         totals = device.sum_over_ranks(np.append(correct, seen))
         left_out = self._splits.sizes[self._split] - int(totals[-1])

@@ -17,15 +17,13 @@ from dvt.models.grids import token_resize_matrix
 from dvt.models.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
+    PERFORMER_EPS,
     PERFORMER_FEATURES,
+    PERFORMER_NORM_EPS,
     ModelConfig,
     patch_geometry,
     split_sides,
 )
-
-# As in dvt.models.tokens, which this module does not import because it needs MindSpore.
-PERFORMER_EPS = 1e-8
-PERFORMER_NORM_EPS = 1e-5
 
 
 class ExitWriter:

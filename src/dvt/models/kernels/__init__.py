@@ -1,11 +1,10 @@
 """Optional compiled CPU kernels (GELU, LayerNorm, softmax, biases, transposition); MindSpore's operators as fall-back.
 
 The C++ source beside this file is compiled once per machine with the system's compiler into the user's cache. Nothing
-depends on it: without a compiler, on Ascend and GPU, with DVT_KERNELS=0 and inside `disabled()` models are built from
-MindSpore's operators alone, and results agree to float rounding.
+depends on it: without a compiler, on Ascend and GPU, with DVT_KERNELS=0 and by `build_model(..., kernels=False)` models
+are built of MindSpore's operators alone, and results agree to float rounding.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -14,7 +13,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from dvt import device
@@ -23,23 +21,11 @@ COMPILE_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-ma
 COMPILE_SECONDS = 120
 
 log = logging.getLogger(__name__)
-_switched_off = False
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Models built inside use MindSpore's own operators only, so that they can be exported."""
-    global _switched_off
-    before, _switched_off = _switched_off, True
-    try:
-        yield
-    finally:
-        _switched_off = before
 
 
 def library() -> str | None:
     """Path of the compiled kernels, or None where models must do without them."""
-    if _switched_off or os.environ.get("DVT_KERNELS", "1") == "0" or device.current_target() != "CPU":
+    if os.environ.get("DVT_KERNELS", "1") == "0" or device.current_target() != "CPU":
         return None
     return _compiled()
 

@@ -1,18 +1,42 @@
-"""The compiled kernels as MindSpore operators with their gradients."""
+"""The compiled kernels as MindSpore operators with their gradients, and putting them into a model."""
 
 import functools
+from collections.abc import Callable
 
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 from mindspore.ops import CustomRegOp, DataType
 
-from dvt.models import kernels
+from dvt.models.layers import ChannelDense, Dense, Gelu, LayerNorm, Softmax, SwapMiddle
 
 
-def gelu_kernel() -> ops.Custom | None:
-    """x -> gelu(x), any shape, float32; None where there is no compiled kernel."""
-    library = kernels.library()
-    if library is None:
-        return None
+def use_kernels(model: nn.Cell, library: str) -> None:
+    """Makes the cells of a float32 model use the kernels of `library`, a path, in place of MindSpore's operators."""
+    add_bias = bias_kernel(library)
+    for _, cell in model.cells_and_names():
+        if isinstance(cell, Dense | ChannelDense):
+            cell.compute_in(mstype.float32, add_bias)
+        for kind, kernel in KERNELS.items():
+            if isinstance(cell, kind):
+                cell.operator = kernel(library)
+
+
+@functools.cache
+def bias_kernel(library: str) -> ops.Custom:
+    """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32.
+
+    One for all layers: MindSpore works out the types of a function once per operator in it.
+    """
+    gradient = _operator(library, "AddBiasGrad", ("dy",), ("dbias",))
+
+    def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
+        return dout, gradient(dout)
+
+    return _operator(library, "AddBias", ("x", "bias"), ("y",), bprop)
+
+
+def gelu_kernel(library: str) -> ops.Custom:
+    """x -> gelu(x), any shape, float32."""
     gradient = _operator(library, "GeluGrad", ("x", "dy"), ("dx",))
 
     def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
@@ -21,11 +45,8 @@ def gelu_kernel() -> ops.Custom | None:
     return _operator(library, "Gelu", ("x",), ("y",), bprop)
 
 
-def layer_norm_kernel() -> ops.Custom | None:
-    """x (..., C), gamma (C,), beta (C,), epsilon (1,) -> (..., C), float32; None where there is no compiled kernel."""
-    library = kernels.library()
-    if library is None:
-        return None
+def layer_norm_kernel(library: str) -> ops.Custom:
+    """x (..., C), gamma (C,), beta (C,), epsilon (1,) -> (..., C), float32."""
     gradient = _operator(library, "LayerNormGrad", ("x", "gamma", "epsilon", "dy"), ("dx", "dgamma", "dbeta"))
 
     def bprop(x: Tensor, gamma: Tensor, beta: Tensor, epsilon: Tensor, out: Tensor, dout: Tensor) -> tuple:
@@ -35,11 +56,8 @@ def layer_norm_kernel() -> ops.Custom | None:
     return _operator(library, "LayerNorm", ("x", "gamma", "beta", "epsilon"), ("y",), bprop)
 
 
-def softmax_kernel() -> ops.Custom | None:
-    """x (..., C) -> softmax over the last axis, float32; None where there is no compiled kernel."""
-    library = kernels.library()
-    if library is None:
-        return None
+def softmax_kernel(library: str) -> ops.Custom:
+    """x (..., C) -> softmax over the last axis, float32."""
     gradient = _operator(library, "SoftmaxGrad", ("y", "dy"), ("dx",))
 
     def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
@@ -48,28 +66,8 @@ def softmax_kernel() -> ops.Custom | None:
     return _operator(library, "Softmax", ("x",), ("y",), bprop)
 
 
-def bias_kernel() -> ops.Custom | None:
-    """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32; None where there is no compiled kernel."""
-    library = kernels.library()
-    return None if library is None else _bias_kernel(library)
-
-
-@functools.cache
-def _bias_kernel(library: str) -> ops.Custom:
-    # One for all layers: MindSpore works out the types of a function once per operator that it is given.
-    gradient = _operator(library, "AddBiasGrad", ("dy",), ("dbias",))
-
-    def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return dout, gradient(dout)
-
-    return _operator(library, "AddBias", ("x", "bias"), ("y",), bprop)
-
-
-def swap_kernel() -> ops.Custom | None:
-    """(A, I, J, D) -> (A, J, I, D), float32; None where there is no compiled kernel."""
-    library = kernels.library()
-    if library is None:
-        return None
+def swap_kernel(library: str) -> ops.Custom:
+    """(A, I, J, D) -> (A, J, I, D), float32."""
     gradient = _operator(library, "SwapMiddle", ("x",), ("y",))
 
     def bprop(x: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor]:
@@ -78,7 +76,15 @@ def swap_kernel() -> ops.Custom | None:
     return _operator(library, "SwapMiddle", ("x",), ("y",), bprop)
 
 
-def _operator(library: str, name: str, inputs: tuple, outputs: tuple, bprop=None) -> ops.Custom:
+KERNELS: dict[type[nn.Cell], Callable[[str], ops.Custom]] = {
+    Gelu: gelu_kernel,
+    LayerNorm: layer_norm_kernel,
+    Softmax: softmax_kernel,
+    SwapMiddle: swap_kernel,
+}
+
+
+def _operator(library: str, name: str, inputs: tuple, outputs: tuple, bprop: Callable | None = None) -> ops.Custom:
     """`name` of the library, float32 in and out; the library says which shapes and types come out."""
     info = CustomRegOp(name)
     for position, each in enumerate(inputs):
