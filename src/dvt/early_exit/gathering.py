@@ -5,7 +5,9 @@ batches it pays to let those wait: every exit then runs on full batches, whateve
 Decisions are the same. Plain NumPy. Axis letters: B images of a batch, K exits, n images in general.
 """
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -29,17 +31,12 @@ class Timing:
 
 
 class _Waiting:
-    """Images in front of one exit: room for one batch, filled by copying each row once.
-
-    Attributes:
-        count: Images that wait.
-        tickets: (batch_size,) their numbers in the order of arrival.
-    """
+    """Images in front of one exit: room for one batch, filled by copying each row once. `count` images wait."""
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self.count = 0
-        self.tickets = np.zeros(batch_size, np.int64)
+        self._tickets = np.zeros(batch_size, np.int64)  # numbers of the images in the order of arrival
         self._rows: HandedOn = {}
 
     def fill(self, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> int:
@@ -48,7 +45,7 @@ class _Waiting:
         place = slice(self.count, self.count + len(chosen))
         if not self._rows:  # shapes are known with the first rows
             self._rows = {name: np.empty((self.batch_size, *part.shape[1:]), part.dtype) for name, part in rows.items()}
-        self.tickets[place] = tickets[chosen]
+        self._tickets[place] = tickets[chosen]
         for name, part in rows.items():
             np.take(part, chosen, axis=0, out=self._rows[name][place], mode="clip")  # "clip" writes without a buffer
         self.count += len(chosen)
@@ -57,14 +54,14 @@ class _Waiting:
     def take(self) -> tuple[np.ndarray, HandedOn]:
         """Tickets and rows of all that wait; views, to be used before the next `fill`."""
         count, self.count = self.count, 0
-        return self.tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
+        return self._tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
 
 
 class Gathering:
-    """A cascade fed with batches; see `run_gathered`, which most callers want.
+    """A cascade that batches are pushed into; `run_gathered` does so with all batches of an iterable.
 
     Memory: between exits at most a batch of images waits per exit, with what is handed on to them, and answers of at
-    most `most_pending` images wait for their turn.
+    most `MOST_PENDING_BATCHES` batches wait for their turn.
     """
 
     def __init__(
@@ -74,47 +71,43 @@ class Gathering:
         num_classes: int,
         batch_sizes: Sequence[int],
         rule: ExitRule = CONFIDENCE,
-        most_pending: int | None = None,
     ) -> None:
         self.timing = Timing()
         self._run_exit, self._thresholds, self._rule = run_exit, thresholds, rule
         self._num_classes = num_classes
-        self._most_pending = most_pending or MOST_PENDING_BATCHES * max(batch_sizes)
         self._waiting = [_Waiting(size) for size in batch_sizes]
+        self._most_pending = MOST_PENDING_BATCHES * max(batch_sizes)
         self._arrived = 0
+        self._pending: deque[range] = deque()  # tickets of each batch that was not yielded yet
         self._answers: dict[int, tuple[np.ndarray, int]] = {}  # ticket -> probabilities, exit index
 
     def push(self, images: np.ndarray) -> None:
-        """Takes checked images (B, I, S, S); runs the exits that have a full batch."""
-        started, before = time.perf_counter(), self.timing.exits
+        """Takes checked images (B, I, S, S); runs the exits that have a full batch, and all of them if the oldest batch
+        without answers has waited for too many others."""
         tickets = np.arange(self._arrived, self._arrived + len(images))
+        self._pending.append(range(self._arrived, self._arrived + len(images)))
         self._arrived += len(images)
-        self._enter(0, tickets, {"images": images}, np.arange(len(images)))
-        self.timing.moving += time.perf_counter() - started - (self.timing.exits - before)
+        with self._time_of_moving():
+            self._enter(0, tickets, {"images": images}, np.arange(len(images)))
+        if self._arrived - self._pending[0].start > self._most_pending:
+            self.flush()
 
     def flush(self) -> None:
         """Runs every exit on all that wait for it, so that all images have answers."""
-        started, before = time.perf_counter(), self.timing.exits
-        for index, waiting in enumerate(self._waiting):
-            if waiting.count:
-                self._run(index)
-        self.timing.moving += time.perf_counter() - started - (self.timing.exits - before)
+        with self._time_of_moving():
+            for index, waiting in enumerate(self._waiting):
+                if waiting.count:
+                    self._run(index)
 
-    def relieve(self, oldest: int) -> None:
-        """Flushes if more images than allowed have arrived since image number `oldest`, which has no answer yet."""
-        if self._arrived - oldest > self._most_pending:
-            self.flush()
-
-    def answers(self, tickets: range) -> Predictions | None:
-        """The answers of these images in order, which are then forgotten; None if some of them still wait."""
-        if not all(ticket in self._answers for ticket in tickets):
-            return None
-        found = [self._answers.pop(ticket) for ticket in tickets]
-        probabilities = np.zeros((len(found), self._num_classes), np.float32)
-        exit_index = np.zeros(len(found), np.int64)
-        for row, (values, index) in enumerate(found):
-            probabilities[row], exit_index[row] = values, index
-        return Predictions(probabilities.argmax(axis=1), probabilities, probabilities.max(axis=1), exit_index)
+    def settled(self) -> Iterator[Predictions]:
+        """Predictions of the oldest batches, as long as all images of a batch have answers; each batch once."""
+        while self._pending and all(ticket in self._answers for ticket in self._pending[0]):
+            found = [self._answers.pop(ticket) for ticket in self._pending.popleft()]
+            probabilities = np.zeros((len(found), self._num_classes), np.float32)
+            exit_index = np.zeros(len(found), np.int64)
+            for row, (values, index) in enumerate(found):
+                probabilities[row], exit_index[row] = values, index
+            yield Predictions.of(probabilities, exit_index)
 
     def _enter(self, index: int, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> None:
         """The `chosen` images reach exit `index`, which runs whenever it has a full batch."""
@@ -136,6 +129,13 @@ class Gathering:
             self._answers[int(tickets[row])] = (probabilities[row], index)
         if not leaves.all():
             self._enter(index + 1, tickets, {"images": images, **handed_on}, np.flatnonzero(~leaves))
+
+    @contextlib.contextmanager
+    def _time_of_moving(self) -> Iterator[None]:
+        """Adds what is not spent inside the exits to `timing.moving`."""
+        started, before = time.perf_counter(), self.timing.exits
+        yield
+        self.timing.moving += time.perf_counter() - started - (self.timing.exits - before)
 
 
 def run_gathered(
@@ -165,29 +165,8 @@ def run_gathered(
     gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule)
     if timing is not None:
         gathering.timing = timing
-    pending: list[range] = []
-    arrived = 0
     for images in batches:
         gathering.push(images)
-        pending.append(range(arrived, arrived + len(images)))
-        arrived += len(images)
-        gathering.relieve(pending[0].start)
-        yield from _settled(gathering, pending)
+        yield from gathering.settled()
     gathering.flush()
-    yield from _settled(gathering, pending)
-
-
-def _settled(gathering: Gathering, pending: list[range]) -> Iterator[Predictions]:
-    while pending and (found := gathering.answers(pending[0])) is not None:
-        pending.pop(0)
-        yield found
-
-
-def joined(parts: Sequence[Predictions], num_classes: int) -> Predictions:
-    """Predictions of several batches as one."""
-    return Predictions(
-        np.concatenate([np.zeros(0, np.int64), *(part.labels for part in parts)]),
-        np.concatenate([np.zeros((0, num_classes), np.float32), *(part.probabilities for part in parts)]),
-        np.concatenate([np.zeros(0, np.float32), *(part.confidence for part in parts)]),
-        np.concatenate([np.zeros(0, np.int64), *(part.exit_index for part in parts)]),
-    )
+    yield from gathering.settled()

@@ -1,7 +1,7 @@
-"""The loop of early exits, whoever runs the exits: images that are confident enough leave, the others go on.
+"""The loop of early exits: images that an exit is confident of leave, the others go on to the next exit.
 
-Plain NumPy, shared by `classifier` (MindSpore cells) and `dvt.deploy` (exported files). Axis letters: B images, K
-exits, n images of one call.
+Plain NumPy; the exits are run by `classifier` (MindSpore cells) or `dvt.deploy` (exported files). Axis letters: B
+images, K exits, n images of one call.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from dvt.errors import ConfigError, DataError
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 
 HandedOn = dict[str, np.ndarray]
-"""What an exit hands on, n rows each: "features" and "relations" where they are reused, "probabilities", its answers,
+"""What an exit hands on, n rows each: "features" and "relations" where they are reused, and its own "probabilities"
 where the next exit averages them with its own."""
 
 RunExit = Callable[[int, np.ndarray, Mapping[str, np.ndarray]], tuple[np.ndarray, HandedOn]]
@@ -30,6 +30,11 @@ class Predictions:
     probabilities: np.ndarray  # (B, classes) float32, softmax of the exit taken
     confidence: np.ndarray  # (B,) float32, largest probability
     exit_index: np.ndarray  # (B,) int64, 0-based
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, exit_index: np.ndarray) -> "Predictions":
+        """From the probabilities (B, classes) of the exits taken, and these."""
+        return cls(probabilities.argmax(axis=1), probabilities, probabilities.max(axis=1), exit_index)
 
 
 def run_cascade(
@@ -51,12 +56,9 @@ def run_cascade(
     Raises:
         DataError: An exit returned probabilities that are not finite.
     """
-    count = len(images)
-    probabilities = np.zeros((count, num_classes), np.float32)
-    confidence = np.zeros(count, np.float32)
-    exit_index = np.zeros(count, np.int64)
-
-    left = np.arange(count)  # indices of the images still in the cascade
+    probabilities = np.zeros((len(images), num_classes), np.float32)
+    exit_index = np.zeros(len(images), np.int64)
+    left = np.arange(len(images))  # indices of the images still in the cascade
     handed_on: HandedOn = {}
     for index in range(len(thresholds)):
         if len(left) == 0:
@@ -64,12 +66,11 @@ def run_cascade(
         exit_probabilities, handed_on = run_exit(index, images[left], handed_on)
         leaves = leaving(index, exit_probabilities, thresholds, rule)
         probabilities[left[leaves]] = exit_probabilities[leaves]
-        confidence[left[leaves]] = exit_probabilities[leaves].max(axis=1)
         exit_index[left[leaves]] = index
         if leaves.any():
             handed_on = {name: part[~leaves] for name, part in handed_on.items()}
         left = left[~leaves]
-    return Predictions(probabilities.argmax(axis=1), probabilities, confidence, exit_index)
+    return Predictions.of(probabilities, exit_index)
 
 
 def run_all(run_exit: RunExit, images: np.ndarray, num_exits: int, num_classes: int) -> np.ndarray:

@@ -5,6 +5,7 @@ depends on it: without a compiler, on Ascend and GPU, with DVT_KERNELS=0 and by 
 are built of MindSpore's operators alone, and results agree to float rounding.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -13,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from dvt import device
@@ -20,12 +22,28 @@ from dvt import device
 COMPILE_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-fPIC", "-pthread")
 COMPILE_SECONDS = 120
 
+SWITCH = "DVT_KERNELS"  # environment variable; 0 builds models without the kernels
+
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Sets DVT_KERNELS=0 for the models built inside. For a single one there is `build_model(..., kernels=False)`."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 def library() -> str | None:
     """Path of the compiled kernels, or None where models must do without them."""
-    if os.environ.get("DVT_KERNELS", "1") == "0" or device.current_target() != "CPU":
+    if os.environ.get(SWITCH) == "0" or device.current_target() != "CPU":
         return None
     return _compiled()
 
