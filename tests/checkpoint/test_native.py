@@ -250,7 +250,7 @@ HEAD = "exits.2.head.weight"
         ),
         (spoil(HEAD, np.full((10, 32), np.nan, np.float32)), rf"1 with NaN or infinity \({HEAD}\)"),
         (spoil(HEAD, np.zeros((10, 32), np.int64)), rf"1 not floating-point \({HEAD}\)"),
-        (lambda weights: {}, r"missing \(exits\.0\.\S+; \S+; \S+ and \d+ more\)"),
+        (lambda weights: {}, r"missing \(exits\.0\.\S+, \S+, \S+ and \d+ more\)"),
     ],
 )
 def test_weights_that_do_not_fit_change_nothing(change, message):

@@ -93,7 +93,7 @@ def test_a_safetensors_file_with_a_huge_header(length: int, tmp_path: Path):
         ([("w", [5], "Float32", bytes(16)), METADATA], r"the bytes of 'w' do not fit type and shape"),
         ([("w", [-4, -1], "Float32", bytes(16)), METADATA], "the bytes of 'w' do not fit type and shape"),
         ([("dvt_metadata", [0], "str", b"\xff" * 64)], "the bytes of 'dvt_metadata' do not fit"),
-        ([("w", [0], "str", np.array(["x"]).tobytes()), METADATA], r"entries that are no tensors: w"),
+        ([("w", [0], "str", np.array(["x"]).tobytes()), METADATA], r"texts where tensors belong: w"),
         ([metadata_entry('{"format":1,"model":' + "[" * 100_000 + "]" * 100_000 + "}")], "dvt_metadata cannot be read"),
     ],
 )

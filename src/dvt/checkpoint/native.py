@@ -137,7 +137,11 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, n
         elif value.shape == needed and not np.isfinite(value).all():
             faults["with NaN or infinity"].append(name)
     if any(faults.values()):
-        found = [f"{len(names)} {fault} ({listing(names, '; ')})" for fault, names in faults.items() if names]
+        found = [
+            f"{len(names)} {fault} ({listing(names, '; ' if fault == 'of another shape' else ', ')})"
+            for fault, names in faults.items()
+            if names
+        ]
         raise CheckpointError(
             f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
             "loaded; build the model that the file belongs to"

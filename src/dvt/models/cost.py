@@ -131,33 +131,36 @@ def describe_all() -> str:
 
 def describe_model(config: ModelConfig) -> str:
     """Parameters, GMACs by part, weight and activation memory of every exit, and the configuration."""
-    parts = [exit_macs(config, k) for k in range(config.num_exits)]
-    columns = [f"exit {k + 1} ({grid}x{grid})" for k, grid in enumerate(config.grid_sizes)]
-    weights = exit_parameters(config)
+    exits = range(config.num_exits)
+    parts = [exit_macs(config, k) for k in exits]
     mebi = 4 / 2**20  # float32
-    rows = [("", [f"{column:>15}" for column in columns])]
-    rows.append(("parameters", [f"{count:>15,}" for count in weights]))
-    rows += [
-        (f"GMACs, {part.replace('_', ' ')}", [f"{each[part] / 1e9:>15.4f}" for each in parts]) for part in parts[0]
+    table = [
+        ("parameters", ",", exit_parameters(config)),
+        *((f"GMACs, {part.replace('_', ' ')}", ".4f", [macs[part] / 1e9 for macs in parts]) for part in parts[0]),
+        ("GMACs, this exit", ".4f", [sum(macs.values()) / 1e9 for macs in parts]),
+        ("GMACs up to here", ".4f", cumulative_gmacs(config)),
+        ("weights, MiB", ".1f", [count * mebi for count in exit_parameters(config)]),
+        ("activations, MiB", ".2f", [activation_elements(config, k) * mebi for k in exits]),
+        ("handed on, MiB", ".2f", [handed_on_elements(config, k) * mebi for k in exits]),
     ]
-    rows.append(("GMACs, this exit", [f"{sum(each.values()) / 1e9:>15.4f}" for each in parts]))
-    rows.append(("GMACs up to here", [f"{cost:>15.4f}" for cost in cumulative_gmacs(config)]))
-    rows.append(("weights, MiB", [f"{count * mebi:>15.1f}" for count in weights]))
-    alive = [activation_elements(config, k) for k in range(config.num_exits)]
-    rows.append(("activations, MiB", [f"{count * mebi:>15.2f}" for count in alive]))
-    handed_on = [handed_on_elements(config, k) for k in range(config.num_exits)]
-    rows.append(("handed on, MiB", [f"{count * mebi:>15.2f}" for count in handed_on]))
-    lines = [f"{config.name}: {parameter_count(config):,} parameters"]
-    lines += [f"{name:<24}{''.join(cells)}" for name, cells in rows]
-    lines.append("Memory in float32: activations alive at once and what is handed on, per image, from shapes.")
-    return "\n".join([*lines, "", *(f"{key:<18} {value}" for key, value in config.to_dict().items())])
+    heads = [f"exit {k + 1} ({grid}x{grid})" for k, grid in enumerate(config.grid_sizes)]
+    return "\n".join(
+        [
+            f"{config.name}: {parameter_count(config):,} parameters",
+            " " * 24 + "".join(f"{head:>15}" for head in heads),
+            *(f"{name:<24}" + "".join(f"{value:>15{form}}" for value in values) for name, form, values in table),
+            "Memory in float32: activations alive at once and what is handed on, per image, from shapes.",
+            "",
+            *(f"{key:<18} {value}" for key, value in config.to_dict().items()),
+        ]
+    )
 
 
 def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:
     if isinstance(model, str):
         return model_config(model, **overrides)
     config = model if isinstance(model, ModelConfig) else model.config
-    if "grid_sizes" in overrides:  # what was derived from the former grids is derived anew
+    if "grid_sizes" in overrides:  # what was derived from the former grids is derived again
         overrides = {"resize_sides": None, "soft_splits": None, **overrides}
     return ModelConfig.from_dict(config.to_dict() | overrides) if overrides else config
 
