@@ -12,7 +12,7 @@ from dvt.checkpoint.transfer import apply, initial_weights, match_exits
 from dvt.convert import exit_rows, parameter_shapes, reference_shapes
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_from_config
-from dvt.models.grids import bicubic_matrix, resize_positions
+from dvt.models.grids import resize_positions
 from dvt.models.variants import ModelConfig, model_config
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 24, "num_classes": 7}
@@ -56,43 +56,6 @@ def to_file(torch, path: Path, tensors: dict[str, np.ndarray], key: str | None =
     state_dict = {prefix + name: torch.from_numpy(value) for name, value in tensors.items()}
     torch.save(state_dict if key is None else {key: state_dict, "epoch": 3}, path)
     return path
-
-
-# ----------------------------------------------------------------------------------------------------------- positions
-
-
-def test_bicubic_matrices_equal_pytorch():
-    # torch.nn.functional.interpolate(identity, size=(source, target), mode="bicubic", align_corners=False)
-    seven = [
-        [1.09921647, -0.09921647, 0, 0],
-        [0.65925656, 0.40224125, -0.06149781, 0],
-        [0.05721574, 0.98897595, -0.04619169, 0],
-        [-0.09375, 0.59375, 0.59375, -0.09375],
-        [0, -0.04619169, 0.98897595, 0.05721574],
-        [0, -0.06149781, 0.40224125, 0.65925656],
-        [0, 0, -0.09921647, 1.09921647],
-    ]
-    three = [[0.68518519, 0.37037037, -0.05555556, 0, 0], [0, 0, 1, 0, 0], [0, 0, -0.05555556, 0.37037037, 0.68518519]]
-    np.testing.assert_allclose(bicubic_matrix(4, 7), seven, atol=1e-8)
-    np.testing.assert_allclose(bicubic_matrix(5, 3), three, atol=1e-8)
-    np.testing.assert_array_equal(bicubic_matrix(5, 5), np.eye(5))
-
-
-@pytest.mark.parametrize("grid", [7, 10, 20])
-def test_resized_positions_equal_pytorch(torch, grid: int):
-    positions = arrays({"p": (1, 14 * 14 + 1, 5)})["p"]
-    cells = torch.from_numpy(positions[:, 1:]).double().reshape(1, 14, 14, 5).permute(0, 3, 1, 2)
-    expected = torch.nn.functional.interpolate(cells, size=(grid, grid), mode="bicubic", align_corners=False)
-    resized = resize_positions(positions, grid)
-    np.testing.assert_array_equal(resized[:, 0], positions[:, 0])
-    np.testing.assert_allclose(resized[0, 1:], expected[0].permute(1, 2, 0).reshape(-1, 5).numpy(), atol=1e-12)
-
-
-def test_rows_of_the_map_stay_rows():
-    """A map that varies along columns only still does after the resize: axes are not swapped."""
-    cells = np.broadcast_to(np.arange(4.0), (4, 4)).reshape(1, 16, 1)
-    resized = resize_positions(np.concatenate([np.full((1, 1, 1), 9.0), cells], axis=1), 6)[0, 1:, 0].reshape(6, 6)
-    np.testing.assert_allclose(resized, np.broadcast_to(bicubic_matrix(4, 6) @ np.arange(4.0), (6, 6)), atol=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The resize between grids against doing it step by step with loops, and the fixed positions."""
+"""Resizes between grids, against doing them step by step with loops or by PyTorch, and the fixed positions."""
 
 import math
 
@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvt.models.grids import resize_matrix, resize_matrix_1d, sinusoid_positions, token_resize_matrix
+from dvt.models.grids import (
+    bicubic_matrix,
+    resize_matrix,
+    resize_matrix_1d,
+    resize_positions,
+    sinusoid_positions,
+    token_resize_matrix,
+)
 
 PAIRS = [(7, 14, 10), (10, 20, 14), (7, 20, 14), (3, 6, 6), (3, 6, 9), (2, 4, 3), (4, 4, 4), (3, 7, 5), (1, 2, 5)]
 
@@ -85,3 +92,38 @@ def test_positions_are_sines_and_cosines(tokens: int, dim: int):
         for j in range(dim):
             angle = p / 10000 ** (2 * (j // 2) / dim)
             assert positions[0, p, j] == pytest.approx(math.cos(angle) if j % 2 else math.sin(angle), abs=1e-6)
+
+
+def test_bicubic_matrices_equal_pytorch():
+    # torch.nn.functional.interpolate(identity, size=(source, target), mode="bicubic", align_corners=False)
+    seven = [
+        [1.09921647, -0.09921647, 0, 0],
+        [0.65925656, 0.40224125, -0.06149781, 0],
+        [0.05721574, 0.98897595, -0.04619169, 0],
+        [-0.09375, 0.59375, 0.59375, -0.09375],
+        [0, -0.04619169, 0.98897595, 0.05721574],
+        [0, -0.06149781, 0.40224125, 0.65925656],
+        [0, 0, -0.09921647, 1.09921647],
+    ]
+    three = [[0.68518519, 0.37037037, -0.05555556, 0, 0], [0, 0, 1, 0, 0], [0, 0, -0.05555556, 0.37037037, 0.68518519]]
+    np.testing.assert_allclose(bicubic_matrix(4, 7), seven, atol=1e-8)
+    np.testing.assert_allclose(bicubic_matrix(5, 3), three, atol=1e-8)
+    np.testing.assert_array_equal(bicubic_matrix(5, 5), np.eye(5))
+
+
+@pytest.mark.parametrize("grid", [7, 10, 20])
+def test_resized_positions_equal_pytorch(grid: int):
+    torch = pytest.importorskip("torch", reason="PyTorch is optional: pip install -r requirements-torch.txt")
+    positions = np.random.default_rng(0).standard_normal((1, 14 * 14 + 1, 5), dtype=np.float32)
+    cells = torch.from_numpy(positions[:, 1:]).double().reshape(1, 14, 14, 5).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(cells, size=(grid, grid), mode="bicubic", align_corners=False)
+    resized = resize_positions(positions, grid)
+    np.testing.assert_array_equal(resized[:, 0], positions[:, 0])
+    np.testing.assert_allclose(resized[0, 1:], expected[0].permute(1, 2, 0).reshape(-1, 5).numpy(), atol=1e-12)
+
+
+def test_rows_of_the_map_stay_rows():
+    """A map that varies along columns only still does after the resize: axes are not swapped."""
+    cells = np.broadcast_to(np.arange(4.0), (4, 4)).reshape(1, 16, 1)
+    resized = resize_positions(np.concatenate([np.full((1, 1, 1), 9.0), cells], axis=1), 6)[0, 1:, 0].reshape(6, 6)
+    np.testing.assert_allclose(resized, np.broadcast_to(bicubic_matrix(4, 6) @ np.arange(4.0), (6, 6)), atol=1e-12)

@@ -1,4 +1,8 @@
-"""Weights on disk: files of this package (`native`), those of PyTorch (`released`, `pytorch`), and `transfer` ."""
+"""Weights on disk: files of this package, files of PyTorch, and starting a model from either.
+
+`native` saves and loads `.ckpt` files, whose bytes `format` reads; `pytorch` converts the `.pth.tar` files of the
+released models, whose tensor names `released` translates; `transfer` takes what fits another model.
+"""
 
 from dvt.checkpoint.native import (
     FORMAT,

@@ -76,9 +76,8 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     """The weights in `path` that the model of `config` can start from, under its names and in its shapes.
 
     `path` is a checkpoint of this package (`.ckpt`) or a PyTorch file (`.pth`, `.pth.tar`, `.pt`) of a DVT, a DeiT or a
-    T2T-ViT, of which nothing is executed. With as many exits, each starts from its like; with another number, from the
-    one with as many tokens, else from the one as far from the last. Within an exit a layer is taken if all its tensors
-    fit. Positions of T2T are never taken, since they are computed; learned ones are resized.
+    T2T-ViT; nothing in it is executed. `match_exits` says which exit starts from which. Within an exit a layer is taken
+    if all its tensors fit. Positions of T2T are never taken, since they are computed; learned ones are resized.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another network, or nothing in it fits; PyTorch is missing.

@@ -1,7 +1,7 @@
 """Dropout and stochastic depth whose masks are a pure function of a key, so that a resumed run draws what an unbroken
 one would have drawn and every rank draws differently.
 
-MindSpore's generator starts anew in each process and cannot be put back in graph mode. Here a training step hands one
+MindSpore's generator begins again in each process and cannot be put back in graph mode. Here a training step hands one
 int32 key to the model, made of seed, step and rank; every place that drops something mixes its own number, its `site`,
 into it. The mask is a hash in int32 arithmetic that wraps around (the constants are those of the "lowbias32" integer
 hash; tests hold a NumPy twin; tried on the CPU). Axis letters: B batch, T tokens, E channels.
@@ -17,7 +17,7 @@ _LOW_BITS = {15: 0x1FFFF, 16: 0xFFFF}  # what is left of an int32 after a logica
 
 
 def site_number(*place: int) -> int:
-    """An int32 that tells one place of the model from all others: exit, layer, position within the layer."""
+    """An int32 that is another one for each place of the model: exit, layer, position within the layer."""
     number = 0
     for part in place:
         number = (number * 257 + part + 1) & 0x7FFFFFFF
@@ -125,5 +125,5 @@ def _count(stop: int) -> Tensor:
 
 
 def _int32_quantile(share: float) -> int:
-    """The int32 below which a share of all int32 lies."""
+    """The int32 that a share of all int32 is below."""
     return -(2**31) + round(share * 2**32)
