@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,10 +258,3 @@ def with_nan(array):
 def test_wrong_use_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
-
-
-def test_no_framework_is_imported():
-    code = "import sys, dvt.early_exit; sys.exit('mindspore' in sys.modules or 'torch' in sys.modules)"
-    source = Path(early_exit.__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(source)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

@@ -9,7 +9,7 @@ from mindspore import Tensor
 import dvt
 from dvt.cost import parameter_count
 from dvt.errors import ConfigError
-from dvt.models.cascade import build_from_config
+from dvt.models.cascade import AllExits, build_from_config
 from dvt.models.variants import ModelConfig
 
 ONE_T2T = tiny.t2t_config(grid_sizes=(4,), soft_splits=((3, 2, 1),))
@@ -48,6 +48,17 @@ def test_graph_and_pynative_mode_agree():
         results.append(logits_of(model, images))
     ms.set_context(mode=before)
     np.testing.assert_allclose(results[0], results[1], atol=1e-5)
+
+
+def test_one_cell_answers_for_all_exits(pynative_mode: None):
+    model = tiny.filled(tiny.patch_config())
+    images = tiny.images_for(model.config)
+    logits = logits_of(model, images)
+    np.testing.assert_allclose(AllExits(model, probabilities=False)(Tensor(images)).asnumpy(), logits, atol=1e-6)
+    powers = np.exp(logits - logits.max(axis=2, keepdims=True))
+    probabilities = AllExits(model)(Tensor(images)).asnumpy()
+    np.testing.assert_allclose(probabilities, powers / powers.sum(axis=2, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(AllExits(model, axis=1)(Tensor(images)).asnumpy(), probabilities.swapaxes(0, 1))
 
 
 # --------------------------------------------------------------------------------------------------- stochastic depth
@@ -127,6 +138,17 @@ def test_convolutions_are_uniform(config: ModelConfig, name: str, fan_in: int):
 def test_learned_positions_are_truncated_normal():
     positions = seeded(tiny.patch_config(embed_dim=128, num_heads=4))["exits.2.pos_embed"]
     assert positions.std() == pytest.approx(0.02, rel=0.1)
+
+
+def test_weights_that_are_loaded_next_are_not_drawn():
+    config = tiny.t2t_config()
+    model = build_from_config(config, initialised=False)
+    assert model.config == config
+    weights = {name: value.asnumpy() for name, value in model.parameters_dict().items()}
+    assert {name: value.shape for name, value in weights.items()} == {n: v.shape for n, v in seeded(config).items()}
+    assert not any(
+        weights[f"exits.1.{name}"].any() for name in ("cls_token", "head.weight", "blocks.0.attn.qkv.weight")
+    )
 
 
 def test_another_spread_of_the_initial_weights():

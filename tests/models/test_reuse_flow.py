@@ -50,7 +50,7 @@ def test_gradients_flow_through_relations(graph_mode: None):
     assert np.abs(queries_keys).max() > 1e-4 and (values == 0).all()
 
 
-def test_without_reuse_exits_are_strangers(graph_mode: None):
+def test_without_reuse_exits_are_independent(graph_mode: None):
     gradients = first_exit_gradients(feature_reuse=False, relation_reuse=False)
     assert all((gradient == 0).all() for gradient in gradients.values())
 
