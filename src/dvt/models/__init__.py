@@ -1,1 +1,1 @@
-"""The model: tokens, reuse, layers, backbone and cascade, in the order an image meets them."""
+"""The model: configuration, layers, tokens, reuse, one exit (`backbone`), all exits (`cascade`), and what they cost."""
