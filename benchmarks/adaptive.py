@@ -60,8 +60,8 @@ def speed(arguments: argparse.Namespace) -> dict:
     from dvt.data import load_splits
     from dvt.early_exit.classifier import AdaptiveClassifier
     from dvt.early_exit.gathering import Timing
-    from dvt.evaluation.all_exits import AllExits
     from dvt.evaluation.speed import sample
+    from dvt.models.cascade import AllExits
 
     device.set_up("auto")
     model, loaded = load_model(arguments.checkpoint)
@@ -145,8 +145,7 @@ def one_way(arguments: argparse.Namespace) -> dict:
     from dvt import device
     from dvt.cost import cumulative_gmacs
     from dvt.early_exit.classifier import AdaptiveClassifier
-    from dvt.evaluation.all_exits import AllExits
-    from dvt.models.cascade import build_model
+    from dvt.models.cascade import AllExits, build_model
 
     device.set_up("auto")
     ms.set_seed(0)

@@ -50,7 +50,8 @@ def main() -> int:
 def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, float | str]:
     from mindspore import Tensor
 
-    from dvt.evaluation.all_exits import AllExits, run_all_exits
+    from dvt.evaluation.all_exits import run_all_exits
+    from dvt.models.cascade import AllExits
 
     splits = load_splits(DataSection(path=str(root)), IMAGE_SIZE, seed=0)
     count, size = splits.sizes["val"], arguments.batch_size

@@ -11,8 +11,8 @@ import mindspore as ms
 import numpy as np
 
 from dvt import AdaptiveClassifier
-from dvt.evaluation.all_exits import AllExits, run_all_exits
-from dvt.models.cascade import build_model
+from dvt.evaluation.all_exits import run_all_exits
+from dvt.models.cascade import AllExits, build_model
 
 BATCH = 500
 

@@ -73,7 +73,6 @@ class AdaptiveClassifier:
         shape or with NaN or infinite pixels.
         """
         thresholds = self._chosen(thresholds)
-        self._ready()
         return run_cascade(self.run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
 
     def predict_batches(
@@ -99,7 +98,6 @@ class AdaptiveClassifier:
         """
         thresholds = self._chosen(thresholds)
         sizes = self._gathered_sizes(self.batch_sizes[-1] if batch_size is None else check_batch_sizes([batch_size])[0])
-        self._ready()
 
         def checked() -> Iterator[np.ndarray]:
             for number, images in enumerate(batches):
@@ -117,9 +115,7 @@ class AdaptiveClassifier:
 
     def all_exits(self, images: np.ndarray) -> np.ndarray:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
-        images = self._checked(images)
-        self._ready()
-        return run_all(self.run_exit, images, self.config.num_exits, self.config.num_classes)
+        return run_all(self.run_exit, self._checked(images), self.config.num_exits, self.config.num_classes)
 
     def run_exit(
         self,
@@ -133,6 +129,8 @@ class AdaptiveClassifier:
         `batch_sizes` take the place of the classifier's own.
         """
         cell = self._exits[index]
+        if cell.exit.training:  # the model went back to training in between
+            cell.set_train(False)
 
         def run(inputs: list[np.ndarray]) -> list[np.ndarray]:
             # Shares the memory of `inputs`, which stay as they are until the outputs are read.
@@ -157,7 +155,6 @@ class AdaptiveClassifier:
         """Seconds (K,) that each exit takes on all of these images, (B, I, S, S), in the sizes of throughput mode at
         batches of B; a first call also compiles."""
         images, handed_on, seconds = self._checked(images), {}, []
-        self._ready()
         for index, size in enumerate(self._gathered_sizes(len(images))):
             started = time.perf_counter()
             _, handed_on = self.run_exit(index, images, handed_on, [size])
@@ -181,11 +178,6 @@ class AdaptiveClassifier:
     def _checked(self, images: np.ndarray) -> np.ndarray:
         images = images.asnumpy() if isinstance(images, Tensor) else images
         return check_images(images, (self.config.in_channels, self.config.image_size, self.config.image_size))
-
-    def _ready(self) -> None:
-        for cell in self._exits:
-            if cell.exit.training:  # the model went back to training in between
-                cell.set_train(False)
 
 
 class ExitCell(nn.Cell):

@@ -17,6 +17,7 @@ from dvt.data import Splits
 from dvt.early_exit.budgets import Setting
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.gathering import Timing
+from dvt.early_exit.loop import padded
 from dvt.early_exit.rules import ExitRule
 from dvt.models.cascade import AllExits
 from dvt.report.results import Throughput, TimedSetting
@@ -65,9 +66,7 @@ class SpeedTest:
         seconds = []
         for number in range(1 + STAGE_BATCHES):  # the first compiles
             start = (number * self._batch_size) % max(len(self._images) - self._batch_size + 1, 1)
-            batch = self._images[start : start + self._batch_size]
-            if len(batch) < self._batch_size:
-                batch = np.resize(batch, (self._batch_size, *batch.shape[1:]))
+            batch = padded(self._images[start : start + self._batch_size], self._batch_size)
             seconds.append(self._classifier.exit_seconds(batch))
         return np.cumsum(np.median(seconds[1:], axis=0)) / self._batch_size
 

@@ -1,7 +1,7 @@
 """One exit: a complete Vision Transformer that may reuse what the exit before it computed.
 
-"Exit" is the word for it in code and prose; `Backbone` is its class. A `Stage` (`dvt.early_exit.classifier`) is an exit
-with a softmax, as inference and export run it.
+An *exit* is a place where images may leave the cascade, `Backbone` the network of one exit, and `ExitCell`
+(`dvt.early_exit.classifier`) wraps that network for inference and export.
 
 Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exit (class token first), N' tokens of
 the exit before. "Relations" are attention logits: after the scale and after what the layer received, before softmax.
