@@ -52,7 +52,7 @@ def refused(capsys: pytest.CaptureFixture[str], main: Main, arguments: str) -> s
 # Arguments; what was given, as the message names it; what to do.
 COMMANDS = [
     ("trian", "'trian'", "did you mean 'train'?"),
-    ("train --model.name dvt_deit_smal", "'dvt_deit_smal'", "Did you mean 'dvt_deit_small'?"),
+    ("train --model.name dvt_deit_smal", "'dvt_deit_smal'", "did you mean 'dvt_deit_small'?"),
     ("train --data.dataset fashion", "'fashion'", "it must be one of image_folder, cifar10"),
     ("train --data.path images --output run", "images has no folder train/", "images belong in train/CLASS/"),
     ("train --resume --output run", "run/state.ckpt", "leave --resume out to start afresh"),
@@ -83,7 +83,7 @@ COMMANDS = [
     ("thresholds folder", "folder/predictions.npz", "`dvt eval` writes"),
     ("thresholds text.npz", "text.npz is not a predictions file", "or only part of one"),
     ("report non.ckpt --output report", "non.ckpt", "Checkpoints in ."),
-    ("info dvt_deit_smal", "'dvt_deit_smal'", "Did you mean"),
+    ("info dvt_deit_smal", "'dvt_deit_smal'", "did you mean"),
     ("infer", "bundle and data_path are required", "`dvt infer --help`"),
     ("infer folder images", "folder is not a bundle", "make one with export.py"),
     ("infer text images", "text", "Not a directory"),
