@@ -112,7 +112,7 @@ def describe_type(hint: Any, limits: Bounds | None = None) -> str:
     if hint in NUMBERS:
         name, _, largest = NUMBERS[hint]
         return name if limits is None else f"{name} {limits.words(largest)}"
-    names = {bool: "true or false", str: "text (in YAML: in quotes), not empty", type(None): "null"}
+    names = {bool: "true or false", str: "text (in YAML: in quotes), not empty and without NUL", type(None): "null"}
     return names.get(hint, str(hint))
 
 
