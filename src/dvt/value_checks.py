@@ -9,6 +9,7 @@ import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from dvt.errors import ConfigError
@@ -95,8 +96,8 @@ def fits(value: Any, hint: Any, limits: Bounds | None = None) -> bool:
     if hint in NUMBERS:
         right = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
         return right and (limits is None or limits.admit(value))
-    if hint is str:
-        return isinstance(value, str) and _is_text(value)
+    if hint in (str, Path):
+        return isinstance(value, str | Path) and _is_text(str(value))
     return isinstance(value, hint)
 
 
@@ -112,7 +113,12 @@ def describe_type(hint: Any, limits: Bounds | None = None) -> str:
     if hint in NUMBERS:
         name, _, largest = NUMBERS[hint]
         return name if limits is None else f"{name} {limits.words(largest)}"
-    names = {bool: "true or false", str: "text (in YAML: in quotes), not empty and without NUL", type(None): "null"}
+    names = {
+        bool: "true or false",
+        str: "text (in YAML: in quotes), not empty and without NUL",
+        Path: "a path",
+        type(None): "null",
+    }
     return names.get(hint, str(hint))
 
 

@@ -46,17 +46,10 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str, **more: Any) -> None:
-        self.keys: dict[str, Any] = {}  # options that have a type, and the type
+        self.keys: dict[str, Any] = {}  # of dataclasses, with their types
         self.refused_keys: dict[str, str] = {}  # those of other commands, with the reason
         super().__init__(prog=prog, description=description, allow_abbrev=False, print_config=None, **more)
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-
-    def add_argument(self, *names: str, **more: Any) -> argparse.Action:
-        """As in argparse."""
-        action = super().add_argument(*names, **more)
-        if "type" in more:
-            self.keys[action.dest] = more["type"]
-        return action
 
     def add_log_level(self) -> None:
         """For commands that log."""
