@@ -18,6 +18,12 @@ LARGEST_FLOAT = 3e38  # models compute in float32
 LARGEST_INT = 2**31 - 1  # sizes and counters are int32 on the devices
 
 NUMBERS = {int: ("a whole number", "whole numbers", LARGEST_INT), float: ("a number", "numbers", LARGEST_FLOAT)}
+NAMES = {
+    bool: "true or false",
+    str: "text (in YAML: in quotes), not empty and without NUL",
+    Path: "a path",
+    type(None): "null",
+}
 EXAMPLES = {int: "[7, 10, 14]", float: "[0.5, 0.5, 0.5]"}  # of a list
 
 
@@ -113,13 +119,7 @@ def describe_type(hint: Any, limits: Bounds | None = None) -> str:
     if hint in NUMBERS:
         name, _, largest = NUMBERS[hint]
         return name if limits is None else f"{name} {limits.words(largest)}"
-    names = {
-        bool: "true or false",
-        str: "text (in YAML: in quotes), not empty and without NUL",
-        Path: "a path",
-        type(None): "null",
-    }
-    return names.get(hint, str(hint))
+    return NAMES.get(hint, str(hint))
 
 
 def _plural(hint: Any, limits: Bounds | None) -> str:
