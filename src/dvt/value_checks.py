@@ -40,13 +40,8 @@ class Bounds:
     def admit(self, number: Any) -> bool:
         """False for NaN too, and for what float32 or int32 cannot hold where no bound says otherwise."""
         largest = LARGEST_INT if isinstance(number, Integral) else LARGEST_FLOAT
-        least = -largest if self.least is None else self.least
-        most = largest if self.most is None else self.most
-        return (
-            least <= number <= most
-            and (self.above is None or self.above < number)
-            and (self.below is None or number < self.below)
-        )
+        within = _or(self.least, -largest) <= number <= _or(self.most, largest)
+        return within and (self.above is None or number > self.above) and (self.below is None or number < self.below)
 
     def words(self, largest: float) -> str:
         """ "of at least 1 and at most 512", where `largest` is the bound of the type."""
@@ -94,11 +89,9 @@ def fits(value: Any, hint: Any, limits: Bounds | None = None) -> bool:
     if origin is typing.Literal:
         return any(value == each and type(value) is type(each) for each in arguments)
     if origin in (list, tuple):
-        if not isinstance(value, list | tuple):
+        if not value and not (limits is not None and limits.may_be_empty):
             return False
-        return all(fits(each, arguments[0], limits) for each in value) and (
-            len(value) > 0 or (limits is not None and limits.may_be_empty)
-        )
+        return isinstance(value, list | tuple) and all(fits(each, arguments[0], limits) for each in value)
     if hint in NUMBERS:
         right = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
         return right and (limits is None or limits.admit(value))

@@ -16,7 +16,6 @@ from dvt.config.files import (
     config_from_dict,
     config_to_dict,
     config_to_yaml,
-    describe_type,
     key_hints,
     load_config,
     save_config,
@@ -24,6 +23,7 @@ from dvt.config.files import (
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.variants import ModelConfig
 from dvt.training.schedule import learning_rates
+from dvt.value_checks import describe_type
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "config"
 SHIPPED = sorted(CONFIG_FOLDER.glob("*.yaml"))
@@ -275,7 +275,7 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path):
     for name, message in (
         ("folder", "is a folder; give a configuration file in YAML .such as .*there.yaml"),
         ("link.yaml", "is a link to gone.yaml, which does not exist"),
-        ("pipe.yaml", "is a pipe or a device, but a configuration is read twice; write it to a file first"),
+        ("pipe.yaml", "is a pipe or a device; write the configuration to a file first"),
         ("latin.yaml", "is not UTF-8 text; save it as UTF-8"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -9,18 +9,18 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
 from dvt.config.files import config_to_yaml, key_hints, merge, read_yaml, value_of_text
-from dvt.config.sections import RunConfig
+from dvt.config.sections import DeviceTarget, RunConfig
 from dvt.errors import ConfigError, DVTError, did_you_mean, listing
 from dvt.signals import INTERRUPTED
 from dvt.value_checks import check_value
 
-HIDDEN = argparse.SUPPRESS  # as the help of an option: it is not listed
+HIDDEN = argparse.SUPPRESS  # as help or default: not shown
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 # Short or customary names of options; the epilog of --help lists them. data_url and train_url are those of ModelArts.
@@ -34,7 +34,7 @@ ALIASES = {
     "exit_rule": "eval.exit_rule",
 }
 
-_DEVICES = {name.lower(): name for name in ("auto", "CPU", "GPU", "Ascend")}
+_DEVICES = {name.lower(): name for name in get_args(DeviceTarget)}
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
 
@@ -46,9 +46,9 @@ class Parser(ArgumentParser):
     """
 
     def __init__(self, prog: str, description: str, **more: Any) -> None:
-        self.keys: dict[str, Any] = {}  # of dataclasses, with their types
-        self.refused_keys: dict[str, str] = {}  # those of other commands, with the reason
         super().__init__(prog=prog, description=description, allow_abbrev=False, print_config=None, **more)
+        self.keys: dict[str, Any] = {}  # of dataclasses, with their types
+        self.other_keys: dict[str, str] = {}  # those of other commands, and why this one does not take them
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def add_log_level(self) -> None:
@@ -72,7 +72,7 @@ class Parser(ArgumentParser):
         self.add_argument(
             "--config",
             action="append",
-            default=argparse.SUPPRESS,
+            default=HIDDEN,
             metavar="YAML",
             help="Configuration file; given again, later ones go over earlier.",
         )
@@ -81,7 +81,7 @@ class Parser(ArgumentParser):
         )
         self.add_log_level()
         self.add_keys(RunConfig, skip=vars(RunConfig()).keys() - shown)
-        self.refused_keys = {key: reason for key in key_hints(RunConfig) if key not in self.keys}
+        self.other_keys = {key: reason for key in key_hints(RunConfig) if key not in self.keys}
         self.epilog = " ".join(
             [
                 "Every key may be written with dashes or underscores.",
@@ -141,8 +141,8 @@ class Parser(ArgumentParser):
         if name in self._sections():
             keys = [f"--{key}" for key in self.keys if key.startswith(f"{name}.")]
             raise ConfigError(f"--{name} is a section of keys; give one of them: {listing(keys)}")
-        if name in self.refused_keys:
-            raise ConfigError(f"{self.prog} takes no --{name}{self.refused_keys[name]}")
+        if name in self.other_keys:
+            raise ConfigError(f"{self.prog} takes no --{name}{self.other_keys[name]}")
         options = [option[2:] for option in self._option_string_actions if option[2:] and not option.endswith("+")]
         raise ConfigError(f"unknown option --{name}{did_you_mean(name, options, '--')}")
 

@@ -16,22 +16,7 @@ import yaml
 
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, did_you_mean, listing
-from dvt.value_checks import check_value, describe_type
-
-__all__ = [
-    "config_from_dict",
-    "config_to_dict",
-    "config_to_yaml",
-    "describe_type",
-    "did_you_mean",
-    "flattened",
-    "key_hints",
-    "load_config",
-    "merge",
-    "nested",
-    "read_yaml",
-    "save_config",
-]
+from dvt.value_checks import check_value
 
 
 def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -44,9 +29,8 @@ def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str,
     Raises:
         ConfigError: a file is missing or not YAML; a key is unknown; a value has the wrong type or does not fit.
     """
-    paths = [path] if isinstance(path, str | Path) else list(path)
     merged: dict[str, Any] = {}
-    for each in paths:
+    for each in [path] if isinstance(path, str | Path) else path:
         merge(merged, read_yaml(each))
     merge(merged, nested(overrides or {}))
     return config_from_dict(merged)
@@ -115,7 +99,7 @@ def _check_is_file(path: Path) -> None:
     if path.is_symlink():
         raise ConfigError(f"the configuration file {path} is a link to {os.readlink(path)}, which does not exist{hint}")
     if path.exists():
-        raise ConfigError(f"{path} is a pipe or a device, but a configuration is read twice; write it to a file first")
+        raise ConfigError(f"{path} is a pipe or a device; write the configuration to a file first")
     raise ConfigError(f"there is no configuration file {path}{hint}")
 
 
@@ -199,8 +183,7 @@ def _typed(cls: type, values: Mapping[Any, Any], source: str, prefix: str = "") 
     for name, value in values.items():
         key = f"{prefix}{name}"
         if name not in hints:
-            keys = key_hints(RunConfig)
-            known = [*keys, *{each.partition(".")[0] for each in keys}]
+            known = dict.fromkeys([*key_hints(RunConfig), *vars(RunConfig())])
             raise ConfigError(f"in {source}: unknown key {key!r}{did_you_mean(key, known)}")
         hint = hints[name]
         if not is_dataclass(hint):
