@@ -50,16 +50,9 @@ class Bounds:
         return f"{low} and {high}"
 
 
-def bounds(
-    least: float | None = None,
-    most: float | None = None,
-    *,
-    above: float | None = None,
-    below: float | None = None,
-    may_be_empty: bool = False,
-) -> dict[str, Bounds]:
-    """The metadata of a field with these bounds."""
-    return {"bounds": Bounds(least, most, above, below, may_be_empty)}
+def bounds(*least_and_most: float, **more: Any) -> dict[str, Bounds]:
+    """The metadata of a field that has the `Bounds` with these arguments."""
+    return {"bounds": Bounds(*least_and_most, **more)}
 
 
 def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> None:

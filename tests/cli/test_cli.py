@@ -11,7 +11,7 @@ import pytest
 from dvt import __version__
 from dvt.cli import evaluate, export, info, predict, thresholds, train
 from dvt.cli import main as cli
-from dvt.cli.support import Parser
+from dvt.cli.support import Parser, given_keys
 from dvt.config import RunConfig
 from dvt.config.files import config_from_dict, config_to_dict, key_hints, load_config
 from dvt.errors import ConfigError
@@ -172,16 +172,15 @@ def test_a_mistake_in_a_file_names_the_file(capsys: pytest.CaptureFixture[str], 
     )
 
 
-def test_eval_starts_from_the_saved_run_and_ends_beside_the_checkpoint():
+def test_eval_starts_from_the_saved_run():
     saved = config_to_dict(load_config(QUICKSTART, {"device_target": "Ascend", "data.path": "/there"}))
-    request = evaluate.parse(["--checkpoint", "runs/a/best.ckpt", "--eval.batch_size", "7"])
-    options, config = request.options, request.config(saved)
+    options, given = evaluate.parse(["--checkpoint", "runs/a/best.ckpt", "--eval.batch_size", "7"])
     assert (options.checkpoint, options.mode) == ("runs/a/best.ckpt", 2)
-    expected = {**saved, "output": "runs/a", "device_target": "auto", "eval": {**saved["eval"], "batch_size": 7}}
+    config = evaluate.configuration(given_keys(given), saved)
+    expected = {**saved, "device_target": "auto", "eval": {**saved["eval"], "batch_size": 7}}
     assert config == config_from_dict(expected)
-    request = evaluate.parse(["--checkpoint=x.ckpt", "--mode=1", "--output", "o", "--data-path", "/here"])
-    options, config = request.options, request.config()
-    assert (options.mode, config.output, config.data.path) == (1, "o", "/here")
+    options, given = evaluate.parse(["--checkpoint=x.ckpt", "--mode=1", "--output", "o", "--data-path", "/here"])
+    assert (options.mode, given_keys(given)) == (1, {"output": "o", "data": {"path": "/here"}})
 
 
 def test_a_missing_checkpoint_is_refused_before_any_work(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -291,8 +290,8 @@ def test_standalone_training_passes_everything_on():
 
 
 def test_budgets_have_short_names():
-    config = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"]).config()
-    assert (config.eval.budget_gmacs, config.eval.exit_rule) == (1.5, "margin")
+    _, given = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
+    assert given["eval"] == {"budget_gmacs": 1.5, "exit_rule": "margin"}
     _, options = thresholds.parse(["p.npz", "--budget_images_per_second=40", "--json"])
     assert (options.eval.budget_images_per_second, options.json) == (40.0, True)
     path, options = thresholds.parse(["there", "--max-accuracy-drop", "0"])

@@ -27,45 +27,26 @@ class EvalOptions:
     mode: Literal[0, 1, 2] = 2
 
 
-@dataclass
-class EvalRequest:
-    """What the arguments ask for: the options, and the keys of `RunConfig` that options and YAML files hold."""
-
-    options: EvalOptions
-    given: dict[str, Any]
-    keys: dict[str, Any]
-    output: str
-
-    def config(self, stored: dict[str, Any] | None = None) -> RunConfig:
-        """The configuration, with `keys` over the one that the checkpoint's run has `stored` in it.
-
-        The device is not taken from there, because the evaluation may run elsewhere, nor is the output folder.
-        """
-        values: dict[str, Any] = {}
-        for layer in (stored or {}, {"device_target": "auto"}, self.keys, {"output": self.output}):
-            merge(values, layer)
-        return config_from_dict(values)
-
-
 def run(argv: Sequence[str], prog: str, output: str | None = None) -> None:
     """The command `dvt eval`; `output` is the folder for the results if the arguments name none."""
-    request = parse(argv, prog, output)  # before MindSpore is loaded, so that mistakes are refused at once
+    options, given = parse(argv, prog)
+    keys = given_keys(given)  # before MindSpore is loaded, so that mistakes are refused at once
+    keys["output"] = given.get("output") or output or str(Path(options.checkpoint).parent)
     from dvt.checkpoint.native import read_checkpoint
 
-    path = request.options.checkpoint
-    stored = read_checkpoint(path).metadata.get("config")
+    stored = read_checkpoint(options.checkpoint).metadata.get("config")
     if stored is not None:
-        config_from_dict(stored, f"the configuration stored in {path}")
-    config = request.config(stored)
-    print_if_asked(request.given, config)
-    set_up_logging(request.given.get("log_level", "info"))
+        config_from_dict(stored, f"the configuration stored in {options.checkpoint}")
+    config = configuration(keys, stored)
+    print_if_asked(given, config)
+    set_up_logging(given.get("log_level", "info"))
     from dvt.evaluation import evaluate_checkpoint
 
-    evaluate_checkpoint(path, request.options.mode, config, config.output)
+    evaluate_checkpoint(options.checkpoint, options.mode, config, config.output)
 
 
 def report(argv: Sequence[str], prog: str) -> None:
-    """The command `dvt report`: the same with another output folder, and by default the checkpoint shipped with us."""
+    """The command `dvt report`: the same into another folder, and by default for the checkpoint of a checkout."""
     words = list(argv)
     if words and not words[0].startswith("-"):
         words[0] = f"--checkpoint={words[0]}"
@@ -74,8 +55,8 @@ def report(argv: Sequence[str], prog: str) -> None:
     run(words, prog, REPORT_FOLDER)
 
 
-def parse(argv: Sequence[str], prog: str = "dvt eval", output: str | None = None) -> EvalRequest:
-    """What the arguments ask for. The results go to `output` or beside the checkpoint, unless --output is given."""
+def parse(argv: Sequence[str], prog: str = "dvt eval") -> tuple[EvalOptions, dict[str, Any]]:
+    """What to evaluate, and all the options that were given."""
     parser = Parser(
         prog,
         "Evaluate a checkpoint: accuracy of every exit, accuracy and cost with early exits, measured images/s. "
@@ -86,6 +67,15 @@ def parse(argv: Sequence[str], prog: str = "dvt eval", output: str | None = None
     parser.add_config(SHOWN, reason="; the model and its training are fixed by the checkpoint")
     parser.set_help("output", "Folder for the results; by default that of the checkpoint.")
     given = parser.parse(argv, defaults=False)
-    options = EvalOptions(given["checkpoint"], given.get("mode", EvalOptions.mode))
-    folder = given.get("output") or output or str(Path(options.checkpoint).parent)
-    return EvalRequest(options, given, given_keys(given), folder)
+    return parser.options(EvalOptions, given), given
+
+
+def configuration(keys: dict[str, Any], stored: dict[str, Any] | None) -> RunConfig:
+    """`keys` over the configuration that the training run has stored in the checkpoint.
+
+    The device is not taken from there, because the evaluation may run elsewhere.
+    """
+    values: dict[str, Any] = {}
+    for layer in (stored or {}, {"device_target": RunConfig.device_target}, keys):
+        merge(values, layer)
+    return config_from_dict(values)

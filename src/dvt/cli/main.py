@@ -17,10 +17,7 @@ from dvt.signals import interrupt_on_signals
 COMMANDS = {
     "train": ("dvt.cli.train:run", "train a model"),
     "eval": ("dvt.cli.evaluate:run", "evaluate a checkpoint, with early exits"),
-    "report": (
-        "dvt.cli.evaluate:report",
-        "evaluate and write the report, by default of the small model here",
-    ),
+    "report": ("dvt.cli.evaluate:report", "evaluate and write the report; by default that of the small model here"),
     "thresholds": ("dvt.cli.thresholds:run", "choose thresholds for a budget from stored predictions"),
     "predict": ("dvt.cli.predict:run", "classify images, one at a time"),
     "export": ("dvt.cli.export:run", "write a trained model as a bundle of MindIR or ONNX files"),
@@ -29,6 +26,16 @@ COMMANDS = {
     "info": ("dvt.cli.info:run", "list the models, their parameters and costs"),
 }
 """Name of a command -> its function, which takes arguments and name of the program, and its summary."""
+
+OVERVIEW = """\
+usage: dvt COMMAND [options]
+
+Dynamic Vision Transformer for MindSpore: vision transformers that stop early on easy images.
+
+commands:
+{commands}
+
+`dvt COMMAND --help` lists the options of a command; `dvt --version` prints the version."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
@@ -44,7 +51,8 @@ def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
 
 def _dispatch(argv: list[str], prog: str | None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+        commands = "\n".join(f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items())
+        print(OVERVIEW.format(commands=commands))
         return 0 if argv else 2
     if argv[0] in ("-V", "--version"):
         print(f"dvt-mindspore {dvt.__version__}")
@@ -53,19 +61,3 @@ def _dispatch(argv: list[str], prog: str | None) -> int:
     if name not in COMMANDS:
         raise ConfigError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
     return pkgutil.resolve_name(COMMANDS[name][0])(rest, prog or f"dvt {name}") or 0
-
-
-def _overview() -> str:
-    lines = [f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: dvt COMMAND [options]",
-            "",
-            "Dynamic Vision Transformer for MindSpore: vision transformers that stop early on easy images.",
-            "",
-            "commands:",
-            *lines,
-            "",
-            "`dvt COMMAND --help` lists the options of a command; `dvt --version` prints the version.",
-        ]
-    )

@@ -96,7 +96,7 @@ class Parser(ArgumentParser):
 
     def options(self, cls: type, given: dict[str, Any]) -> Any:
         """The dataclass `cls`, whose keys were added as options, from the values that `parse` found."""
-        return cls(**{key: given[key] for key in key_hints(cls)})
+        return cls(**{key: given[key] for key in key_hints(cls) if key in given})
 
     def parse(self, argv: Sequence[str], defaults: bool = True) -> dict[str, Any]:
         """The values of all options, nested as their names are; without `defaults`, of those that were given."""
@@ -222,7 +222,7 @@ def _tell(message: str) -> None:
 
 
 def _of_user(error: Exception) -> str | None:
-    """The message of an error that a user can mend; None for a bug."""
+    """The message of an error that the user can do something about; None for a bug."""
     if isinstance(error, DVTError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "mindspore":
