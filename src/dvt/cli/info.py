@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from dvt.cli.support import HIDDEN, Parser, given_keys
-from dvt.config.sections import ModelSection
-from dvt.models.variants import ModelConfig, list_models, model_config
+from dvt.config.files import config_from_dict
+from dvt.models.variants import ModelConfig, list_models
 
 
 def run(argv: Sequence[str], prog: str) -> None:
@@ -28,6 +28,8 @@ def parse(argv: Sequence[str], prog: str = "dvt info") -> ModelConfig | None:
     given = parser.parse(argv, defaults=False)
     if given["variant"] is None and not {"model", "config"} & given.keys():
         return None
-    model = given_keys(given).get("model", {})
-    name = model.pop("name", ModelSection.name)
-    return model_config(given["variant"] or name, **model)
+    keys = given_keys(given).get("model", {})
+    if given["variant"] is not None:
+        keys["name"] = given["variant"]
+    model = config_from_dict({"model": keys}).model
+    return model.resolve(model.num_classes or ModelConfig.num_classes, ModelConfig.in_channels)

@@ -57,7 +57,7 @@ def config_from_dict(values: Mapping[str, Any], source: str = "the configuration
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, its keys and types checked against `RunConfig`. Raises ConfigError."""
+    """The mapping in a YAML file as it stands there, checked for unknown keys and types. Raises ConfigError."""
     path = Path(path)
     _check_is_file(path)
     try:
@@ -83,7 +83,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {_short(values)}; it must hold keys with values, such as `seed: 0`")
-    return _typed(RunConfig, values, str(path))
+    _typed(RunConfig, values, str(path))  # only to be refused here, where the file can be named
+    return values
 
 
 def _check_is_file(path: Path) -> None:
