@@ -89,7 +89,6 @@ COMMANDS = [
     ("infer text images", "text", "Not a directory"),
     ("infer bundle images", "bundle/manifest.json", "Export the checkpoint again"),
     ("infer bundle images --batch-sise 3", "--batch_sise", "did you mean '--batch_size'?"),
-    ("infer bundle images --batch_size x", "batch_size is 'x'", "whole number"),
     ("infer bundle images --backend onx", "'onx'", "choose from"),
     ("convert", "input, output", "`dvt convert --help`"),
     ("convert non.pth out.ckpt", "non.pth", "there is no"),

@@ -130,7 +130,6 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("trian", "unknown command 'trian'; did you mean 'train'?"),
         ("train --epochs 3", "unknown option --epochs; did you mean '--train.epochs'?"),
         ("train --train.epoch 3", "unknown option --train.epoch; did you mean '--train.epochs'?"),
         ("train --train-epochs 3", "unknown option --train_epochs; did you mean '--train.epochs'?"),
@@ -145,18 +144,17 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
         ("train images", "unrecognized arguments: images"),
         ("train --log_level loud", "invalid choice: 'loud'"),
         ("train --config nowhere.yaml", "there is no configuration file nowhere.yaml"),
-        ("eval", "required: checkpoint"),
         ("eval --chekpoint x", "unknown option --chekpoint; did you mean '--checkpoint'?"),
         ("eval --checkpoint x --mode 3", "mode is 3; it must be one of 0, 1, 2"),
-        (
-            "eval --checkpoint x --model.depth 3",
-            "dvt eval takes no --model.depth; the model and its training are fixed",
-        ),
-        ("export --checkpoint x --format air", "unknown format 'AIR'; choose from MINDIR, ONNX, ONNX_INT8"),
+        ("eval --checkpoint x --model.depth 3", "dvt eval takes no --model.depth; the model and its training are"),
         ("export --checkpoint x --batch-size 0", "batch_size is 0; it must be a whole number of at least 1"),
         ("export --checkpoint x --batch-sizes [0,1]", "batch_sizes is [0, 1]; give one or more numbers of images"),
         ("export --checkpoint x --precision int4", "precision is 'int4'; it must be one of float32, float16"),
-        ("info dvt_deit_smal", "unknown model 'dvt_deit_smal'; did you mean 'dvt_deit_small'?"),
+        ("thresholds x.npz --budget_gmacs 0", "eval.budget_gmacs is 0.0; it must be a number above 0"),
+        ("thresholds x.npz --budget_gmacs 1 --budget_images_per_second 2", "both set; give one budget"),
+        ("thresholds x.npz --exit_rule guess", "eval.exit_rule is 'guess'; it must be one of confidence, entropy, mar"),
+        ("predict a.png --top 0", "top is 0; it must be a whole number of at least 1"),
+        ("infer bundle images --batch-size x", "batch_size is 'x'; it must be a whole number"),
         ("info dvt_deit_small --model.image_size 55", "a 7x7 grid cannot be cut from image_size 55"),
     ],
 )
@@ -286,9 +284,6 @@ def test_standalone_training_passes_everything_on():
     assert "seed: 5\n" in done.stdout
 
 
-# ------------------------------------------------------------------------------------------- early exits: commands
-
-
 def test_budgets_have_short_names():
     _, given = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
     assert given["eval"] == {"budget_gmacs": 1.5, "exit_rule": "margin"}
@@ -302,23 +297,6 @@ def test_predict_takes_images_before_and_after_options():
     images, options = predict.parse(["a.png", "b", "--checkpoint", "c.ckpt", "--json", "--top", "2"])
     assert (images, options.checkpoint, options.json, options.top) == (["a.png", "b"], "c.ckpt", True, 2)
     assert Path(predict.parse(["a.png"])[1].checkpoint).is_file()  # the one that is shipped
-
-
-@pytest.mark.parametrize(
-    ("argv", "message"),
-    [
-        ("thresholds", "required: predictions"),
-        ("thresholds nowhere.npz", "there is no nowhere.npz; `dvt eval` writes predictions.npz"),
-        ("thresholds x.npz --budget_gmacs 0", "eval.budget_gmacs is 0.0; it must be a number above 0"),
-        ("thresholds x.npz --budget_gmacs 1 --budget_images_per_second 2", "both set; give one budget"),
-        ("thresholds x.npz --exit_rule guess", "eval.exit_rule is 'guess'; it must be one of confidence, entropy, mar"),
-        ("predict --checkpoint c.ckpt", "required: images"),
-        ("predict a.png --top 0", "top is 0; it must be a whole number of at least 1"),
-        ("report --checkpoint no.ckpt --mode 1 --output {tmp}", "there is no checkpoint no.ckpt"),
-    ],
-)
-def test_mistakes_with_early_exits(argv: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    assert message in refusal(capsys, *argv.format(tmp=tmp_path).split())
 
 
 def test_info_has_parts_and_memory(capsys: pytest.CaptureFixture[str]):

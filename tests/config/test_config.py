@@ -23,7 +23,6 @@ from dvt.config.files import (
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.variants import ModelConfig
 from dvt.training.schedule import learning_rates
-from dvt.value_checks import describe_type
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "config"
 SHIPPED = sorted(CONFIG_FOLDER.glob("*.yaml"))
@@ -300,9 +299,3 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path):
         load_config(tmp_path / "quikstart.yaml")
     with pytest.raises(ConfigError, match="there is no configuration file"):
         load_config(tmp_path / "nowhere" / "x.yaml")
-
-
-def test_types_in_words():
-    assert describe_type(int | None) == "a whole number, or null"
-    assert describe_type(list[float]) == "a list of numbers, such as [0.5, 0.5, 0.5]"
-    assert describe_type(list[list[int]] | None).startswith("a list of lists of whole numbers")
