@@ -48,7 +48,7 @@ class Parser(ArgumentParser):
     def __init__(self, prog: str, description: str, **more: Any) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False, print_config=None, **more)
         self.keys: dict[str, Any] = {}  # of dataclasses, with their types
-        self.other_keys: dict[str, str] = {}  # those of other commands, and why this one does not take them
+        self.why_not_others: str | None = None  # why this command takes no other keys of RunConfig
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
 
     def add_log_level(self) -> None:
@@ -81,7 +81,7 @@ class Parser(ArgumentParser):
         )
         self.add_log_level()
         self.add_keys(RunConfig, skip=vars(RunConfig()).keys() - shown)
-        self.other_keys = {key: reason for key in key_hints(RunConfig) if key not in self.keys}
+        self.why_not_others = reason
         self.epilog = " ".join(
             [
                 "Every key may be written with dashes or underscores.",
@@ -141,8 +141,8 @@ class Parser(ArgumentParser):
         if name in self._sections():
             keys = [f"--{key}" for key in self.keys if key.startswith(f"{name}.")]
             raise ConfigError(f"--{name} is a section of keys; give one of them: {listing(keys)}")
-        if name in self.other_keys:
-            raise ConfigError(f"{self.prog} takes no --{name}{self.other_keys[name]}")
+        if self.why_not_others is not None and name in key_hints(RunConfig):
+            raise ConfigError(f"{self.prog} takes no --{name}{self.why_not_others}")
         options = [option[2:] for option in self._option_string_actions if option[2:] and not option.endswith("+")]
         raise ConfigError(f"unknown option --{name}{did_you_mean(name, options, '--')}")
 

@@ -21,7 +21,7 @@ class ThresholdOptions:
 
     Args:
         json: Print one JSON object.
-        eval: What they are to achieve; keys that run a model have no effect here.
+        eval: What they must achieve; keys that run a model have no effect here.
     """
 
     json: bool = False

@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_STD = 1e-6  # pixels are divided by it in float32
 TEMPERATURES = (0.01, 1000.0)  # of distillation; beyond them float32 logits overflow or lose all differences
 
-# More is a slip of the pen: tables and batches of this size fit no machine.
+# More is a typing mistake: tables and batches of this size fit no machine.
 MOST_EPOCHS = 100_000
 MOST_IMAGES_PER_BATCH = 2**20
 MOST_PIXELS_PER_SIDE = 2**14
@@ -46,8 +46,8 @@ class ModelSection:
         dropout_rate: Dropout after positions, attention and both layers of the MLP; 0 in all released models.
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
-        init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
-        share_blocks: Let the blocks of all exits have the weights in common that feature reuse does not widen.
+        init_std: Standard deviation of the random weights at the start; narrow models learn faster from a larger one.
+        share_blocks: Share the weights of the blocks between the exits, except those that feature reuse widens.
         average_exits: In evaluation, answer with the mean of the probabilities of the exits passed so far.
     """
 
@@ -114,11 +114,11 @@ class DataSection:
         workers: Loader processes or threads; null takes the number of processor cores, at most 8, shared by the ranks
             of this machine.
         worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
-            threads, which start at once; auto takes processes where an epoch is long enough to repay their start.
-        on_bad_image: What an image that cannot be read does: fail ends the run and names the file; skip names it in the
-            log and goes on, in training with the next readable image of the epoch in its place, in evaluation without.
-        max_bad_images: With skip, the most bad images of a split, beyond which the run fails after all: below 1 a share
-            of its images (but at least one image), from 1 up a number.
+            threads, which start at once; auto takes processes if an epoch is much longer than their start.
+        on_bad_image: What happens at an image that cannot be read: fail ends the run and names the file; skip names it
+            in the log and goes on, in training with the next readable image in its place, in evaluation without it.
+        max_bad_images: With skip, how many bad images a split may have before the run fails: below 1 a share of its
+            images (at least one image), from 1 up a number.
     """
 
     dataset: DatasetName = "image_folder"
@@ -190,25 +190,25 @@ class TrainSection:
         clip_norm: Largest global norm of the gradients, above which they are scaled down; null: not clipped.
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
-        distillation: Weight of what every exit but the last learns from the last one's probabilities, besides its own
-            cross-entropy; part of its loss, also in the log. 0, as published, switches it off.
-        distillation_temperature: By which logits are divided for that; higher ones show more of the less probable
-            classes.
-        coarse_first_epochs: Of the epochs, how many train the first exit alone, at its cost; what fits of its weights
-            then starts the others. 0: all exits from the start, as published.
+        distillation: Weight of a second part of the loss of every exit but the last: how far its probabilities are from
+            those of the last exit. The log shows both parts together. 0, as published, switches it off.
+        distillation_temperature: Logits are divided by it for distillation; a higher one shows more of the less
+            probable classes.
+        coarse_first_epochs: How many of the epochs train only the first exit, at its lower cost; the others then start
+            from those of its weights that fit. 0: all exits from the start, as published.
         ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
             0.99996 needs some 100,000 steps to forget the initial weights.
-        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for all that flows between
+        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for everything between
             them. Softmax, LayerNorm, the performers, the loss and the weights stay float32.
-        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow, doubled after loss_scale_window
-            steps without.
-        loss_scale_window: See loss_scale.
-        max_failed_batches: Stop after so many batches in a row whose loss is not finite.
+        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow.
+        loss_scale_window: Steps without an overflow after which the loss scale is doubled.
+        max_failed_batches: Stop after this many batches in a row whose loss is not finite.
         recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
         init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
-            or a plain T2T-ViT. What does not fit (a head of other classes, say) starts afresh and is listed.
-        checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
-        eval_every_epochs: Evaluate all exits on the validation images after every so many epochs; 0: never.
+            or a plain T2T-ViT. What does not fit (such as a head of other classes) starts from random values and is
+            listed.
+        checkpoint_every_epochs: Epochs from one checkpoint to the next; the last epoch is always saved.
+        eval_every_epochs: Epochs from one evaluation of all exits on the validation images to the next; 0: never.
         eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
         keep_best: How many checkpoints to keep besides the newest, best last-exit accuracy first.
         dataset_sink_mode: Send batches to the device ahead of time (Ascend and GPU; without effect on the CPU).

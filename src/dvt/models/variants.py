@@ -54,7 +54,7 @@ FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP
 FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
 RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
 
-# The bounds below are far beyond any model of this family; more is a slip of the pen that no machine could hold.
+# The bounds below are far beyond any model of this family; more is a typing mistake that no machine could hold.
 LARGEST_GRID = 256
 LARGEST_WEIGHTS = 10**10  # parameters of all blocks; float32 makes 40 GB of them
 LARGEST_RELATIONS = 2**31 - 1  # elements per image that an exit hands on, L*H*N*N
