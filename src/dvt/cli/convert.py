@@ -20,13 +20,13 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"refuse the file unless it holds this variant ({', '.join(list_models())}); default: recognise it",
+        help=f"refuse the file unless it holds this variant ({', '.join(list_models())}); null recognises it",
     )
     parser.add_argument(
         "--weights",
         metavar="KEY",
-        help="which weights to take where the file has several, such as state_dict_ema; default: model_state_dict, "
-        "else a moving average, else what there is",
+        help="which weights to take where the file has several, such as state_dict_ema; null takes "
+        "model_state_dict, else a moving average, else what there is",
     )
     parser.add_argument("--to-pytorch", "--to_pytorch", action="store_true", help="from .ckpt to the released layout")
     parser.add_argument("--force", action="store_true", help="replace the file to write if it exists")
