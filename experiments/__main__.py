@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dvt.cli.support import PlainParser, run_command, set_up_logging
+from dvt.cli.support import Parser, run_command, set_up_logging
 from dvt.errors import ConfigError
 from dvt.safe_files import explained, replacing
 from experiments import emoji, page
@@ -143,9 +143,9 @@ def _recipes_of(claims: Sequence[Claim]) -> list[str]:
     return list(dict.fromkeys(name for claim in claims for name in claim.recipes))
 
 
-def _parser() -> PlainParser:
+def _parser() -> Parser:
     """The options that scripts/run_experiments.sh explains."""
-    parser = PlainParser(prog="run_experiments.sh", add_help=False)
+    parser = Parser("run_experiments.sh", "Run experiments.", add_help=False)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])

@@ -11,7 +11,7 @@ def run() -> int:
         sys.path.insert(0, str(SRC))
     from dvt.cli.start import start
 
-    return start("dvt.cli.convert", sys.argv[1:], "convert_checkpoint.py")
+    return start("dvt.cli.main", ["convert", *sys.argv[1:]], "convert_checkpoint.py")
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def test_another_image_size_is_recognised():
 @pytest.mark.parametrize(
     ("shapes", "name", "error", "message"),
     [
-        (RELEASED["dvt_deit_small"], "dvt_deit_smal", ConfigError, "Did you mean 'dvt_deit_small'"),
+        (RELEASED["dvt_deit_small"], "dvt_deit_smal", ConfigError, "did you mean 'dvt_deit_small'"),
         (RELEASED["dvt_deit_small"], "dvt_t2t_vit_12", CheckpointError, "not hold dvt_t2t_vit_12, but dvt_deit_small"),
         (RELEASED["dvt_t2t_vit_14"], "dvt_t2t_vit_12", CheckpointError, "not hold dvt_t2t_vit_12, but dvt_t2t_vit_14"),
         (

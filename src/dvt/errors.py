@@ -4,6 +4,7 @@
 ends with code 1 and says so. With --debug both show their traceback.
 """
 
+import difflib
 from collections.abc import Iterable
 
 _SHOWN = 3  # names per kind in a message
@@ -40,6 +41,20 @@ def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) ->
     return separator.join(names[:shown]) + more
 
 
+def did_you_mean(given: str, known: Iterable[str], mark: str = "") -> str:
+    """ "; did you mean 'train.epochs'?" with `mark` before each name, or the empty string if nothing is near.
+
+    Names with dots are near too if only their last part is: "epochs" means "train.epochs".
+    """
+    known = list(known)
+    last = {name: name.rpartition(".")[2] for name in [given, *known]}
+    near = [name for name in known if last[name] == last[given]] or difflib.get_close_matches(given, known, 1)
+    if not near:
+        ends = difflib.get_close_matches(last[given], [last[name] for name in known], 1)
+        near = [name for name in known if last[name] in ends]
+    return f"; did you mean {' or '.join(repr(mark + name) for name in near)}?" if near else ""
+
+
 def reason_of(error: BaseException) -> str:
-    """What somebody else's exception says, in one line: the system's words where it comes from there."""
+    """What an exception of another package says, in one line; the system's words if it came from the system."""
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]

@@ -14,7 +14,6 @@ MODULES = {
     "budgets": "early_exit.budgets",
     "calibration": "early_exit.temperature",
     "ckpt_format": "checkpoint.format",
-    "cli_adaptive": "cli.early_exits",
     "cli_support": "cli.support",
     "cluster.launch": "cli.launch",
     "config_io": "config.files",

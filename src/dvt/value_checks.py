@@ -1,10 +1,15 @@
-"""What any value of a configuration must be, whatever its key: numbers that devices can hold, texts that can be paths.
+"""What the value of a key may be: the type that its dataclass field names, and the bounds in the field's metadata.
 
-Each module checks what its keys mean; what is odd for every key is refused here, so that new keys are covered. Imports
-no framework.
+    epochs: int = field(default=300, metadata=bounds(1, 100_000))
+
+`check_fields` checks all fields of a dataclass, so that a new key is covered by naming its type. Imports no framework.
 """
 
-from collections.abc import Mapping
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from dvt.errors import ConfigError
@@ -12,28 +17,112 @@ from dvt.errors import ConfigError
 LARGEST_FLOAT = 3e38  # models compute in float32
 LARGEST_INT = 2**31 - 1  # sizes and counters are int32 on the devices
 
+NUMBERS = {int: ("a whole number", "whole numbers", LARGEST_INT), float: ("a number", "numbers", LARGEST_FLOAT)}
+NAMES = {
+    bool: "true or false",
+    str: "text (in YAML: in quotes), not empty and without NUL",
+    Path: "a path",
+    type(None): "null",
+}
+EXAMPLES = {int: "[7, 10, 14]", float: "[0.5, 0.5, 0.5]"}  # of a list
 
-def check_values(values: Mapping[str, Any], prefix: str = "", largest: Mapping[str, int] | None = None) -> None:
-    """Raises ConfigError, naming `prefix` and key, for numbers that are not finite or too large, for texts that are
-    empty or hold a NUL, and for empty lists. `largest` bounds whole numbers, in place of int32."""
-    for key, value in values.items():
-        _check_value(f"{prefix}{key}", value, (largest or {}).get(key, LARGEST_INT))
+
+@dataclass(frozen=True)
+class Bounds:
+    """Between which a number, or each entry of a list, must lie. `above` and `below` exclude the bound itself."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    may_be_empty: bool = False
+
+    def admit(self, number: Any) -> bool:
+        """False for NaN too, and for what float32 or int32 cannot hold where no bound says otherwise."""
+        largest = LARGEST_INT if isinstance(number, Integral) else LARGEST_FLOAT
+        within = _or(self.least, -largest) <= number <= _or(self.most, largest)
+        return within and (self.above is None or number > self.above) and (self.below is None or number < self.below)
+
+    def words(self, largest: float) -> str:
+        """ "of at least 1 and at most 512", where `largest` is the bound of the type."""
+        low = f"above {self.above}" if self.above is not None else f"of at least {_or(self.least, -largest)}"
+        high = f"below {self.below}" if self.below is not None else f"at most {_or(self.most, largest)}"
+        return f"{low} and {high}"
 
 
-def _check_value(key: str, value: Any, largest: int) -> None:
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ConfigError(f"{key} is an empty list; give at least one value, or leave the key out")
-        for each in value:
-            _check_value(key, each, largest)
-    elif isinstance(value, float) and not abs(value) <= LARGEST_FLOAT:
-        raise ConfigError(f"{key} is {value}; it must be a finite number of at most {LARGEST_FLOAT:g}")
-    elif isinstance(value, int) and abs(value) > largest:
-        raise ConfigError(f"{key} is {value}; it must be a whole number of at most {largest}")
-    elif isinstance(value, str):
-        if not value.strip() or "\0" in value:
-            raise ConfigError(f"{key} is {value!r}; it must be a text with something in it and without NUL characters")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{key} is {value!r}, which no file can hold; it must be valid Unicode") from None
+def bounds(*least_and_most: float, **more: Any) -> dict[str, Bounds]:
+    """The metadata of a field that has the `Bounds` with these arguments."""
+    return {"bounds": Bounds(*least_and_most, **more)}
+
+
+def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> None:
+    """Raises ConfigError for a field of dataclass `values` that has another type, or lies outside of its bounds.
+
+    The message names `prefix` and the field. Fields that are dataclasses themselves are left to their own checks.
+    With `bounds_from`, the bounds are those of the fields of the same name there.
+    """
+    limits = {field.name: field.metadata.get("bounds", Bounds()) for field in fields(bounds_from or values)}
+    for name, hint in typing.get_type_hints(type(values)).items():
+        if not is_dataclass(hint):
+            check_value(f"{prefix}{name}", getattr(values, name), hint, limits.get(name, Bounds()))
+
+
+def check_value(key: str, value: Any, hint: Any, limits: Bounds | None = None) -> None:
+    """Raises ConfigError, naming `key`, for a value of another type than `hint` or outside of `limits`."""
+    if not fits(value, hint, limits):
+        given = "null" if value is None else repr(value)
+        raise ConfigError(f"{key} is {given}; it must be {describe_type(hint, limits)}")
+
+
+def fits(value: Any, hint: Any, limits: Bounds | None = None) -> bool:
+    """Whether `value` has the type `hint`: None, text, numbers, Literal, unions and lists of these."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, each, limits) for each in arguments)
+    if origin is typing.Literal:
+        return any(value == each and type(value) is type(each) for each in arguments)
+    if origin in (list, tuple):
+        if not value and not (limits is not None and limits.may_be_empty):
+            return False
+        return isinstance(value, list | tuple) and all(fits(each, arguments[0], limits) for each in value)
+    if hint in NUMBERS:
+        right = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
+        return right and (limits is None or limits.admit(value))
+    if hint in (str, Path):
+        return isinstance(value, str | Path) and _is_text(str(value))
+    return isinstance(value, hint)
+
+
+def describe_type(hint: Any, limits: Bounds | None = None) -> str:
+    """A type in words: "a whole number, or null", "one of step, epoch"."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(describe_type(each, limits) for each in arguments)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin in (list, tuple):
+        return f"a list of {_plural(arguments[0], limits)}, such as {EXAMPLES.get(arguments[0], '[[14, 8, 3]]')}"
+    if hint in NUMBERS:
+        name, _, largest = NUMBERS[hint]
+        return name if limits is None else f"{name} {limits.words(largest)}"
+    return NAMES.get(hint, str(hint))
+
+
+def _plural(hint: Any, limits: Bounds | None) -> str:
+    if hint not in NUMBERS:
+        return f"lists of {_plural(typing.get_args(hint)[0], limits)}"
+    _, name, largest = NUMBERS[hint]
+    return name if limits is None else f"{name}, each {limits.words(largest)}"
+
+
+def _or(bound: float | None, default: float) -> float:
+    return default if bound is None else bound
+
+
+def _is_text(value: str) -> bool:
+    """Whether it can be the name of a file: not empty, no NUL, valid Unicode."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return bool(value.strip()) and "\0" not in value

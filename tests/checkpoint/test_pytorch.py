@@ -12,7 +12,7 @@ import pytest
 
 from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dvt.checkpoint.pytorch import convert_from_pytorch
-from dvt.cli.convert import main
+from dvt.cli import main as cli
 from dvt.convert import from_reference, reference_shapes, to_reference_state_dict
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_model
@@ -65,6 +65,10 @@ def same(torch, left, right):
     if isinstance(left, torch.Tensor):
         return left.dtype == right.dtype and torch.equal(left, right)
     return np.asarray(left).dtype == np.asarray(right).dtype and np.array_equal(left, right)
+
+
+def main(arguments):
+    return cli.main(["convert", *arguments])
 
 
 def check_refused(capsys, arguments, message, *, left=()):

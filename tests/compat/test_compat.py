@@ -300,7 +300,10 @@ def printed_config(file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
 # --------------------------------------------------------------------------------------------------------- names
 
 
-GONE = {"dvt.cluster.scaling": "a tool for planning, no part of the package: benchmarks/scaling_model.py"}
+GONE = {
+    "dvt.cluster.scaling": "a tool for planning, no part of the package: benchmarks/scaling_model.py",
+    "dvt.value_checks.check_values": "stood in an import line of a guide; check_fields reads the bounds of the fields",
+}
 
 
 @pytest.mark.filterwarnings("ignore:dvt:DeprecationWarning")

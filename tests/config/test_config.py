@@ -16,7 +16,6 @@ from dvt.config.files import (
     config_from_dict,
     config_to_dict,
     config_to_yaml,
-    describe_type,
     key_hints,
     load_config,
     save_config,
@@ -238,9 +237,9 @@ def test_no_keys_are_all_defaults(tmp_path: Path):
         ("train: {epochs: many}", "train.epochs is 'many'; it must be a whole number"),
         ("train: {epochs: 2.5}", "train.epochs is 2.5; it must be a whole number"),
         ("train: {epochs: null}", "train.epochs is null; it must be a whole number"),
-        ("train: {epochs: 0}", "train.epochs is 0; it must be at least 1"),
+        ("train: {epochs: 0}", "train.epochs is 0; it must be a whole number of at least 1"),
         ("train: {schedule_unit: day}", "train.schedule_unit is 'day'; it must be one of step, epoch"),
-        ("model: {depth: true}", "model.depth is True; it must be a whole number or null"),
+        ("model: {depth: true}", "model.depth is True; it must be a whole number, or null"),
         ("model: {grid_sizes: 7}", "model.grid_sizes is 7; it must be a list of whole numbers, such as [7, 10, 14]"),
         ("model: {grid_sizes: [7, x]}", "model.grid_sizes is [7, 'x']; it must be a list of whole numbers"),
         ("data: {hold_out_calibration: maybe}", "data.hold_out_calibration is 'maybe'; it must be true or false"),
@@ -275,8 +274,8 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path):
     for name, message in (
         ("folder", "is a folder; give a configuration file in YAML .such as .*there.yaml"),
         ("link.yaml", "is a link to gone.yaml, which does not exist"),
-        ("pipe.yaml", "is a pipe or a device, but a configuration is read twice; write it to a file first"),
-        ("latin.yaml", "it is no text in UTF-8; save it as such"),
+        ("pipe.yaml", "is a pipe or a device; write the configuration to a file first"),
+        ("latin.yaml", "is not UTF-8 text; save it as UTF-8"),
     ):
         with pytest.raises(ConfigError, match=message):
             load_config(tmp_path / name)
@@ -300,9 +299,3 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path):
         load_config(tmp_path / "quikstart.yaml")
     with pytest.raises(ConfigError, match="there is no configuration file"):
         load_config(tmp_path / "nowhere" / "x.yaml")
-
-
-def test_types_in_words():
-    assert describe_type(int | None) == "a whole number or null"
-    assert describe_type(list[float]) == "a list of numbers, such as [0.5, 0.5, 0.5]"
-    assert describe_type(list[list[int]] | None).startswith("a list of lists of whole numbers")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from dvt.checkpoint import load_model, save_checkpoint
 from dvt.cli import main as cli
-from dvt.cli.early_exits import shipped_checkpoint
+from dvt.cli.support import shipped_checkpoint
 from dvt.cost import cumulative_gmacs
 
 SAVED = {"a.png": "L", "b.jpg": "RGB", "c.webp": "RGB", "d.png": "RGBA", "e.png": "P", "f.png": "1", "g.bmp": "RGB"}

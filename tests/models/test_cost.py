@@ -152,7 +152,7 @@ def test_a_config_and_a_name_say_the_same():
 
 
 def test_mistakes_are_named():
-    with pytest.raises(ConfigError, match="Did you mean 'dvt_t2t_vit_14'"):
+    with pytest.raises(ConfigError, match="did you mean 'dvt_t2t_vit_14'"):
         cumulative_gmacs("dvt_t2t_vit14")
     with pytest.raises(ConfigError, match="did you mean 'num_classes'"):
         parameter_count("dvt_t2t_vit_14", num_class=3)

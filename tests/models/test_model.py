@@ -208,5 +208,5 @@ def test_the_public_names():
     assert model.config.num_classes == 5
     assert len(model.exits) == 3
     assert dvt.list_models() == ["dvt_t2t_vit_12", "dvt_t2t_vit_14", "dvt_deit_small", "dvt_deit_tiny"]
-    with pytest.raises(ConfigError, match="Did you mean 'dvt_deit_small'"):
+    with pytest.raises(ConfigError, match="did you mean 'dvt_deit_small'"):
         dvt.build_model("dvt_deit_smal")

@@ -89,16 +89,16 @@ def test_a_configuration_cannot_be_changed():
 
 REFUSED = [
     # Names and keys.
-    ("dvt_deit_smal", {}, r"unknown model 'dvt_deit_smal'\. Did you mean 'dvt_deit_small'\?"),
+    ("dvt_deit_smal", {}, r"unknown model 'dvt_deit_smal'; did you mean 'dvt_deit_small'\?"),
     (
         "resnet",
         {},
-        r"unknown model 'resnet'\. Known models: dvt_t2t_vit_12, dvt_t2t_vit_14, dvt_deit_small, dvt_deit_tiny",
+        r"unknown model 'resnet'; known models: dvt_t2t_vit_12, dvt_t2t_vit_14, dvt_deit_small, dvt_deit_tiny",
     ),
     (PATCH, {"embed_dims": 4}, r"unknown model key 'embed_dims'; did you mean 'embed_dim'\?"),
     (PATCH, {"grid_size": (7,)}, r"unknown model key 'grid_size'; did you mean 'grid_sizes'\?"),
     (PATCH, {"zzz": 1}, r"unknown model key 'zzz'; known keys: .*depth.*resize_sides"),
-    (PATCH, {"tokenizer": "conv"}, r"model\.tokenizer is 'conv'; it must be 'patch' or 't2t'"),
+    (PATCH, {"tokenizer": "conv"}, r"model\.tokenizer is 'conv'; it must be one of patch, t2t"),
     # Numbers.
     *(
         (PATCH, {key: value}, rf"model\.{key} is {value!r}; it must be a whole number of at least 1")
@@ -115,19 +115,27 @@ REFUSED = [
     ),
     (PATCH, {"num_heads": 5}, r"model\.embed_dim 384 is not a multiple of model\.num_heads 5"),
     (T2T, {"embed_dim": 15, "num_heads": 5}, r"model\.embed_dim 15 must be even"),
-    (PATCH, {"drop_path_rate": 1.0}, r"model\.drop_path_rate is 1\.0; it must be at least 0 and below 1"),
+    (
+        PATCH,
+        {"drop_path_rate": 1.0},
+        r"model\.drop_path_rate is 1\.0; it must be a number of at least 0 and at most 0\.999",
+    ),
     (PATCH, {"drop_path_rate": -0.1}, r"model\.drop_path_rate is -0\.1"),
     (PATCH, {"drop_path_rate": float("nan")}, r"model\.drop_path_rate is nan"),
-    (PATCH, {"norm_eps": 0.0}, r"model\.norm_eps is 0\.0; it must be above 0"),
-    (PATCH, {"init_std": 0.0}, r"model\.init_std is 0\.0; it must be above 0"),
+    (PATCH, {"norm_eps": 0.0}, r"model\.norm_eps is 0\.0; it must be a number of at least 1e-12"),
+    (PATCH, {"init_std": 0.0}, r"model\.init_std is 0\.0; it must be a number above 0"),
     (PATCH, {"norm_eps": float("nan")}, r"model\.norm_eps is nan"),
     # Grids.
-    (PATCH, {"grid_sizes": ()}, r"model\.grid_sizes is empty; give one grid side per exit, such as \[7, 10, 14\]"),
+    (PATCH, {"grid_sizes": ()}, r"model\.grid_sizes is \(\); it must be a list .* such as \[7, 10, 14\]"),
     (PATCH, {"grid_sizes": (7, 7)}, r"model\.grid_sizes \[7, 7\] must rise from exit to exit: \[7, 10, 14\]"),
     (PATCH, {"grid_sizes": (14, 7)}, r"model\.grid_sizes \[14, 7\] must rise"),
     (PATCH, {"grid_sizes": 7}, r"model\.grid_sizes is 7; it must be a list of whole numbers"),
     (PATCH, {"grid_sizes": (7, 10.5)}, r"model\.grid_sizes is \(7, 10\.5\); it must be a list of whole numbers"),
-    (PATCH, {"grid_sizes": (0, 7)}, r"model\.grid_sizes is \[0, 7\]; every grid side must be at least 1"),
+    (
+        PATCH,
+        {"grid_sizes": (0, 7)},
+        r"model\.grid_sizes is \(0, 7\); it must be a list of whole numbers, each of at least 1",
+    ),
     (PATCH, {"grid_sizes": (-7, 7)}, r"model\.grid_sizes is \(-7, 7\)"),
     (
         PATCH,
@@ -147,9 +155,9 @@ REFUSED = [
     ),
     (T2T, {"grid_sizes": (7, 12)}, r"model\.soft_splits is needed for image_size 224 with grid_sizes \[7, 12\]"),
     (PATCH, {"soft_splits": SPLITS}, r"model\.soft_splits is for T2T models"),
-    (T2T, {"soft_splits": SPLITS[:2]}, r"model\.soft_splits is .*; 3 exits need 3 triples \[kernel, stride, padding\]"),
-    (T2T, {"soft_splits": [[14, 8], [11, 6], [7, 4]]}, r"3 exits need 3 triples"),
-    (T2T, {"soft_splits": 3}, r"model\.soft_splits is 3; 3 exits need 3 triples"),
+    (T2T, {"soft_splits": SPLITS[:2]}, r"model\.soft_splits is .* 3 triples \[kernel, stride, padding\]"),
+    (T2T, {"soft_splits": [[14, 8], [11, 6], [7, 4]]}, r"3 triples"),
+    (T2T, {"soft_splits": 3}, r"model\.soft_splits is 3; it must be a list of lists of whole numbers"),
     (T2T, {"soft_splits": [[14, 0, 3], [11, 6, 5], [7, 4, 2]]}, r"model\.soft_splits holds \[14, 0, 3\]; need kernel"),
     (T2T, {"soft_splits": [[3, 8, 3], [11, 6, 5], [7, 4, 2]]}, r"model\.soft_splits holds \[3, 8, 3\]; need kernel"),
     (

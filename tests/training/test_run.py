@@ -94,7 +94,7 @@ def test_a_run_leaves_a_usable_folder(folder: Path, tmp_path: Path) -> None:
 def test_refusals_come_before_any_work(folder: Path, tmp_path: Path) -> None:
     for changes, error, words in (
         ({"resume": True}, CheckpointError, "cannot resume"),
-        ({"model__name": "dvt_deit_smal"}, ConfigError, "did you mean|Did you mean"),
+        ({"model__name": "dvt_deit_smal"}, ConfigError, "did you mean"),
         ({"model__image_size": 25}, ConfigError, "image_size"),
         ({"data__path": str(tmp_path / "nowhere")}, DataError, "nowhere"),
         ({"train__exit_weights": [1.0]}, ConfigError, "exit_weights"),

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dvt.cli.main import parse_train
+from dvt.cli import train
 from dvt.cli.support import run_command, set_up_logging
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _launch(argv: list[str]) -> int:
     device_num, train_arguments = _parse(argv)
-    config = parse_train(train_arguments, "train.py")
+    config = train.parse(train_arguments, "train.py")
     counts = preflight.count_devices()
     config.device_target = _resolve(config.device_target, counts)
     placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))

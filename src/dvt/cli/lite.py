@@ -3,23 +3,23 @@
 import sys
 from collections.abc import Sequence
 
-from dvt.cli.support import PlainParser, run_command
+from dvt.cli.support import Parser, run_command
 from dvt.deploy.lite.files import TARGETS, register
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
-    return run_command(_run, sys.argv[1:] if arguments is None else arguments)
+    return run_command(_run, argv)
 
 
-def _run(arguments: list[str]) -> None:
-    parser = PlainParser(prog="lite_files", description="Register files converted for MindSpore Lite.")
+def _run(argv: Sequence[str]) -> None:
+    parser = Parser("lite_files", "Register files converted for MindSpore Lite.")
     parser.add_argument("bundle", help="folder that export.py wrote")
     parser.add_argument("target", choices=TARGETS)
-    options = parser.parse_args(arguments)
-    converted = register(options.bundle, options.target)
-    print(f"registered {', '.join(entry.file for entry in converted.exits)} in {options.bundle}")
+    given = parser.parse(argv)
+    converted = register(given["bundle"], given["target"])
+    print(f"registered {', '.join(entry.file for entry in converted.exits)} in {given['bundle']}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""What the commands share: option names, the parser of a run configuration, how they end, logging."""
+"""What the commands share: the parser of their options, how a command ends, logging."""
 
 import argparse
 import errno
@@ -7,22 +7,23 @@ import os
 import sys
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+from jsonargparse import ArgumentParser
 from tqdm import tqdm
 
-from dvt.config.files import ConfigParser, config_to_yaml, did_you_mean, key_hints, read_yaml, reworded
-from dvt.config.sections import RunConfig
-from dvt.errors import ConfigError, DVTError
+from dvt.config.files import config_to_yaml, key_hints, merge, read_yaml, value_of_text
+from dvt.config.sections import DeviceTarget, RunConfig
+from dvt.errors import ConfigError, DVTError, did_you_mean, listing
 from dvt.signals import INTERRUPTED
+from dvt.value_checks import check_value
 
-HIDDEN = argparse.SUPPRESS
-
+HIDDEN = argparse.SUPPRESS  # as help or default: not shown
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-# Short or customary names of options; the epilog of --help lists them.
+# Short or customary names of options; the epilog of --help lists them. data_url and train_url are those of ModelArts.
 ALIASES = {
     "data_path": "data.path",
     "data_url": "data.path",
@@ -31,150 +32,156 @@ ALIASES = {
     "budget_images_per_second": "eval.budget_images_per_second",
     "max_accuracy_drop": "eval.max_accuracy_drop",
     "exit_rule": "eval.exit_rule",
-}  # the latter two as in ModelArts jobs
-
-# What someone most likely means by an option that is really a section.
-MAIN_KEYS = {
-    "model": "model.name",
-    "data": "data.path",
-    "train": "train.epochs",
-    "eval": "eval.batch_size",
-    "augment": "augment.policy",
 }
 
+_DEVICES = {name.lower(): name for name in get_args(DeviceTarget)}
 _FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or the user's share of it
 
-_DEVICES = {name.lower(): name for name in ("auto", "CPU", "GPU", "Ascend")}
 
+class Parser(ArgumentParser):
+    """The options of one command. Every refusal is a ConfigError that names the option, the value and what is needed.
 
-def normalise(argv: Sequence[str], switches: Iterable[str] = ()) -> list[str]:
-    """The same arguments with one spelling: underscores in option names, aliases resolved, device names in their case,
-    a bare --resume as --resume=true (so for every yes-or-no key, and for `switches`), and every --config in front, so
-    that a key given on the command line wins wherever it stands.
+    Options may be written with dashes or underscores, `ALIASES` stand for longer names, and the keys of dataclasses
+    become options with the help texts of their docstrings.
     """
-    configs, rest = [], []
-    switches = {*switches} | {key for key, hint in key_hints(RunConfig).items() if hint in (bool, bool | None)}
-    words = deque(argv)
-    while words:
-        word = words.popleft()
-        if not word.startswith("--") or word == "--":
-            rest.append(word)
-            continue
-        name, equals, value = word[2:].partition("=")
-        name = name.replace("-", "_")
-        name = ALIASES.get(name, name)
-        value_follows = bool(words) and not words[0].startswith("--")
-        if name in ("config", "device_target") and not equals and value_follows:
-            equals, value = "=", words.popleft()
-        elif name in switches and not equals and not value_follows:
-            equals, value = "=", "true"
-        if name == "device_target":
-            value = _DEVICES.get(value.lower(), value)
-        (configs if name == "config" else rest).append(f"--{name}{equals}{value}")
-    return configs + rest
+
+    def __init__(self, prog: str, description: str, **more: Any) -> None:
+        super().__init__(prog=prog, description=description, allow_abbrev=False, print_config=None, **more)
+        self.keys: dict[str, Any] = {}  # of dataclasses, with their types
+        self.why_not_others: str | None = None  # why this command takes no other keys of RunConfig
+        self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+
+    def add_log_level(self) -> None:
+        """For commands that log."""
+        self.add_argument("--log_level", choices=LOG_LEVELS, default="info", help="Least important messages to show.")
+
+    def add_keys(self, cls: type, hidden: Collection[str] = (), skip: Collection[str] = ()) -> None:
+        """Adds the keys of dataclass `cls` as options: not those in `skip`, and those in `hidden` without help."""
+        self.add_class_arguments(cls, skip=set(skip))
+        self.keys |= {key: hint for key, hint in key_hints(cls).items() if key.partition(".")[0] not in skip}
+        for action in self._actions:
+            if action.dest in hidden or action.dest in self._sections():
+                action.help = HIDDEN
+
+    def add_config(self, shown: Collection[str], reason: str = "") -> None:
+        """Adds --config, --print_config, --log_level, and the sections and keys of `RunConfig` that are in `shown`.
+
+        A YAML file may always hold every section, so that one file serves all commands. `reason` says why the other
+        keys are no options of this command.
+        """
+        self.add_argument(
+            "--config",
+            action="append",
+            default=HIDDEN,
+            metavar="YAML",
+            help="Configuration file; given again, later ones go over earlier.",
+        )
+        self.add_argument(
+            "--print_config", action="store_true", help="Print the resolved configuration as YAML, and do nothing else."
+        )
+        self.add_log_level()
+        self.add_keys(RunConfig, skip=vars(RunConfig()).keys() - shown)
+        self.why_not_others = reason
+        self.epilog = " ".join(
+            [
+                "Every key may be written with dashes or underscores.",
+                "A key on the command line goes over the YAML file.",
+                *(f"--{alias} stands for --{key}." for alias, key in ALIASES.items() if key in self.keys),
+            ]
+        )
+
+    def set_help(self, name: str, text: str) -> None:
+        """Gives the option `name` another help text."""
+        self._option_string_actions[f"--{name}"].help = text
+
+    def options(self, cls: type, given: dict[str, Any]) -> Any:
+        """The dataclass `cls`, whose keys were added as options, from the values that `parse` found."""
+        return cls(**{key: given[key] for key in key_hints(cls) if key in given})
+
+    def parse(self, argv: Sequence[str], defaults: bool = True) -> dict[str, Any]:
+        """The values of all options, nested as their names are; without `defaults`, of those that were given."""
+        words = self._normalised(argv)
+        try:
+            return self.parse_args(words, defaults=defaults).as_dict()
+        except ConfigError:
+            self._check_values(words)
+            raise
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ConfigError(f"{' '.join(message.split())}; `{self.prog} --help` shows how to call it") from None
+
+    def _normalised(self, argv: Sequence[str]) -> list[str]:
+        """The same arguments with one spelling: --long_name=value. Raises ConfigError for unknown options."""
+        words: list[str] = []
+        rest = deque(argv)
+        while rest:
+            word = rest.popleft()
+            if word == "--":
+                return [*words, word, *rest]
+            if not word.startswith("--"):
+                words.append(word)
+                continue
+            name, equals, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            name = ALIASES.get(name, name)
+            option = self._option_string_actions.get(f"--{name}")
+            if option is None or name in self._sections():
+                self._refuse(name)
+            if not equals and option.nargs is None:
+                if rest and not rest[0].startswith("--"):
+                    equals, value = "=", rest.popleft()
+                elif self.keys.get(name) in (bool, bool | None):
+                    equals, value = "=", "true"
+            if name == "device_target":
+                value = _DEVICES.get(value.lower(), value)
+            words.append(f"--{name}{equals}{value}")
+        return words
+
+    def _refuse(self, name: str) -> NoReturn:
+        if name in self._sections():
+            keys = [f"--{key}" for key in self.keys if key.startswith(f"{name}.")]
+            raise ConfigError(f"--{name} is a section of keys; give one of them: {listing(keys)}")
+        if self.why_not_others is not None and name in key_hints(RunConfig):
+            raise ConfigError(f"{self.prog} takes no --{name}{self.why_not_others}")
+        options = [option[2:] for option in self._option_string_actions if option[2:] and not option.endswith("+")]
+        raise ConfigError(f"unknown option --{name}{did_you_mean(name, options, '--')}")
+
+    def _check_values(self, words: Sequence[str]) -> None:
+        """Refuses the first value that does not fit its key; jsonargparse says so in the words of Python's types."""
+        for word in words:
+            name, equals, text = word.removeprefix("--").partition("=")
+            if equals and name in self.keys:
+                check_value(name, value_of_text(text, self.keys[name]), self.keys[name])
+
+    def _sections(self) -> set[str]:
+        return {key.partition(".")[0] for key in self.keys if "." in key}
 
 
-def peek(argv: Sequence[str], *names: str) -> dict[str, list[str]]:
-    """The values given to some options of normalised `argv`, before the parser proper is built."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in names:
-        parser.add_argument(f"--{name}", action="append", default=[])
-    try:
-        return vars(parser.parse_known_args(list(argv))[0])
-    except argparse.ArgumentError:  # an option without its value: the parser proper will say so
-        return {name: [] for name in names}
+def given_keys(given: dict[str, Any]) -> dict[str, Any]:
+    """The keys of `RunConfig` in the YAML files and options that `Parser.parse` found, the options laid over the files.
 
-
-def resumed(argv: list[str]) -> list[str]:
-    """Normalised `argv`, with the configuration saved in the run folder first if a run is to be resumed."""
-    asked = peek(argv, "resume", "output", "config")
-    if asked["resume"][-1:] == ["true"] and asked["output"] and not asked["config"]:
-        saved = Path(asked["output"][-1]) / "config.yaml"
-        if saved.exists():
-            return [f"--config={saved}", *argv]
-    return argv
-
-
-def run_config_parser(prog: str, description: str, shown: Iterable[str], options: type | None = None) -> ConfigParser:
-    """A parser with --config, the keys of `options` and those of `RunConfig`.
-
-    A YAML file may always hold every section, so that one file serves all commands; `shown` are the sections and
-    top-level keys of `RunConfig` that this command also takes as options and lists in its help.
+    Raises ConfigError, naming the file, for files that are not fit to be read.
     """
-    shown = set(shown)
-    parser = ConfigParser(
-        prog=prog,
-        print_config=None,
-        usage=f"{prog} [--config YAML] [--KEY VALUE ...]",
-        description=description,
-        epilog="Every key may be written with dashes or underscores. A key on the command line goes over the YAML file."
-        + "".join(f" --{alias} stands for --{key}." for alias, key in ALIASES.items() if key.split(".")[0] in shown),
-    )
-    parser.add_argument(
-        "--config", action="config", metavar="YAML", help="Configuration file; given again, later ones go over earlier."
-    )
-    parser.add_argument(
-        "--print_config", action="store_true", help="Print the resolved configuration as YAML, and do nothing else."
-    )
-    add_common_options(parser)
-    if options is not None:
-        parser.add_dataclass(options)
-    parser.add_dataclass(RunConfig)
-    known = {key.split(".")[0] for key in parser.hints} - shown
-    for action in parser._actions:
-        root, _, leaf = action.dest.partition(".")
-        if (root in MAIN_KEYS and not leaf) or (root in known and root in vars(RunConfig())):
-            action.help = HIDDEN
-    return parser
+    keys: dict[str, Any] = {}
+    options = {name: given[name] for name in vars(RunConfig()) if name in given}
+    for layer in (*map(read_yaml, given.get("config", ())), options):
+        merge(keys, layer)
+    return keys
 
 
-def set_help(parser: argparse.ArgumentParser, key: str, text: str) -> None:
-    """Give option `key` another help text; HIDDEN leaves it out of --help."""
-    next(action for action in parser._actions if action.dest == key).help = text
-
-
-def print_if_asked(argv: Sequence[str], config: RunConfig) -> None:
-    """Print `config` as YAML and raise SystemExit(0) if --print_config is among the arguments."""
-    if "--print_config" in normalise(argv):
+def print_if_asked(given: dict[str, Any], config: RunConfig) -> None:
+    """With --print_config, prints `config` as YAML and raises SystemExit(0)."""
+    if given.get("print_config"):
         print(config_to_yaml(config), end="")
         raise SystemExit(0)
 
 
-def add_common_options(parser: argparse.ArgumentParser) -> None:
-    """The options that every command with a `ConfigParser` has."""
-    parser.add_argument("--log_level", choices=LOG_LEVELS, default="info", help="Least important messages to show.")
-    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
-
-
-def parse(parser: ConfigParser, argv: Sequence[str], shown: Iterable[str], reason: str = "") -> dict[str, Any]:
-    """Parse normalised `argv`; the nested values of all keys. Raises ConfigError, naming option or file."""
-    shown = set(shown)
-    for argument in argv:
-        name = argument[2:].partition("=")[0] if argument.startswith("--") else ""
-        root = name.partition(".")[0]
-        if name in MAIN_KEYS:
-            raise ConfigError(f"--{name} is a section of keys; did you mean --{MAIN_KEYS[name]}?")
-        if root in vars(RunConfig()) and root not in shown and name in parser.hints:
-            raise ConfigError(f"{parser.prog} takes no --{name}{reason}")
-    for path in peek(argv, "config")["config"]:
-        read_yaml(path)  # refuses with the file's name; the parser reads it again
-    return parser.parse_args(list(argv)).as_dict()
-
-
-def unknown_command(name: str, commands: Iterable[str]) -> ConfigError:
-    commands = list(commands)
-    return ConfigError(f"unknown command {name!r}{did_you_mean(name, commands)}; commands: {', '.join(commands)}")
-
-
-class PlainParser(argparse.ArgumentParser):
-    """An argparse parser with --debug, whose refusals are ConfigErrors; for commands without a run configuration."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs, allow_abbrev=False)
-        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(reworded(message, self)) from None
+def shipped_checkpoint() -> str:
+    """The small checkpoint of the quick start. Raises ConfigError where this is no checkout."""
+    path = Path(__file__).parents[3] / "checkpoints" / "quickstart.ckpt"
+    if not path.is_file():
+        raise ConfigError("--checkpoint is required: this installation has no checkpoint of its own")
+    return str(path)
 
 
 def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str]) -> int:
@@ -215,7 +222,7 @@ def _tell(message: str) -> None:
 
 
 def _of_user(error: Exception) -> str | None:
-    """The message of an error that a user can mend; None for a bug."""
+    """The message of an error that the user can do something about; None for a bug."""
     if isinstance(error, DVTError):
         return str(error)
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "mindspore":

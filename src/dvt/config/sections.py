@@ -1,6 +1,6 @@
-"""The configuration of a run: typed, with a default and a meaning for every key. Imports no framework.
+"""The configuration of a run: type, bounds, default and meaning of every key. Imports no framework.
 
-The attribute docstrings are the help texts of the command line; `dvt.cli.main` turns these classes into options.
+The docstrings are the help texts of the command line, where `dvt.cli.support.Parser` makes options of these classes.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Literal
 
 from dvt.errors import ConfigError
 from dvt.models.variants import ModelConfig, model_config
-from dvt.value_checks import check_values
+from dvt.value_checks import bounds, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -16,14 +16,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SMALLEST_STD = 1e-6  # pixels are divided by it in float32
 TEMPERATURES = (0.01, 1000.0)  # of distillation; beyond them float32 logits overflow or lose all differences
 
-# More is a slip of the pen: tables and batches of this size fit no machine.
-LARGEST = {
-    **dict.fromkeys(("epochs", "cooldown_epochs", "coarse_first_epochs"), 100_000),
-    **dict.fromkeys(("batch_size", "accumulation_steps"), 2**20),
-    **dict.fromkeys(("resize_size", "canvas_size", "eval_resize_size", "item_sizes"), 2**14),
-    "workers": 1024,
-    "seed": 2**63 - 1,
-}
+# More is a typing mistake: tables and batches of this size fit no machine.
+MOST_EPOCHS = 100_000
+MOST_IMAGES_PER_BATCH = 2**20
+MOST_PIXELS_PER_SIDE = 2**14
 
 DatasetName = Literal["image_folder", "cifar10", "cifar100", "fashion_mnist", "fashion_mnist_scale"]
 DeviceTarget = Literal["auto", "CPU", "GPU", "Ascend"]
@@ -50,8 +46,8 @@ class ModelSection:
         dropout_rate: Dropout after positions, attention and both layers of the MLP; 0 in all released models.
         soft_splits: T2T only: [kernel, stride, padding] of the first soft split, one per exit.
         resize_sides: Intermediate side of the resize between grids, one per hand-over.
-        init_std: Standard deviation of freshly initialised weights; narrow models learn faster from a larger one.
-        share_blocks: Let the blocks of all exits have the weights in common that feature reuse does not widen.
+        init_std: Standard deviation of the random weights at the start; narrow models learn faster from a larger one.
+        share_blocks: Share the weights of the blocks between the exits, except those that feature reuse widens.
         average_exits: In evaluation, answer with the mean of the probabilities of the exits passed so far.
     """
 
@@ -75,7 +71,7 @@ class ModelSection:
     average_exits: bool | None = None
 
     def __post_init__(self) -> None:
-        check_values(vars(self), "model.")
+        check_fields(self, "model.", bounds_from=ModelConfig)
 
     @property
     def input_size(self) -> int:
@@ -118,44 +114,35 @@ class DataSection:
         workers: Loader processes or threads; null takes the number of processor cores, at most 8, shared by the ranks
             of this machine.
         worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
-            threads, which start at once; auto takes processes where an epoch is long enough to repay their start.
-        on_bad_image: What an image that cannot be read does: fail ends the run and names the file; skip names it in the
-            log and goes on, in training with the next readable image of the epoch in its place, in evaluation without.
-        max_bad_images: With skip, the most bad images of a split, beyond which the run fails after all: below 1 a share
-            of its images (but at least one image), from 1 up a number.
+            threads, which start at once; auto takes processes if an epoch is much longer than their start.
+        on_bad_image: What happens at an image that cannot be read: fail ends the run and names the file; skip names it
+            in the log and goes on, in training with the next readable image in its place, in evaluation without it.
+        max_bad_images: With skip, how many bad images a split may have before the run fails: below 1 a share of its
+            images (at least one image), from 1 up a number.
     """
 
     dataset: DatasetName = "image_folder"
     path: str | None = None
-    train_images: int | None = None
-    val_images: int | None = None
-    calibration_images: int = 50000
+    train_images: int | None = field(default=None, metadata=bounds(1))
+    val_images: int | None = field(default=None, metadata=bounds(1))
+    calibration_images: int = field(default=50000, metadata=bounds(1))
     hold_out_calibration: bool = False
-    resize_size: int | None = None
-    canvas_size: int | None = None
-    item_sizes: list[int] | None = None
+    resize_size: int | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))
+    canvas_size: int | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))
+    item_sizes: list[int] | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))
     mean: list[float] | None = None
-    std: list[float] | None = None
-    workers: int | None = None
+    std: list[float] | None = field(default=None, metadata=bounds(SMALLEST_STD))
+    workers: int | None = field(default=None, metadata=bounds(1, 1024))
     worker_type: Literal["auto", "process", "thread"] = "auto"
     on_bad_image: Literal["fail", "skip"] = "fail"
-    max_bad_images: float = 0.01
+    max_bad_images: float = field(default=0.01, metadata=bounds(above=0))
 
     def __post_init__(self) -> None:
-        check_values(vars(self), "data.", LARGEST)
-        for key in ("train_images", "val_images", "calibration_images", "resize_size", "canvas_size", "workers"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"data.{key} is {value}; it must be at least 1")
-        limit = self.max_bad_images
-        if limit <= 0 or (limit > 1 and limit % 1):
+        check_fields(self, "data.")
+        if self.max_bad_images > 1 and self.max_bad_images % 1:
             raise ConfigError(
-                f"data.max_bad_images is {limit:g}; it must be a share between 0 and 1 or a whole number from 1 up"
+                f"data.max_bad_images is {self.max_bad_images:g}; it must be a share of at most 1 or a whole number"
             )
-        if self.item_sizes is not None and min(self.item_sizes) < 1:
-            raise ConfigError(f"data.item_sizes is {self.item_sizes}; every entry must be at least 1")
-        if self.std is not None and any(not s >= SMALLEST_STD for s in self.std):
-            raise ConfigError(f"data.std is {self.std}; every entry must be above 0, at least {SMALLEST_STD:g}")
 
 
 @dataclass
@@ -172,17 +159,12 @@ class AugmentSection:
 
     policy: Literal["none", "rand-m9-mstd0.5-inc1", "autoaugment"] = "none"
     interpolation: Literal["bicubic", "bilinear", "random"] = "bicubic"
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    erasing: float = field(default=0.0, metadata=bounds(0, 1))
+    mixup: float = field(default=0.0, metadata=bounds(0))
+    cutmix: float = field(default=0.0, metadata=bounds(0))
 
     def __post_init__(self) -> None:
-        check_values(vars(self), "augment.")
-        if not 0 <= self.erasing <= 1:
-            raise ConfigError(f"augment.erasing is {self.erasing}; it must be a share between 0 and 1")
-        for key in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"augment.{key} is {getattr(self, key)}; it must be 0 (off) or a positive number")
+        check_fields(self, "augment.")
 
 
 @dataclass
@@ -208,107 +190,68 @@ class TrainSection:
         clip_norm: Largest global norm of the gradients, above which they are scaled down; null: not clipped.
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
-        distillation: Weight of what every exit but the last learns from the last one's probabilities, besides its own
-            cross-entropy; part of its loss, also in the log. 0, as published, switches it off.
-        distillation_temperature: By which logits are divided for that; higher ones show more of the less probable
-            classes.
-        coarse_first_epochs: Of the epochs, how many train the first exit alone, at its cost; what fits of its weights
-            then starts the others. 0: all exits from the start, as published.
+        distillation: Weight of a second part of the loss of every exit but the last: how far its probabilities are from
+            those of the last exit. The log shows both parts together. 0, as published, switches it off.
+        distillation_temperature: Logits are divided by it for distillation; a higher one shows more of the less
+            probable classes.
+        coarse_first_epochs: How many of the epochs train only the first exit, at its lower cost; the others then start
+            from those of its weights that fit. 0: all exits from the start, as published.
         ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
             0.99996 needs some 100,000 steps to forget the initial weights.
-        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for all that flows between
+        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for everything between
             them. Softmax, LayerNorm, the performers, the loss and the weights stay float32.
-        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow, doubled after loss_scale_window
-            steps without.
-        loss_scale_window: See loss_scale.
-        max_failed_batches: Stop after so many batches in a row whose loss is not finite.
+        loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow.
+        loss_scale_window: Steps without an overflow after which the loss scale is doubled.
+        max_failed_batches: Stop after this many batches in a row whose loss is not finite.
         recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
         init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
-            or a plain T2T-ViT. What does not fit (a head of other classes, say) starts afresh and is listed.
-        checkpoint_every_epochs: Save a checkpoint after every so many epochs; the last epoch is always saved.
-        eval_every_epochs: Evaluate all exits on the validation images after every so many epochs; 0: never.
+            or a plain T2T-ViT. What does not fit (such as a head of other classes) starts from random values and is
+            listed.
+        checkpoint_every_epochs: Epochs from one checkpoint to the next; the last epoch is always saved.
+        eval_every_epochs: Epochs from one evaluation of all exits on the validation images to the next; 0: never.
         eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
         keep_best: How many checkpoints to keep besides the newest, best last-exit accuracy first.
         dataset_sink_mode: Send batches to the device ahead of time (Ascend and GPU; without effect on the CPU).
     """
 
-    epochs: int = 300
-    batch_size: int = 128
-    accumulation_steps: int = 1
+    epochs: int = field(default=300, metadata=bounds(1, MOST_EPOCHS))
+    batch_size: int = field(default=128, metadata=bounds(1, MOST_IMAGES_PER_BATCH))
+    accumulation_steps: int = field(default=1, metadata=bounds(1, MOST_IMAGES_PER_BATCH))
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    learning_rate: float = 5e-4
-    base_batch_size: int | None = None
-    backbone_lr_scale: float = 1.0
-    min_learning_rate: float = 1e-5
-    warmup_epochs: float = 20
-    warmup_learning_rate: float = 1e-6
-    cooldown_epochs: int = 0
+    momentum: float = field(default=0.9, metadata=bounds(0, below=1))
+    learning_rate: float = field(default=5e-4, metadata=bounds(0))
+    base_batch_size: int | None = field(default=None, metadata=bounds(1))
+    backbone_lr_scale: float = field(default=1.0, metadata=bounds(0))
+    min_learning_rate: float = field(default=1e-5, metadata=bounds(0))
+    warmup_epochs: float = field(default=20, metadata=bounds(0))
+    warmup_learning_rate: float = field(default=1e-6, metadata=bounds(0))
+    cooldown_epochs: int = field(default=0, metadata=bounds(0, MOST_EPOCHS))
     schedule_unit: Literal["step", "epoch"] = "epoch"
-    weight_decay: float = 0.05
-    clip_norm: float | None = None
-    label_smoothing: float = 0.1
-    exit_weights: list[float] | None = None
-    distillation: float = 0.0
-    distillation_temperature: float = 1.0
-    coarse_first_epochs: int = 0
-    ema_decay: float = 0.0
+    weight_decay: float = field(default=0.05, metadata=bounds(0))
+    clip_norm: float | None = field(default=None, metadata=bounds(above=0))
+    label_smoothing: float = field(default=0.1, metadata=bounds(0, below=1))
+    exit_weights: list[float] | None = field(default=None, metadata=bounds(0))
+    distillation: float = field(default=0.0, metadata=bounds(0))
+    distillation_temperature: float = field(default=1.0, metadata=bounds(*TEMPERATURES))
+    coarse_first_epochs: int = field(default=0, metadata=bounds(0, MOST_EPOCHS))
+    ema_decay: float = field(default=0.0, metadata=bounds(0, below=1))
     amp_level: AmpLevel = "O0"
-    loss_scale: float = 65536.0
-    loss_scale_window: int = 2000
-    max_failed_batches: int = 10
+    loss_scale: float = field(default=65536.0, metadata=bounds(above=0))
+    loss_scale_window: int = field(default=2000, metadata=bounds(1))
+    max_failed_batches: int = field(default=10, metadata=bounds(1))
     recompute: bool = False
     init_checkpoint: str | None = None
-    checkpoint_every_epochs: int = 1
-    eval_every_epochs: int = 1
-    eval_resize_size: int | None = None
-    keep_best: int = 3
+    checkpoint_every_epochs: int = field(default=1, metadata=bounds(1))
+    eval_every_epochs: int = field(default=1, metadata=bounds(0))
+    eval_resize_size: int | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))
+    keep_best: int = field(default=3, metadata=bounds(0))
     dataset_sink_mode: bool = False
 
     def __post_init__(self) -> None:
-        check_values(vars(self), "train.", LARGEST)
-        for key in (
-            "epochs",
-            "batch_size",
-            "accumulation_steps",
-            "base_batch_size",
-            "loss_scale_window",
-            "max_failed_batches",
-            "checkpoint_every_epochs",
-            "eval_resize_size",
-        ):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"train.{key} is {value}; it must be at least 1")
-        for key in (
-            "learning_rate",
-            "min_learning_rate",
-            "warmup_learning_rate",
-            "warmup_epochs",
-            "weight_decay",
-            "backbone_lr_scale",
-            "distillation",
-            "coarse_first_epochs",
-            "cooldown_epochs",
-            "eval_every_epochs",
-            "keep_best",
-        ):
-            if not 0 <= getattr(self, key) < float("inf"):
-                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must not be negative")
-        for key in ("clip_norm", "loss_scale"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"train.{key} is {value}; it must be above 0")
-        for key in ("label_smoothing", "ema_decay", "momentum"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ConfigError(f"train.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
+        check_fields(self, "train.")
         weights = self.exit_weights
-        if weights is not None and not (all(0 <= each < float("inf") for each in weights) and any(weights)):
-            raise ConfigError(f"train.exit_weights is {weights}; it must hold numbers from 0 up, not all of them 0")
-        low, high = TEMPERATURES
-        if not low <= self.distillation_temperature <= high:
-            given = self.distillation_temperature
-            raise ConfigError(f"train.distillation_temperature is {given}; it must lie between {low:g} and {high:g}")
+        if weights is not None and not any(weights):
+            raise ConfigError(f"train.exit_weights is {weights}; at least one of them must be above 0")
         if self.coarse_first_epochs and (self.coarse_first_epochs >= self.epochs or (weights and not weights[0])):
             raise ConfigError(
                 f"train.coarse_first_epochs is {self.coarse_first_epochs}; it must leave some of train.epochs, "
@@ -342,30 +285,21 @@ class EvalSection:
             and class names too, if it has none.
     """
 
-    batch_size: int = 64
-    budget_gmacs: float | None = None
-    budget_images_per_second: float | None = None
-    max_accuracy_drop: float = 0.5
+    batch_size: int = field(default=64, metadata=bounds(1, MOST_IMAGES_PER_BATCH))
+    budget_gmacs: float | None = field(default=None, metadata=bounds(above=0))
+    budget_images_per_second: float | None = field(default=None, metadata=bounds(above=0))
+    max_accuracy_drop: float = field(default=0.5, metadata=bounds(0))
     threshold_search: Literal["optimised", "published"] = "optimised"
     exit_rule: Literal["confidence", "entropy", "margin"] = "confidence"
     temperature_scaling: bool = False
-    throughput_images: int = 2048
+    throughput_images: int = field(default=2048, metadata=bounds(1))
     keep_probabilities: bool = False
     store: bool = False
 
     def __post_init__(self) -> None:
-        check_values(vars(self), "eval.", LARGEST)
-        for key in ("batch_size", "throughput_images"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"eval.{key} is {getattr(self, key)}; it must be at least 1")
-        for key in ("budget_gmacs", "budget_images_per_second"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"eval.{key} is {value}; it must be above 0")
+        check_fields(self, "eval.")
         if self.budget_gmacs is not None and self.budget_images_per_second is not None:
             raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
-        if not self.max_accuracy_drop >= 0:
-            raise ConfigError(f"eval.max_accuracy_drop is {self.max_accuracy_drop}; it must not be negative")
 
 
 @dataclass
@@ -393,7 +327,7 @@ class RunConfig:
     train: TrainSection = field(default_factory=TrainSection)
     eval: EvalSection = field(default_factory=EvalSection)
     device_target: DeviceTarget = "auto"
-    seed: int = 0
+    seed: int = field(default=0, metadata=bounds(0, 2**63 - 1))
     output: str = "runs/dvt"
     resume: bool = False
     deterministic: bool = False
@@ -401,6 +335,4 @@ class RunConfig:
     profile: bool = False
 
     def __post_init__(self) -> None:
-        check_values(vars(self), largest=LARGEST)
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; it must not be negative")
+        check_fields(self, "")

@@ -25,7 +25,7 @@ class InferRequest:
         bundle: Folder that export.py wrote.
         data_path: An image, a folder of images, or a folder of class folders (also below `val/`), whose classes are
             then compared with the predictions.
-        backend: What runs it.
+        backend: What runs it: onnxruntime, mindspore or lite.
         format: Files to run; None for those that the backend takes.
         thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
         batch_size: Images per call.

@@ -4,13 +4,13 @@ Axis letters used throughout the package: B batch, C width (`embed_dim`), H head
 N = G*G + 1 tokens (class token first), K exits.
 """
 
-import difflib
-from dataclasses import asdict, dataclass, fields
-from numbers import Integral, Real
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from itertools import pairwise
+from numbers import Integral
+from typing import Any, Literal
 
-from dvt.errors import ConfigError
-from dvt.value_checks import check_values
+from dvt.errors import ConfigError, did_you_mean
+from dvt.value_checks import bounds, check_fields
 
 # The released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code; dvt_deit_tiny is no
 # published DVT but DeiT-Ti (arXiv 2012.12877, table 1) in the same cascade. What a row does not name is the dataclass
@@ -56,68 +56,49 @@ FEATURE_HIDDEN = 128  # hidden width of the feature reuse MLP
 FEATURE_CHANNELS = 48  # channels it adds to each token in front of a block's MLP
 RELATION_EXPANSION = 3  # the relation MLP goes L*H -> 3*L*H -> L*H
 
-# Far beyond any model of this family; more is a slip of the pen that no machine could hold.
-LARGEST = {
-    "embed_dim": 16384,
-    "depth": 512,
-    "num_heads": 1024,
-    "mlp_hidden": 65536,
-    "num_classes": 1_000_000,
-    "image_size": 4096,
-    "in_channels": 1024,
-}
+# The bounds below are far beyond any model of this family; more is a typing mistake that no machine could hold.
 LARGEST_GRID = 256
 LARGEST_WEIGHTS = 10**10  # parameters of all blocks; float32 makes 40 GB of them
 LARGEST_RELATIONS = 2**31 - 1  # elements per image that an exit hands on, L*H*N*N
 LARGEST_RATE = 0.999  # of dropout and stochastic depth: what is kept is divided by 1 - rate
-NORM_EPS_RANGE = (1e-12, 1.0)
-LARGEST_INIT_STD = 10.0
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything that fixes the weights' names and shapes and the function they compute.
 
-    `soft_splits` is one (kernel, stride, padding) of the first T2T split per exit; None takes the published ones, which
-    exist for 224x224 and grids 7, 10, 14. `resize_sides` is one intermediate side per hand-over (spec: the resize).
-    With `share_blocks` the blocks of all exits have those weights in common that do not depend on reuse
-    (`shared_layers`). With `average_exits` an exit answers, in evaluation, with the mean of its own probabilities and
-    those of the exits before.
-    `init_std` is that of freshly initialised Linear weights, class token and positions; narrow models learn faster from
-    a larger one.
+    `dvt.config.ModelSection` explains the keys. Three more belong to the backbone: `tokenizer`, how an image becomes
+    tokens; `qkv_bias`, whether queries, keys and values have biases; `norm_eps`, the epsilon of LayerNorm.
+    `soft_splits` that are None are the published ones, which exist for 224x224 and grids 7, 10, 14. `resize_sides` that
+    are None are those of the published resize.
     """
 
     name: str
-    tokenizer: str
-    embed_dim: int
-    depth: int
-    num_heads: int
-    mlp_hidden: int
+    tokenizer: Literal["patch", "t2t"]
+    embed_dim: int = field(metadata=bounds(1, 16384))
+    depth: int = field(metadata=bounds(1, 512))
+    num_heads: int = field(metadata=bounds(1, 1024))
+    mlp_hidden: int = field(metadata=bounds(1, 65536))
     qkv_bias: bool = False
-    norm_eps: float = 1e-5
-    num_classes: int = 1000
-    image_size: int = 224
-    in_channels: int = 3
-    grid_sizes: tuple[int, ...] = (7, 10, 14)
+    norm_eps: float = field(default=1e-5, metadata=bounds(1e-12, 1.0))
+    num_classes: int = field(default=1000, metadata=bounds(1, 1_000_000))
+    image_size: int = field(default=224, metadata=bounds(1, 4096))
+    in_channels: int = field(default=3, metadata=bounds(1, 1024))
+    grid_sizes: tuple[int, ...] = field(default=(7, 10, 14), metadata=bounds(1, LARGEST_GRID))
     feature_reuse: bool = True
     relation_reuse: bool = True
-    drop_path_rate: float = 0.1
-    dropout_rate: float = 0.0
-    soft_splits: tuple[tuple[int, int, int], ...] | None = None
-    resize_sides: tuple[int, ...] | None = None
-    init_std: float = 0.02
+    drop_path_rate: float = field(default=0.1, metadata=bounds(0, LARGEST_RATE))
+    dropout_rate: float = field(default=0.0, metadata=bounds(0, LARGEST_RATE))
+    soft_splits: tuple[tuple[int, ...], ...] | None = field(default=None, metadata=bounds(0))
+    resize_sides: tuple[int, ...] | None = field(default=None, metadata=bounds(1, 2 * LARGEST_GRID, may_be_empty=True))
+    init_std: float = field(default=0.02, metadata=bounds(above=0, most=10))
     share_blocks: bool = False
     average_exits: bool = False
 
     def __post_init__(self) -> None:
-        if self.tokenizer not in ("patch", "t2t"):
-            raise ConfigError(f"model.tokenizer is {self.tokenizer!r}; it must be 'patch' or 't2t'")
-        for key, largest in LARGEST.items():
-            _require_positive_int(key, getattr(self, key))
-            _set(self, key, int(getattr(self, key)))
-            if getattr(self, key) > largest:
-                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at most {largest}")
-        _set(self, "grid_sizes", _int_tuple("grid_sizes", self.grid_sizes))
+        for each in fields(self):
+            _set(self, each.name, _plain(getattr(self, each.name)))
+        check_fields(self, "model.")
         if self.embed_dim % self.num_heads:
             raise ConfigError(
                 f"model.embed_dim {self.embed_dim} is not a multiple of model.num_heads {self.num_heads}; each head "
@@ -125,39 +106,15 @@ class ModelConfig:
             )
         if self.tokenizer == "t2t" and self.embed_dim % 2:
             raise ConfigError(f"model.embed_dim {self.embed_dim} must be even for the sinusoid positions of T2T")
-        for key in ("qkv_bias", "feature_reuse", "relation_reuse", "share_blocks", "average_exits"):
-            if not isinstance(getattr(self, key), bool):
-                raise ConfigError(f"model.{key} is {getattr(self, key)!r}; it must be true or false")
-        for key in ("norm_eps", "drop_path_rate", "dropout_rate", "init_std"):
-            _require_number(key, getattr(self, key))
-            check_values({key: float(getattr(self, key))}, "model.")
-        for key in ("drop_path_rate", "dropout_rate"):
-            if not 0.0 <= getattr(self, key) < 1.0:
-                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at least 0 and below 1")
-            if getattr(self, key) > LARGEST_RATE:
-                raise ConfigError(f"model.{key} is {getattr(self, key)}; it must be at most {LARGEST_RATE}")
-        if not self.init_std > 0:
-            raise ConfigError(f"model.init_std is {self.init_std}; it must be above 0")
-        if self.init_std > LARGEST_INIT_STD:
-            raise ConfigError(f"model.init_std is {self.init_std}; it must be at most {LARGEST_INIT_STD:g}")
-        if not self.norm_eps > 0:
-            raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must be above 0")
-        smallest, largest = NORM_EPS_RANGE
-        if not smallest <= self.norm_eps <= largest:
-            raise ConfigError(f"model.norm_eps is {self.norm_eps}; it must lie between {smallest:g} and {largest:g}")
-        if not self.grid_sizes:
-            raise ConfigError("model.grid_sizes is empty; give one grid side per exit, such as [7, 10, 14]")
-        if min(self.grid_sizes) < 1:
-            raise ConfigError(f"model.grid_sizes is {list(self.grid_sizes)}; every grid side must be at least 1")
-        if any(a >= b for a, b in zip(self.grid_sizes, self.grid_sizes[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(self.grid_sizes)):
             raise ConfigError(f"model.grid_sizes {list(self.grid_sizes)} must rise from exit to exit: [7, 10, 14]")
         self._check_size()
         self._check_resize_sides()
         if self.tokenizer == "t2t":
             self._check_soft_splits()
+        elif self.soft_splits is not None:
+            raise ConfigError("model.soft_splits is for T2T models; this one cuts the image into patches")
         else:
-            if self.soft_splits is not None:
-                raise ConfigError("model.soft_splits is for T2T models; this one cuts the image into patches")
             for grid in self.grid_sizes:
                 patch_geometry(self.image_size, grid)
 
@@ -190,26 +147,19 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for YAML and JSON; `ModelConfig.from_dict` reads it back."""
-        values = asdict(self)
-        for key in ("grid_sizes", "resize_sides"):
-            values[key] = list(values[key])
-        if self.soft_splits is not None:
-            values["soft_splits"] = [list(split) for split in self.soft_splits]
-        return values
+        return {key: _lists(value) for key, value in vars(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """Inverse of `to_dict`; raises ConfigError for unknown or missing keys."""
         _refuse_unknown_keys(values)
-        missing = [f.name for f in fields(cls) if f.name not in values and f.name in _REQUIRED]
+        missing = [each.name for each in fields(cls) if each.default is MISSING and each.name not in values]
         if missing:
             raise ConfigError(f"the model configuration lacks {', '.join(missing)}")
         return cls(**values)
 
     def _check_size(self) -> None:
         """Refuses what each key allows but all of them together make too large for any machine."""
-        if max(self.grid_sizes) > LARGEST_GRID:
-            raise ConfigError(f"model.grid_sizes is {list(self.grid_sizes)}; sides must be at most {LARGEST_GRID}")
         weights = self.num_exits * self.depth * (4 * self.embed_dim**2 + 2 * self.embed_dim * self.mlp_hidden)
         if weights > LARGEST_WEIGHTS:
             raise ConfigError(
@@ -225,10 +175,9 @@ class ModelConfig:
             )
 
     def _check_resize_sides(self) -> None:
-        pairs = list(zip(self.grid_sizes, self.grid_sizes[1:], strict=False))
+        pairs = list(pairwise(self.grid_sizes))
         if self.resize_sides is None:
             _set(self, "resize_sides", tuple(RESIZE_SIDES.get(pair, 2 * pair[0]) for pair in pairs))
-        _set(self, "resize_sides", _int_tuple("resize_sides", self.resize_sides))
         if len(self.resize_sides) != len(pairs):
             raise ConfigError(
                 f"model.resize_sides {list(self.resize_sides)} has {len(self.resize_sides)} entries; "
@@ -237,8 +186,6 @@ class ModelConfig:
         for (source, _), side in zip(pairs, self.resize_sides, strict=True):
             if side < source:
                 raise ConfigError(f"model.resize_sides holds {side}, less than the {source} it upsamples from")
-            if side > 2 * LARGEST_GRID:
-                raise ConfigError(f"model.resize_sides holds {side}; sides must be at most {2 * LARGEST_GRID}")
 
     def _check_soft_splits(self) -> None:
         if self.soft_splits is None:
@@ -250,19 +197,14 @@ class ModelConfig:
                     f"image_size 224 with grids from {sorted(SOFT_SPLITS_224)}"
                 )
             _set(self, "soft_splits", tuple(SOFT_SPLITS_224[grid] for grid in self.grid_sizes))
-        try:
-            splits = tuple(_int_tuple("soft_splits", split) for split in self.soft_splits)
-        except TypeError:
-            splits = ()
-        if len(splits) != self.num_exits or any(len(split) != 3 for split in splits):
+        if len(self.soft_splits) != self.num_exits or any(len(split) != 3 for split in self.soft_splits):
             raise ConfigError(
-                f"model.soft_splits is {self.soft_splits!r}; {self.num_exits} exits need {self.num_exits} triples "
-                "[kernel, stride, padding]"
+                f"model.soft_splits is {_lists(self.soft_splits)}; it must be a list of {self.num_exits} triples "
+                f"[kernel, stride, padding], one for each of the {self.num_exits} exits"
             )
-        _set(self, "soft_splits", splits)
-        for grid, split in zip(self.grid_sizes, splits, strict=True):
+        for grid, split in zip(self.grid_sizes, self.soft_splits, strict=True):
             kernel, stride, padding = split
-            if kernel < 1 or stride < 1 or padding < 0 or padding >= kernel:
+            if kernel < 1 or stride < 1 or padding >= kernel:
                 raise ConfigError(f"model.soft_splits holds {list(split)}; need kernel > padding >= 0 and stride >= 1")
             side = split_sides(self.image_size, split)[-1]
             if side != grid:
@@ -283,9 +225,8 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     Raises ConfigError for an unknown name or key (naming the nearest valid one) and for shapes that do not fit.
     """
     if name not in VARIANTS:
-        near = difflib.get_close_matches(str(name), VARIANTS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"unknown model {name!r}.{hint} Known models: {', '.join(VARIANTS)}")
+        known = ", ".join(VARIANTS)
+        raise ConfigError(f"unknown model {name!r}{did_you_mean(str(name), VARIANTS)}; known models: {known}")
     _refuse_unknown_keys(overrides)
     given = {key: value for key, value in overrides.items() if value is not None}
     return ModelConfig(**{"name": name, **VARIANTS[name], **given})
@@ -318,36 +259,23 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
     return patch, excess // 2
 
 
-_REQUIRED = ("name", "tokenizer", "embed_dim", "depth", "num_heads", "mlp_hidden")
-
-
 def _refuse_unknown_keys(values: dict[str, Any]) -> None:
-    known = [f.name for f in fields(ModelConfig) if f.name != "name"]
+    known = [each.name for each in fields(ModelConfig)]
     for key in values:
-        if key not in known and key != "name":
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
+        if key not in known:
+            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
             raise ConfigError(f"unknown model key {key!r}{hint}")
 
 
-def _require_positive_int(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ConfigError(f"model.{key} is {value!r}; it must be a whole number of at least 1")
+def _plain(value: Any) -> Any:
+    """Lists as tuples, which cannot be changed, and NumPy's integers as Python's, which JSON can write."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(each) for each in value)
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
-def _int_tuple(key: str, values: Any) -> tuple[int, ...]:
-    try:
-        result = tuple(values)
-    except TypeError:
-        raise ConfigError(f"model.{key} is {values!r}; it must be a list of whole numbers") from None
-    if any(isinstance(v, bool) or not isinstance(v, Integral) or v < 0 for v in result):
-        raise ConfigError(f"model.{key} is {values!r}; it must be a list of whole numbers")
-    return tuple(int(v) for v in result)
-
-
-def _require_number(key: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ConfigError(f"model.{key} is {value!r}; it must be a number")
+def _lists(value: Any) -> Any:
+    return [_lists(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _set(config: ModelConfig, key: str, value: Any) -> None:

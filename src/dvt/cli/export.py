@@ -1,0 +1,81 @@
+"""`dvt export` and export.py."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from dvt.cli.support import Parser, set_up_logging
+from dvt.config.sections import DeviceTarget
+from dvt.deploy.manifest import FORMATS
+from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
+from dvt.errors import ConfigError
+from dvt.value_checks import bounds, check_fields
+
+
+@dataclass
+class ExportOptions:
+    """What to export.
+
+    Args:
+        checkpoint: Checkpoint of a trained or converted model.
+        output: Folder for the bundle; null for the folder "export" beside the checkpoint.
+        format: One or more of MINDIR, ONNX and ONNX_INT8, with commas in between.
+        precision: Type of weights and arithmetic; images and probabilities stay float32.
+        whole: Also write one file per format with all exits.
+        batch_size: Fixed number of images per call of the MindIR files; null leaves it open.
+        batch_sizes: Numbers of images that MindSpore Lite is prepared for.
+        device_target: Device on which the MindIR files are checked; auto takes the best one that is there.
+        calibration_path: Where the data set of the training run lies now, for the calibration images of ONNX_INT8;
+            null where it lay then.
+        calibration_images: Images with which the thresholds of ONNX_INT8 are measured, at most all there are.
+    """
+
+    checkpoint: str
+    output: str | None = None
+    format: str = "MINDIR"
+    precision: Literal["float32", "float16"] = "float32"
+    whole: bool = False
+    batch_size: int | None = field(default=None, metadata=bounds(1))
+    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES))
+    device_target: DeviceTarget = "auto"
+    calibration_path: str | None = None
+    calibration_images: int = field(default=500, metadata=bounds(1))
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
+        self.batch_sizes = check_batch_sizes(self.batch_sizes)
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats asked for, checked."""
+        names = [name.strip().upper() for name in self.format.split(",") if name.strip()]
+        for name in names or [self.format]:
+            if name not in FORMATS:
+                raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+        return names
+
+
+def run(argv: Sequence[str], prog: str) -> None:
+    """The command."""
+    options, log_level = parse(argv, prog)
+    values = {**vars(options), "formats": options.formats}
+    del values["format"]
+    values["output"] = options.output or str(Path(options.checkpoint).parent / "export")
+    set_up_logging(log_level)
+    from dvt.deploy.bundle import export_checkpoint
+
+    export_checkpoint(**values)
+
+
+def parse(argv: Sequence[str], prog: str = "dvt export") -> tuple[ExportOptions, str]:
+    """What the arguments ask for, and the log level."""
+    parser = Parser(
+        prog,
+        "Write a trained model as files that run without this package, and check them by loading them again.",
+        usage=f"{prog} --checkpoint FILE [--KEY VALUE ...]",
+    )
+    parser.add_log_level()
+    parser.add_keys(ExportOptions)
+    given = parser.parse(argv)
+    return parser.options(ExportOptions, given), given["log_level"]
