@@ -24,6 +24,8 @@ CROP_DRAWS = 4 * CROP_ATTEMPTS
 """Random numbers that `random_resized_crop_box` uses."""
 CROP_FLIP_DRAWS = CROP_DRAWS + 2
 """Random numbers that `random_resized_crop_flip` uses: the box, the flip and the interpolation."""
+SHIFT_FLIP_DRAWS = 3
+"""Random numbers that `random_shift_flip` uses: vertical and horizontal place, flip."""
 
 ERASED_AREA = (0.02, 0.33)
 ERASED_RATIO = (0.3, 3.3)
@@ -64,17 +66,10 @@ def _first_fitting_box(
     ratio: tuple[float, float],
     draws: Sequence[float],
 ) -> tuple[int, int, int, int] | None:
-    """The first of the boxes drawn that is not larger than `largest`, at a random place; None: none is.
+    """Of the boxes drawn, with four numbers each, the first that is not larger than `largest`; None: none is.
 
-    Args:
-        size: Width and height of the image, in pixels.
-        largest: Largest width and height allowed, in pixels.
-        scale: Smallest and largest share of the image's area (uniform).
-        ratio: Smallest and largest width/height (log-uniform).
-        draws: Numbers in [0, 1), four per attempt.
-
-    Returns:
-        (left, top, right, bottom) or None.
+    Width and height of the image are `size`; the share of its area lies in `scale` (uniform), width/height in `ratio`
+    (log-uniform).
     """
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for attempt in range(0, len(draws), 4):
@@ -114,7 +109,7 @@ def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDAr
 
     Args:
         pixels: Pixels of the whole image.
-        draws: Three numbers in [0, 1): vertical and horizontal place, flip.
+        draws: `SHIFT_FLIP_DRAWS` numbers in [0, 1).
     """
     side = pixels.shape[0]
     padding = side // 8

@@ -7,7 +7,7 @@ Legend: C channels, S side of the model input.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,28 +37,16 @@ class Recipe:
 
     @classmethod
     def of(cls, augment: AugmentSection, preprocessing: Preprocessing) -> "Recipe":
-        """The configured one; policies fill with the mean colour of the data set."""
+        """The configured recipe; policies fill with the mean colour of the data set."""
         fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
         erasing = RandomErasing(augment.erasing) if augment.erasing > 0 else None
         return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), erasing)
 
-    @classmethod
-    def crop_and_flip(cls, preprocessing: Preprocessing) -> "Recipe":
-        """Nothing else, as for calibration images drawn from those trained on."""
-        return cls(preprocessing, preprocessing.interpolation)
-
-    def with_resize_size(self, resize_size: int) -> "Recipe":
-        """The same with another shorter side before the centre crop of evaluation.
-
-        Raises:
-            ConfigError: It is smaller than the image size.
-        """
-        return replace(self, preprocessing=replace(self.preprocessing, resize_size=resize_size))
-
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, S, S)."""
-        return (self.preprocessing.in_channels, *[self.preprocessing.image_size] * 2)
+        side = self.preprocessing.image_size
+        return self.preprocessing.in_channels, side, side
 
     @property
     def draws(self) -> int:

@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
-from dvt.data.images import ArrayImages, Source
-from dvt.data.preprocess import Preprocessing
+from dvt.data.images import ArrayImages
+from dvt.data.sources.source import Defaults, Source, checked_labels, required_folder
 from dvt.errors import DataError
 
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2023, 0.1994, 0.2010)
+DEFAULTS = Defaults(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 
@@ -64,15 +63,6 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
         DataError: A missing file, one that is not a whole number of records, or a label out of range; named.
     """
     layout = LAYOUTS[data.dataset]
-    preprocessing = Preprocessing(
-        dataset=data.dataset,
-        image_size=image_size,
-        resize_size=data.resize_size or image_size,
-        in_channels=3,
-        mean=tuple(data.mean or MEAN),
-        std=tuple(data.std or STD),
-        interpolation="bilinear",
-    )
     folder = _folder(data.path, layout)
     class_names = _class_names(folder / layout.names, layout.num_classes)
     train_parts = [read_records(folder / name, layout) for name in layout.train]
@@ -82,7 +72,7 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
         ArrayImages(train_images, train_labels),
         ArrayImages(val_images, val_labels),
         class_names,
-        preprocessing,
+        DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size),
         [f"binary files of {folder}"],
     )
 
@@ -101,19 +91,13 @@ def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray
             f" short or not a file of {layout.folder}"
         )
     records = content.reshape(-1, record)
-    labels = records[:, layout.label_bytes - 1].astype(np.int32)
-    if labels.max() >= layout.num_classes:
-        raise DataError(f"{file} holds label {labels.max()}, but there are {layout.num_classes} classes")
+    labels = checked_labels(file, records[:, layout.label_bytes - 1], layout.num_classes)
     images = records[:, layout.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)  # (n, 32, 32, 3)
     return np.ascontiguousarray(images), labels
 
 
 def _folder(path: str | None, layout: Layout) -> Path:
-    if path is None:
-        raise DataError(f"data.path is not set; give the folder {layout.folder} or the one it lies in")
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise DataError(f"data.path {path} is not a folder; give the folder {layout.folder} or the one it lies in")
+    given = required_folder(path, f"the folder {layout.folder} or the one it lies in")
     folder = given / layout.folder if (given / layout.folder).is_dir() else given
     missing = [name for name in (*layout.train, layout.val, layout.names) if not (folder / name).is_file()]
     if missing:
