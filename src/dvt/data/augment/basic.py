@@ -9,7 +9,6 @@ Legend: C channels, S side of the model input.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,8 @@ SHIFT_FLIP_DRAWS = 3
 ERASED_AREA = (0.02, 0.33)
 ERASED_RATIO = (0.3, 3.3)
 ERASING_ATTEMPTS = 10
-ERASING_DRAWS = 1 + 4 * ERASING_ATTEMPTS
-"""Random numbers that `RandomErasing` uses."""
+ERASING_DRAWS = 1 + 4 * ERASING_ATTEMPTS + 1
+"""Random numbers that `random_erasing` uses: whether, the block, and the seed of the noise."""
 
 
 def random_resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
@@ -121,8 +120,7 @@ def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDAr
     return shifted[:, ::-1] if draws[2] < 0.5 else shifted
 
 
-@dataclass(frozen=True)
-class RandomErasing:
+def random_erasing(image: NDArray[np.float32], probability: float, draws: Sequence[float]) -> None:
     """Replaces one block of some images by noise, after normalisation (Zhong et al. 2017, as in the published recipe).
 
     The block covers 2 to 33 % of the image, its width/height lies between 0.3 and 3.3 (log-uniform), and each of its
@@ -130,26 +128,15 @@ class RandomErasing:
     the image is taken; if none is, the image stays as it is.
 
     Args:
+        image: (C, S, S), normalised; changed in place.
         probability: Share of the images that are erased.
+        draws: `ERASING_DRAWS` numbers in [0, 1).
     """
-
-    probability: float
-
-    def __call__(self, image: NDArray[np.float32], draws: Sequence[float], key: int) -> None:
-        """Erases in place.
-
-        Args:
-            image: (C, S, S), normalised.
-            draws: `ERASING_DRAWS` numbers in [0, 1).
-            key: Seed of the noise, not negative.
-        """
-        if draws[0] >= self.probability:
-            return
-        side = image.shape[1]
-        largest = (side - 1, side - 1)
-        box = _first_fitting_box((side, side), largest, ERASED_AREA, ERASED_RATIO, draws[1:ERASING_DRAWS])
-        if box is None:
-            return
+    if draws[0] >= probability:
+        return
+    side, key = image.shape[1], int(draws[-1] * 2**53)
+    box = _first_fitting_box((side, side), (side - 1, side - 1), ERASED_AREA, ERASED_RATIO, draws[1:-1])
+    if box is not None:
         left, top, right, bottom = box
         shape = (image.shape[0], bottom - top, right - left)
         image[:, top:bottom, left:right] = np.random.default_rng(key).standard_normal(shape, np.float32)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dvt.config.sections import AugmentSection
-from dvt.data.augment.basic import ERASING_DRAWS, RandomErasing
+from dvt.data.augment.basic import ERASING_DRAWS, random_erasing
 from dvt.data.augment.policies import Policy, build_policy
 from dvt.data.preprocess import Preprocessing
 
@@ -27,20 +27,19 @@ class Recipe:
         preprocessing: Evaluation preprocessing.
         interpolation: Of the random resized crop: "bicubic", "bilinear" or "random".
         policy: Operations on the cropped image.
-        erasing: Noise in place of a block, after normalisation.
+        erasing: Share of the images of which a block is replaced by noise, after normalisation.
     """
 
     preprocessing: Preprocessing
     interpolation: str
     policy: Policy | None = None
-    erasing: RandomErasing | None = None
+    erasing: float = 0.0
 
     @classmethod
     def of(cls, augment: AugmentSection, preprocessing: Preprocessing) -> "Recipe":
         """The configured recipe; policies fill with the mean colour of the data set."""
         fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
-        erasing = RandomErasing(augment.erasing) if augment.erasing > 0 else None
-        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), erasing)
+        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), augment.erasing)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -49,28 +48,29 @@ class Recipe:
         return self.preprocessing.in_channels, side, side
 
     @property
-    def draws(self) -> int:
-        """How many random numbers `finish` needs."""
-        return self._policy_draws + self.erasing_draws
+    def policy_draws(self) -> int:
+        """How many random numbers the policy needs."""
+        return 0 if self.policy is None else self.policy.draws
 
     @property
     def erasing_draws(self) -> int:
-        """How many random numbers `erase` needs: those of the block and one for the noise."""
-        return 0 if self.erasing is None else ERASING_DRAWS + 1
+        """How many random numbers `erase` needs."""
+        return ERASING_DRAWS if self.erasing > 0 else 0
 
     @property
-    def _policy_draws(self) -> int:
-        return 0 if self.policy is None else self.policy.draws
+    def draws(self) -> int:
+        """How many random numbers `finish` needs."""
+        return self.policy_draws + self.erasing_draws
 
     def finish(self, out: NDArray[np.float32], image: Image.Image | NDArray[np.uint8], draws: Sequence[float]) -> None:
         """Sets `out` (C, S, S) to the model input made of a cropped and flipped image, from `self.draws` numbers."""
         if self.policy is not None:
             image = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
-            image = self.policy(image, draws[: self._policy_draws])
+            image = self.policy(image, draws[: self.policy_draws])
         out[:] = self.preprocessing.normalise(np.asarray(image))
-        self.erase(out, draws[self._policy_draws :])
+        self.erase(out, draws[self.policy_draws :])
 
     def erase(self, out: NDArray[np.float32], draws: Sequence[float]) -> None:
         """Erases a block of the normalised `out` (C, S, S) or not, from `self.erasing_draws` numbers."""
-        if self.erasing is not None:
-            self.erasing(out, draws[:ERASING_DRAWS], key=int(draws[ERASING_DRAWS] * 2**53))
+        if self.erasing > 0:
+            random_erasing(out, self.erasing, draws)

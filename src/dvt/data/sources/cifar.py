@@ -6,8 +6,8 @@ are resized bilinearly to the image size; augmentation is that of `ArrayImages`.
 of the published transfer recipe, for both data sets.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,35 +22,25 @@ SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Files of one of the two data sets.
+class Layout(NamedTuple):
+    """Files of one of the two data sets."""
 
-    Args:
-        folder: Name of the folder in the published archive.
-        train: Training files.
-        val: Test file.
-        names: Text file with one class name per line.
-        num_classes: Number of classes.
-        label_bytes: Bytes before the pixels of a record; the last one is the label.
-    """
-
-    folder: str
+    folder: str  # in the published archive
     train: tuple[str, ...]
     val: str
-    names: str
+    names: str  # a text file with one class name per line
     num_classes: int
-    label_bytes: int
+    label_bytes: int  # before the pixels of a record; the last one is the label
 
 
 LAYOUTS = {
     "cifar10": Layout(
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        "test_batch.bin",
-        "batches.meta.txt",
-        10,
-        1,
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        val="test_batch.bin",
+        names="batches.meta.txt",
+        num_classes=10,
+        label_bytes=1,
     ),
     "cifar100": Layout("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 100, 2),
 }
@@ -64,17 +54,12 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
     """
     layout = LAYOUTS[data.dataset]
     folder = _folder(data.path, layout)
-    class_names = _class_names(folder / layout.names, layout.num_classes)
-    train_parts = [read_records(folder / name, layout) for name in layout.train]
-    train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*train_parts, strict=True))
-    val_images, val_labels = read_records(folder / layout.val, layout)
-    return Source(
-        ArrayImages(train_images, train_labels),
-        ArrayImages(val_images, val_labels),
-        class_names,
-        DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size),
-        [f"binary files of {folder}"],
-    )
+    names = _class_names(folder / layout.names, layout.num_classes)
+    parts = [read_records(folder / name, layout) for name in layout.train]
+    train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    val = read_records(folder / layout.val, layout)
+    preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
+    return Source(ArrayImages(*train), ArrayImages(*val), names, preprocessing, [f"binary files of {folder}"])
 
 
 def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -138,7 +138,7 @@ class ScaleImages(ImageSet):
                 images[i, 0, top : top + size, left : left + size] = item
         if not same:
             out[:] = self._canvas_matrix @ images @ self._canvas_matrix.T
-        if training and recipe.erasing is not None:
+        if training:
             for image, row in zip(out, draws[:, PLACEMENT_DRAWS + 1 :].tolist(), strict=True):
                 recipe.erase(image, row)
 
