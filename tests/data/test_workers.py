@@ -185,9 +185,9 @@ def test_shared_memory_is_used_again(photos):
         list(splits.batches("val", 3))
         (pool,) = splits.workers._pools.values()
         segments.append([segment.name for segment in pool._all])
-    assert segments[0] == segments[1] and len(segments[0]) == 1 + workers.BEGUN_AHEAD
+    assert segments[0] == segments[1] and len(segments[0]) == 1 + workers.STARTED_AHEAD
     list(splits.training(16).epoch(0))
-    assert len(pool._all) == 1 + workers.BEGUN_AHEAD and not set(segments[0]) & {each.name for each in pool._all}
+    assert len(pool._all) == 1 + workers.STARTED_AHEAD and not set(segments[0]) & {each.name for each in pool._all}
 
 
 @pytest.mark.slow

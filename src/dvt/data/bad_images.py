@@ -80,7 +80,7 @@ class BadImagePolicy:
             bad: Which of them cannot be read, and why.
 
         Raises:
-            DataError: See `note`.
+            DataError: As of `note`.
         """
         images, labels = batch
         for i, reason in bad:

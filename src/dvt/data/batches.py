@@ -34,25 +34,15 @@ WHOLE: Shard = (0, 1)
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set divided into "train", "calibration" and "val"; made by `dvt.data.load_splits`.
-
-    Attributes:
-        source: The data set.
-        views: The images of each split.
-        seed: Fixes order and augmentation of training.
-        mixing: Mixup and cutmix of training batches.
-        workers: They make the batches.
-        bad_images: What becomes of images that cannot be read, and how many there were.
-        notes: Lines for the log.
-    """
+    """A data set divided into "train", "calibration" and "val"; made by `dvt.data.load_splits`."""
 
     source: Source
-    views: Mapping[str, View]
-    seed: int
-    mixing: Mixing
+    views: Mapping[str, View]  # the images of each split
+    seed: int  # fixes order and augmentation of training
+    mixing: Mixing  # mixup and cutmix of training batches
     workers: Workers
-    bad_images: BadImagePolicy
-    notes: tuple[str, ...]
+    bad_images: BadImagePolicy  # what becomes of images that cannot be read, and how many there were
+    notes: tuple[str, ...]  # for the log
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -199,7 +189,7 @@ class Splits:
             Images float32 (n, C, S, S), normalised, and labels int32 (n,).
 
         Raises:
-            ConfigError: At once; see `num_batches`.
+            ConfigError: At once, as of `num_batches`.
             DataError: A bad image that is not skipped, named; or worker processes that died.
         """
         self.num_batches(split, batch_size, shard)
@@ -215,9 +205,9 @@ class Splits:
         self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
     ) -> "mindspore.dataset.GeneratorDataset":
         """The same as `batches`, or in training as `training`, as a `mindspore.dataset` with the columns `image` and
-        `label`, for `mindspore.Model` and for sinking. In training, every pass that is begun is the next epoch.
+        `label`, for `mindspore.Model` and for sinking. In training, every new pass is the next epoch.
 
-        Errors met while reading arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
+        Errors in reading images arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
         `mindspore.dataset.config.get_prefetch_size()` batches ahead, 16 by default: lower that for large images.
 
         Args:
@@ -228,7 +218,8 @@ class Splits:
             shard: (rank, count) of the processes that share the images.
 
         Raises:
-            ConfigError: See `num_batches` and `TrainingBatches`.
+            ConfigError: As of `num_batches` and `TrainingBatches`.
+            DataError: The first batch cannot be made.
             ValueError: No such split, or training on another one than "train".
         """
         if training and split != "train":

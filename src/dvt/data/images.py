@@ -53,19 +53,12 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True)
 class View:
-    """The images of one split.
-
-    Args:
-        images: Where they come from.
-        indices: (N,) ascending indices into `images`.
-        recipe: What is done to them.
-        augmentation_key: Evaluation shows these images augmented with this key; None: evaluation preprocessing.
-    """
+    """The images of one split."""
 
     images: ImageSet
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64]  # (N,) ascending, into `images`
     recipe: Recipe
-    augmentation_key: int | None = None
+    augmentation_key: int | None = None  # evaluation shows the images augmented with this key; None: as they are
 
     @property
     def labels(self) -> NDArray[np.int32]:
@@ -75,21 +68,13 @@ class View:
 
 @dataclass(frozen=True)
 class Pass:
-    """Images of a split in an order.
-
-    Args:
-        split: Name of the split.
-        view: Its images.
-        order: (N,) positions in the split, in the order in which they are shown.
-        key: Of the random numbers with which they are augmented; None: evaluation preprocessing.
-        epoch: Number of the training epoch; None: not training.
-    """
+    """The images of a split in the order in which they are shown."""
 
     split: str
     view: View
-    order: NDArray[np.int64]
-    key: int | None
-    epoch: int | None = None
+    order: NDArray[np.int64]  # (N,) positions in the split
+    key: int | None  # of the random numbers with which they are augmented; None: evaluation preprocessing
+    epoch: int | None = None  # of training
 
     def indices(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """(n,) indices into the data set of the images at some places of the order."""

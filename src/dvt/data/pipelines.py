@@ -62,7 +62,7 @@ class _Epochs:
 
 
 def as_dataset(batches: BatchesOfEpoch, length: int, first: int) -> ds.GeneratorDataset:
-    """A dataset with the columns `image` and `label`, of which every pass that is begun is the next epoch.
+    """A dataset with the columns `image` and `label`, of which every new pass is the next epoch.
 
     Args:
         batches: Epoch -> its batches.
@@ -77,7 +77,7 @@ def as_dataset(batches: BatchesOfEpoch, length: int, first: int) -> ds.Generator
         epochs, ["image", "label"], shuffle=False, num_parallel_workers=1, python_multiprocessing=False
     )
     with epochs.named_failure():
-        # MindSpore begins a pass to look up either, and remembers what it found.
+        # MindSpore starts a pass to look up either, and remembers what it found.
         dataset.output_shapes()
         dataset.output_types()
     epochs.next_epoch = first

@@ -29,8 +29,8 @@ CARDS_PER_MACHINE = 8
 """Ranks that are taken to share a machine where the launcher does not say how many do."""
 PROCESS_IMAGES = 2000
 """Shortest pass for which "auto" starts processes: they take about a second to start."""
-BEGUN_AHEAD = 1
-"""Batches begun before the one before is complete, so that workers never wait."""
+STARTED_AHEAD = 1
+"""Batches started before the one before is complete, so that workers never wait."""
 READY_AHEAD = 2
 """Complete batches that wait for whoever takes them."""
 PARTS_PER_WORKER = 4
@@ -94,7 +94,7 @@ class Workers:
     def batches(
         self, tasks: Iterable[Task], images: int, ranks: int = 1
     ) -> Iterator[tuple[NDArray[np.float32], BadImages]]:
-        """The batches of `tasks` in order, each begun before the one before is handed out.
+        """The batches of `tasks` in order, each started before the one before is handed out.
 
         Args:
             tasks: One per batch; taken one by one.
@@ -111,14 +111,14 @@ class Workers:
         kind = self._kind
         if kind == "auto":
             kind = "process" if images > PROCESS_IMAGES else "thread"
-        begun: deque[_Batch] = deque()
+        in_progress: deque[_Batch] = deque()
         try:
             for task in tasks:
-                begun.append(self._begin(task, kind, self.count(ranks)))
-                if len(begun) > BEGUN_AHEAD:
-                    yield begun.popleft().result()
-            while begun:
-                yield begun.popleft().result()
+                in_progress.append(self._start(task, kind, self.count(ranks)))
+                if len(in_progress) > STARTED_AHEAD:
+                    yield in_progress.popleft().result()
+            while in_progress:
+                yield in_progress.popleft().result()
         except BrokenProcessPool as error:
             if pool := self._pools.pop("process", None):
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -127,14 +127,14 @@ class Workers:
                 " of memory: lower data.workers, or use data.worker_type thread"
             ) from error
         finally:
-            for batch in begun:
+            for batch in in_progress:
                 batch.end()
 
     def one_batch(self, task: Task) -> tuple[NDArray[np.float32], BadImages]:
         """A single batch of any size, made in threads; see `batches`."""
-        return self._begin(task, "thread", self.count()).result()
+        return self._start(task, "thread", self.count()).result()
 
-    def _begin(self, task: Task, kind: str, count: int) -> "_Batch":
+    def _start(self, task: Task, kind: str, count: int) -> "_Batch":
         """Hands out the parts of a batch."""
         shape = (len(task), *task.shape)
         if task.chunk is None or (kind == "thread" and count == 1):
@@ -164,17 +164,11 @@ class Workers:
 
 @dataclass
 class _Batch:
-    """A batch of which parts may still be in the making.
+    """A batch of which parts may still be in the making."""
 
-    Args:
-        shape: (n, C, S, S).
-        memory: The array, or the shared memory that processes make it in.
-        pool: The processes that lend the shared memory.
-    """
-
-    shape: tuple[int, ...]
-    memory: NDArray[np.float32] | SharedMemory
-    pool: Processes | None = None
+    shape: tuple[int, ...]  # (n, C, S, S)
+    memory: NDArray[np.float32] | SharedMemory  # the array, or the memory that processes make it in
+    pool: Processes | None = None  # lends the shared memory
     parts: list[Future] = field(default_factory=list)
     bad: BadImages = field(default_factory=list)
 

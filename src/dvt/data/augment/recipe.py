@@ -21,19 +21,12 @@ from dvt.data.preprocess import Preprocessing
 
 @dataclass(frozen=True)
 class Recipe:
-    """Evaluation preprocessing, and how training varies it; picklable.
-
-    Args:
-        preprocessing: Evaluation preprocessing.
-        interpolation: Of the random resized crop: "bicubic", "bilinear" or "random".
-        policy: Operations on the cropped image.
-        erasing: Share of the images of which a block is replaced by noise, after normalisation.
-    """
+    """Evaluation preprocessing, and how training varies it; picklable."""
 
     preprocessing: Preprocessing
-    interpolation: str
-    policy: Policy | None = None
-    erasing: float = 0.0
+    interpolation: str  # of the random resized crop: "bicubic", "bilinear" or "random"
+    policy: Policy | None = None  # operations on the cropped image
+    erasing: float = 0.0  # share of the images of which a block is replaced by noise, after normalisation
 
     @classmethod
     def of(cls, augment: AugmentSection, preprocessing: Preprocessing) -> "Recipe":

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -100,7 +99,7 @@ def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePoli
     draft.mkdir()
     try:
         written = _write_files(photos, draft / record_file_name(part), min(shards, fewest), policy)
-        empty = set(range(len(photos.class_names))) - {each.label for each in written}
+        empty = set(range(len(photos.class_names))) - {label for label, _ in written}
         if empty:
             name = photos.class_names[min(empty)]
             raise DataError(f"no image of {part}/{name} can be read; replace them or remove the class")
@@ -122,18 +121,11 @@ def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePoli
     return len(written)
 
 
-class _Written(NamedTuple):
-    """An image that was written: its class and the checksum of its file."""
-
-    label: int
-    checksum: int
-
-
-def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePolicy) -> list[_Written]:
-    """Writes target0, target1, ... and returns what is in them, in the order of the folder."""
+def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePolicy) -> list[tuple[int, int]]:
+    """Writes target0, target1, ... and returns class and checksum of each image in them, in the order of the folder."""
     from mindspore.mindrecord import FileWriter  # takes seconds to import, after the checks
 
-    written: list[_Written] = []
+    written: list[tuple[int, int]] = []
     try:
         # MindRecord numbers the files only if there are several.
         writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
@@ -150,7 +142,7 @@ def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePol
                         continue
                     label, name = photos.labels[place], "/".join(Path(file).parts[-2:])
                     rows.append({"index": len(written), "label": label, "file_name": name, "image": content})
-                    written.append(_Written(label, zlib.crc32(content)))
+                    written.append((label, zlib.crc32(content)))
                 if rows:
                     writer.write_raw_data(rows)
                 bar.update(len(chunk))
@@ -177,7 +169,7 @@ def _encoded(file: str) -> bytes | DataError:
     return content
 
 
-def _verify(folder: Path, part: str, written: list[_Written]) -> None:
+def _verify(folder: Path, part: str, written: list[tuple[int, int]]) -> None:
     """Raises DataError unless every image can be read back as it was."""
     records = RecordSet.open(folder, part)
     for index, expected in enumerate(tqdm(written, unit="img", desc=f"reading back {record_file_name(part)}")):

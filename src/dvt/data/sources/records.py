@@ -57,19 +57,12 @@ def holds_records(folder: Path) -> bool:
 
 
 class RecordImage(NamedTuple):
-    """One image in a record file, a `dvt.data.images.StoredPhoto`.
-
-    Args:
-        file: The record file.
-        offset: Of its first byte.
-        length: In bytes.
-        index: Its number in the part.
-    """
+    """One image in a record file, a `dvt.data.images.StoredPhoto`."""
 
     file: str
-    offset: int
-    length: int
-    index: int
+    offset: int  # of its first byte
+    length: int  # in bytes
+    index: int  # its number in the part
 
     def read(self) -> bytes:
         """The encoded image.
@@ -103,23 +96,14 @@ class RecordImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RecordSet(Sequence):
-    """The images of one part, in the order of the image folder.
+    """The images of one part, in the order of the image folder."""
 
-    Args:
-        class_names: Names in the order of the labels.
-        files: The record files.
-        shards: (N,) in which of them each image lies.
-        offsets: (N,) first byte of each image in its file.
-        lengths: (N,) bytes.
-        labels: (N,) class of each image.
-    """
-
-    class_names: list[str]
+    class_names: list[str]  # in the order of the labels
     files: list[str]
-    shards: NDArray[np.int16]
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    shards: NDArray[np.int16]  # (N,) in which of the files each image lies
+    offsets: NDArray[np.int64]  # (N,) its first byte there
+    lengths: NDArray[np.int64]  # (N,) in bytes
+    labels: NDArray[np.int32]  # (N,)
 
     @classmethod
     def open(cls, folder: Path, part: str) -> "RecordSet":

@@ -48,17 +48,11 @@ def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How items are drawn.
+    """How items are drawn."""
 
-    Args:
-        image_size: Side S of the model input.
-        canvas_size: Side R of the canvas; it is resized to S where they differ.
-        item_sizes: Sides s at which items are drawn, all equally likely.
-    """
-
-    image_size: int
-    canvas_size: int
-    item_sizes: tuple[int, ...]
+    image_size: int  # side S of the model input
+    canvas_size: int  # side R of the canvas, which is resized to S where they differ
+    item_sizes: tuple[int, ...]  # sides s, all equally likely
 
     def __post_init__(self) -> None:
         for size in self.item_sizes:
@@ -75,14 +69,7 @@ class Layout:
 
 
 class ScaleImages(ImageSet):
-    """Items on canvases, drawn when asked for; a batch costs microseconds per image.
-
-    Args:
-        items: (N, 28, 28) pixels.
-        labels: (N,) class of each.
-        part: "train" or "val"; evaluation places the items of the two differently.
-        layout: How items are drawn.
-    """
+    """Items (N, 28, 28) of a part ("train" or "val") on canvases, drawn when asked for, in microseconds per image."""
 
     def __init__(self, items: NDArray[np.uint8], labels: NDArray[np.int32], part: str, layout: Layout) -> None:
         super().__init__(labels)
@@ -164,7 +151,7 @@ def open_scale(data: DataSection, image_size: int) -> Source:
 
     Raises:
         ConfigError: Sizes that do not fit the canvas.
-        DataError: See `dvt.data.sources.fashion_mnist.open_fashion_mnist`.
+        DataError: The files of Fashion-MNIST are damaged, or nowhere and cannot be downloaded.
     """
     layout = Layout.of(data, image_size)
     folder = find_files(data.path)

@@ -1,6 +1,6 @@
 """What an opened data set is, and what all of them need while they are opened."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,36 +14,21 @@ from dvt.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """An opened data set.
-
-    Args:
-        train: The training images.
-        val: The validation images.
-        class_names: Names in the order of the labels.
-        preprocessing: Evaluation preprocessing.
-        notes: One sentence each on where the images come from and what was done with them, for the log.
-        drawn: Images are drawn as model inputs rather than read: nothing is resized, no policy can be applied.
-    """
+    """An opened data set."""
 
     train: ImageSet
     val: ImageSet
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    notes: list[str] = field(default_factory=list)
-    drawn: bool = False
+    class_names: tuple[str, ...]  # in the order of the labels
+    preprocessing: Preprocessing  # of evaluation
+    notes: list[str]  # a sentence each on where the images come from and what was done with them, for the log
+    drawn: bool = False  # images are drawn as model inputs: nothing is resized, no policy can be applied
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Preprocessing of a data set where the configuration leaves it open.
+    """Preprocessing of a data set where the configuration leaves it open."""
 
-    Args:
-        mean: Mean per channel of pixels in 0..1; its length is the number of channels.
-        std: Standard deviation per channel.
-        interpolation: "bicubic" or "bilinear".
-    """
-
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
     interpolation: str = "bilinear"
 
