@@ -1,5 +1,7 @@
 """The pipelines of `mindspore.dataset`: the same batches as without it, epochs, and errors that come through."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,8 @@ from dvt.config import DataSection
 from dvt.data import load_splits
 from dvt.errors import DataError
 
-pytest.importorskip("mindspore.dataset")
+ds = pytest.importorskip("mindspore.dataset")
+pipelines = pytest.importorskip("dvt.data.pipelines")
 
 
 @pytest.fixture
@@ -91,3 +94,39 @@ def test_model_style_training(splits):
     model.train(2, splits.pipeline("train", 64, training=True), dataset_sink_mode=False)
     result = model.eval(splits.pipeline("val", 64), dataset_sink_mode=False)
     assert np.isfinite(result["loss"])
+
+
+def test_sunk_batches_go_on_from_epoch_to_epoch(splits, monkeypatch):
+    """With a stand-in for the transfer to a device, which the CPU does not have."""
+    sizes = []
+
+    def data_sink(step, dataset):
+        sizes.append(ds.config.get_prefetch_size())
+        iterator = dataset.create_tuple_iterator(num_epochs=3, output_numpy=True)
+        rows = chain.from_iterable(iterator for _ in range(3))
+        return lambda: step(*next(rows))
+
+    monkeypatch.setattr(pipelines.ms, "data_sink", data_sink)
+    before = ds.config.get_prefetch_size()
+    training = splits.training(64)
+    run = pipelines.sunk_into(
+        lambda *row: [array.copy() for array in row], pipelines.as_dataset(training.epoch, training.per_epoch, 2)
+    )
+    assert same([run() for _ in range(6)], [*training.epoch(2), *training.epoch(3)])
+    assert sizes == [pipelines.PREFETCH_BATCHES] and ds.config.get_prefetch_size() == before
+
+
+def test_a_fault_in_sunk_data_is_named(monkeypatch):
+    def batches(epoch):
+        yield np.zeros((2, 1), np.float32), np.zeros(2, np.int32)
+        raise DataError("x.jpg is bad")
+
+    def data_sink(step, dataset):
+        rows = dataset.create_tuple_iterator(num_epochs=1, output_numpy=True)
+        return lambda: step(*next(rows))
+
+    monkeypatch.setattr(pipelines.ms, "data_sink", data_sink)
+    run = pipelines.sunk_into(lambda *row: row, pipelines.as_dataset(batches, 2, 0))
+    with pytest.raises(DataError, match="x.jpg is bad"):
+        for _ in range(2):
+            run()

@@ -1,4 +1,4 @@
-"""Evaluation preprocessing: an image file or PIL image becomes one normalised model input. Needs no MindSpore.
+"""Evaluation preprocessing: an image file or PIL image becomes one normalised model input.
 
 The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
 cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own

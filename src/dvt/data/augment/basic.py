@@ -1,8 +1,7 @@
-"""Training augmentation of single images, from given random numbers: crop, flip, shift, erasing. Needs no MindSpore.
+"""Training augmentation of single images: crop, flip, shift, erasing.
 
 Each function takes its random numbers as an argument, so that what an image looks like in an epoch depends on
-(seed, epoch, index) alone (`draws`). The order of the published recipe is crop and flip, the operations of `policies`,
-normalisation, erasing; `mixing` then works on whole batches.
+(seed, epoch, index) alone (`draws`).
 
 Legend: C channels, S side of the model input.
 """
@@ -37,14 +36,7 @@ def random_resized_crop_box(width: int, height: int, draws: Sequence[float]) -> 
     """A crop of 8 to 100 % of the area, its width/height between 3/4 and 4/3 (log-uniform).
 
     Ten attempts as in torchvision; if none fits into the image, the largest centre crop with an allowed ratio.
-
-    Args:
-        width: Width of the image, in pixels.
-        height: Height of the image, in pixels.
-        draws: `CROP_DRAWS` numbers in [0, 1).
-
-    Returns:
-        (left, top, right, bottom).
+    `draws` are `CROP_DRAWS` numbers in [0, 1). Returns (left, top, right, bottom) in pixels.
     """
     box = _first_fitting_box((width, height), (width, height), CROP_SCALE, CROP_RATIO, draws[:CROP_DRAWS])
     if box is not None:
@@ -106,9 +98,7 @@ def random_resampling(draw: float) -> Image.Resampling:
 def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDArray[np.uint8]:
     """Crop of (S, S[, 3]) pixels at a random place of the image padded with black by S // 8 (28 at 224), and flip.
 
-    Args:
-        pixels: Pixels of the whole image.
-        draws: `SHIFT_FLIP_DRAWS` numbers in [0, 1).
+    `draws` are `SHIFT_FLIP_DRAWS` numbers in [0, 1).
     """
     side = pixels.shape[0]
     padding = side // 8

@@ -1,4 +1,4 @@
-"""RandAugment and AutoAugment on PIL images, from given random numbers. Needs no MindSpore.
+"""RandAugment and AutoAugment on PIL images, from given random numbers.
 
 `OPERATIONS` is the one table of what can be done to an image and how a magnitude between 0 and 10 becomes the argument
 of each operation. A policy draws a few steps from it. All operations are PIL's own, so that training sees the pixels of

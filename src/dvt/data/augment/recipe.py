@@ -1,4 +1,4 @@
-"""What is done to the images of a split, apart from where they come from. Needs no MindSpore.
+"""What is done to the images of a split, apart from where they come from.
 
 The order of the published recipe is crop (or shift) and flip, the operations of a policy, normalisation, erasing;
 mixing then works on whole batches.
