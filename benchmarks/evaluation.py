@@ -11,7 +11,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from side_by_side import seconds_of
 
 from dvt import device
 from dvt.config import DataSection
-from dvt.data import Splits, load_splits
+from dvt.data import load_splits
 from dvt.models.cascade import build_model
 from dvt.models.variants import list_models
 
@@ -57,11 +56,11 @@ def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, f
     count, size = splits.sizes["val"], arguments.batch_size
     cell = AllExits(build_model(name, num_classes=len(splits.class_names)))
     cell.model.set_train(False)
-    batch = Tensor(next(batches(splits, size))[0])
+    batch = Tensor(next(splits.batches("val", size))[0])
     cell(batch).asnumpy()  # compiles
 
     def load() -> None:
-        for _ in batches(splits, size):
+        for _ in splits.batches("val", size):
             pass
 
     def compute() -> None:
@@ -78,10 +77,6 @@ def measure(name: str, root: Path, arguments: argparse.Namespace) -> dict[str, f
         for what, run in runs.items():
             rates[what].append(count / seconds_of(run))
     return {"model": name, **{what: float(np.median(each)) for what, each in rates.items()}}
-
-
-def batches(splits: Splits, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    return splits.pipeline("val", size).create_tuple_iterator(num_epochs=1, output_numpy=True)
 
 
 def table(rows: list[dict], header: bool) -> str:

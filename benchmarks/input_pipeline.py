@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -143,11 +144,13 @@ def _load(root: Path, augment: AugmentSection, kind: str, workers: int) -> Split
 
 
 def _passes(splits: Splits, split: str, batch_size: int) -> Callable[[], int]:
-    """Each call is a pass through the `mindspore.dataset`, as training and evaluation use it."""
-    dataset = splits.pipeline(split, batch_size, training=split == "train")
+    """Each call is a pass as training and evaluation make it; in training, the next epoch."""
+    epochs = count()
 
     def run() -> int:
-        return sum(len(images) for images, _ in dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
+        if split == "train":
+            return sum(len(images) for images, _ in splits.training(batch_size).epoch(next(epochs)))
+        return sum(len(images) for images, _ in splits.batches(split, batch_size))
 
     return run
 

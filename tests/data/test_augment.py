@@ -8,7 +8,7 @@ from dvt.data.augment.basic import (
     CROP_DRAWS,
     CROP_FLIP_DRAWS,
     ERASING_DRAWS,
-    RandomErasing,
+    random_erasing,
     random_resized_crop_box,
     random_resized_crop_flip,
 )
@@ -46,10 +46,9 @@ def test_crops_are_resized_from_the_cut_out_box_and_flipped(photo, interpolation
 
 def erased(count, probability=1.0, channels=3):
     """Images of ones before and after erasing: the masks (count, S, S) of changed pixels and the images."""
-    erase = RandomErasing(probability)
     images = np.ones((count, channels, SIDE, SIDE), np.float32)
     for i, draws in enumerate(draws_for(count, ERASING_DRAWS)):
-        erase(images[i], draws, key=stream_key(1, i))
+        random_erasing(images[i], probability, draws)
     return (images != 1).any(axis=1), images
 
 
@@ -101,11 +100,11 @@ def test_the_share_of_erased_images(probability):
     assert abs(share - probability) <= 4 * (probability * (1 - probability) / 2000) ** 0.5
 
 
-def test_erasing_depends_on_draws_and_key_alone():
+def test_erasing_depends_on_draws_alone_and_its_noise_on_the_last():
     draws = draws_for(1, ERASING_DRAWS)[0]
     first, same, other = (np.zeros((3, SIDE, SIDE), np.float32) for _ in range(3))
-    for image, key in ((first, 5), (same, 5), (other, 6)):
-        RandomErasing(1.0)(image, draws, key)
+    for image, noise in ((first, 0.5), (same, 0.5), (other, 0.6)):
+        random_erasing(image, 1.0, [*draws[:-1], noise])
     np.testing.assert_array_equal(first, same)
     np.testing.assert_array_equal(first == 0, other == 0)
     assert (first != other).any()
@@ -113,5 +112,5 @@ def test_erasing_depends_on_draws_and_key_alone():
 
 def test_an_image_in_which_no_block_fits_stays():
     image = np.zeros((3, SIDE, SIDE), np.float32)
-    RandomErasing(1.0)(image, [0.0] + [0.9999, 0.9999, 0.5, 0.5] * 10, key=0)  # wider than the image, ten times
+    random_erasing(image, 1.0, [0.0] + [0.9999, 0.9999, 0.5, 0.5] * 10 + [0.0])  # wider than the image, ten times
     assert not image.any()

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dvt.config import DataSection
 from dvt.data import load_splits
-from dvt.data.sources.cifar import MEAN, STD
+from dvt.data.sources.cifar import DEFAULTS
 from dvt.errors import DataError
 
 
@@ -34,7 +34,7 @@ def load(path, dataset="cifar10", image_size=32, **keys):
 
 
 def normalised(pixels):
-    return ((pixels / 255 - np.array(MEAN)) / np.array(STD)).transpose(2, 0, 1)
+    return ((pixels / 255 - np.array(DEFAULTS.mean)) / np.array(DEFAULTS.std)).transpose(2, 0, 1)
 
 
 def test_images_labels_and_names(cifar10):
@@ -57,7 +57,7 @@ def test_images_are_resized_as_pil_does(cifar10):
 
 def test_training_images_are_shifted(cifar10):
     splits = load(cifar10[0], image_size=48, workers=2)
-    images, labels = next(splits.batches("train", 40, training=True))
+    images, labels = next(splits.training(40).epoch(0))
     assert images.shape == (40, 3, 48, 48) and images.dtype == np.float32
     black = (images == normalised(np.zeros((1, 1, 3))).astype(np.float32)).all(axis=(1, 3)).sum(axis=1)  # rows
     assert black.max() == 6 and black.min() == 0  # 48 // 8

@@ -35,19 +35,19 @@ def test_classes_files_and_pixels(image_folder):
 
 def test_training_crops_differ_by_epoch_and_not_by_threads(image_folder):
     one, three = load(image_folder, workers=1), load(image_folder, workers=3)
-    first = [list(splits.batches("train", 5, training=True, epoch=1)) for splits in (one, three)]
+    first = [list(splits.training(5).epoch(1)) for splits in (one, three)]
     assert [images.shape for images, _ in first[0]] == [(5, 3, 16, 16)] * 3
     for (images, labels), (same_images, same_labels) in zip(*first, strict=True):
         np.testing.assert_array_equal(images, same_images)
         np.testing.assert_array_equal(labels, same_labels)
-    other = next(one.batches("train", 5, training=True, epoch=2))
+    other = next(one.training(5).epoch(2))
     assert not np.array_equal(other[0], first[0][0][0])
 
 
 def test_an_image_looks_the_same_in_an_epoch_whatever_the_batch_size(image_folder):
     splits = load(image_folder)
-    by_six = np.concatenate([images for images, _ in splits.batches("train", 6, training=True)])
-    by_nine = np.concatenate([images for images, _ in splits.batches("train", 9, training=True)])
+    by_six = np.concatenate([images for images, _ in splits.training(6).epoch(0)])
+    by_nine = np.concatenate([images for images, _ in splits.training(9).epoch(0)])
     np.testing.assert_array_equal(by_six, by_nine)
 
 
@@ -144,7 +144,7 @@ def test_an_unreadable_image_is_named(image_folder, workers):
     with pytest.raises(DataError, match=r"dog/c\.webp cannot be read"):
         list(splits.batches("train", 6))
     with pytest.raises(DataError, match=r"dog/c\.webp cannot be read"):
-        list(splits.batches("train", 6, training=True))
+        list(splits.training(6).epoch(0))
 
 
 def test_flips_and_crops_come_from_the_image(tmp_path):
@@ -156,6 +156,6 @@ def test_flips_and_crops_come_from_the_image(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             for i in range(30):
                 Image.fromarray(pixels).save(tmp_path / part / name / f"{i}.png")
-    images = np.concatenate([images for images, _ in load(tmp_path).batches("train", 60, training=True)])
+    images = np.concatenate([images for images, _ in load(tmp_path).training(60).epoch(0)])
     contrast = images[:, 0, :, -1].mean(axis=1) - images[:, 0, :, 0].mean(axis=1)
     assert (contrast > 1).sum() > 8 and (contrast < -1).sum() > 8

@@ -21,7 +21,7 @@ def fashion(folder, augment=None, dataset="fashion_mnist", **keys):
 
 
 def epoch(splits, size, number=0):
-    images, labels = zip(*splits.batches("train", size, training=True, epoch=number), strict=True)
+    images, labels = zip(*splits.training(size).epoch(number), strict=True)
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -90,7 +90,7 @@ def test_policies_work_on_small_grey_images(fashion_folder):
 def test_mixed_batches_have_soft_targets(image_folder):
     hard_images, hard = epoch(photos(image_folder, AugmentSection(erasing=0.5)), 6)
     splits = photos(image_folder, AugmentSection(erasing=0.5, mixup=0.8), smoothing=0.1)
-    images, soft = next(splits.batches("train", 6, training=True))
+    images, soft = next(splits.training(6).epoch(0))
     assert soft.dtype == np.float32 and soft.shape == (6, 3)
     np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-6)
     # The share of the other image follows from the targets and explains the pixels.
@@ -105,7 +105,7 @@ def test_mixing_depends_on_epoch_batch_and_rank(fashion_folder):
     splits = fashion(fashion_folder, AugmentSection(mixup=0.8))
 
     def shares(epoch_number, shard=(0, 1)):
-        batches = splits.batches("train", 20, training=True, epoch=epoch_number, shard=shard)
+        batches = splits.training(20, shard).epoch(epoch_number)
         return [float(targets.max(axis=1).min()) for _, targets in batches]  # of pairs of different classes
 
     first = shares(0)
@@ -128,7 +128,7 @@ def test_drawn_items_take_no_policy(fashion_folder):
     with pytest.raises(ConfigError, match=r"augment\.policy is autoaugment, but fashion_mnist_scale"):
         fashion(fashion_folder, AugmentSection(policy="autoaugment"), "fashion_mnist_scale")
     mixed = fashion(fashion_folder, AugmentSection(cutmix=1.0), "fashion_mnist_scale")
-    assert next(mixed.batches("train", 20, training=True))[1].shape == (20, 10)
+    assert next(mixed.training(20).epoch(0))[1].shape == (20, 10)
 
 
 def test_what_training_adds_is_described(image_folder):

@@ -37,7 +37,7 @@ def records(image_folder, tmp_path):
 
 
 def arrays(splits):
-    batches = [*splits.batches("train", 5, training=True, epoch=2), *splits.batches("val", 4)]
+    batches = [*splits.training(5).epoch(2), *splits.batches("val", 4)]
     return [array.copy() for batch in batches for array in batch]
 
 
@@ -203,7 +203,7 @@ def test_what_ends_before_it_is_verified_leaves_nothing_that_looks_whole(image_f
         write_records(image_folder, target, shards=2)
     monkeypatch.undo()
     assert [file.name for file in target.glob("train*")]
-    with pytest.raises(DataError, match=r"train\.records\.json is missing; make the records anew"):
+    with pytest.raises(DataError, match=r"train\.records\.json is missing; make the records again"):
         load(target)
     write_records(image_folder, target, shards=1)  # over what was left
     assert load(target).sizes["train"] == 18 and len(list(target.iterdir())) == 6

@@ -67,20 +67,17 @@ def test_evaluation_is_the_same_for_every_seed_subset_and_batch_size(fashion_fol
 def test_training_places_are_drawn_anew_in_every_epoch(fashion_folder):
     splits = load(fashion_folder, item_sizes=[14, 28])
     epochs = [
-        {images.tobytes() for batch, _ in splits.batches("train", 50, training=True, epoch=epoch) for images in batch}
-        for epoch in (0, 1, 0)
+        {images.tobytes() for batch, _ in splits.training(50).epoch(epoch) for images in batch} for epoch in (0, 1, 0)
     ]
     assert epochs[0] == epochs[2] and len(epochs[0]) == 200 and not epochs[0] & epochs[1]
     again = load(fashion_folder, seed=1, item_sizes=[14, 28])
-    assert not epochs[0] & {
-        images.tobytes() for batch, _ in again.batches("train", 50, training=True) for images in batch
-    }
+    assert not epochs[0] & {images.tobytes() for batch, _ in again.training(50).epoch(0) for images in batch}
 
 
 def test_training_items_are_flipped_half_of_the_time(fashion_folder):
     splits = load(fashion_folder, image_size=28, item_sizes=[28])
     plain, _ = splits.batch("train", np.arange(200))
-    (shown, _) = next(splits.batches("train", 200, training=True))
+    (shown, _) = next(splits.training(200).epoch(0))
     as_is = sum((plain == image).all(axis=(1, 2, 3)).any() for image in shown)
     flipped = sum((np.abs(plain[..., ::-1] - image) < 1e-5).all(axis=(1, 2, 3)).any() for image in shown)
     assert as_is + flipped == 200 and 70 < flipped < 130
@@ -88,7 +85,7 @@ def test_training_items_are_flipped_half_of_the_time(fashion_folder):
 
 def test_mean_and_std_are_those_of_the_drawn_images(fashion_folder):
     splits = load(fashion_folder, image_size=40)
-    images = np.concatenate([i for e in range(20) for i, _ in splits.batches("train", 100, training=True, epoch=e)])
+    images = np.concatenate([i for e in range(20) for i, _ in splits.training(100).epoch(e)])
     assert abs(images.mean()) < 0.05 and abs(images.std() - 1) < 0.05
     own = load(fashion_folder, mean=[0.0], std=[1.0])
     assert own.mean == (0.0,) and own.batch("val", [0])[0].min() == 0
@@ -117,9 +114,9 @@ def test_sizes_that_do_not_fit(fashion_folder, keys, message):
 
 def test_a_training_image_costs_far_less_than_a_tenth_of_a_millisecond(fashion_folder):
     splits = load(fashion_folder)
-    list(splits.batches("train", 50, training=True))
+    list(splits.training(50).epoch(0))
     start = time.thread_time()
     for epoch in range(5):
-        for _ in splits.batches("train", 50, training=True, epoch=epoch):
+        for _ in splits.training(50).epoch(epoch):
             pass
     assert (time.thread_time() - start) / 1000 < 1e-4

@@ -16,10 +16,10 @@ def splits(fashion_folder):
 
 @pytest.mark.parametrize(("ranks", "size"), [(2, 16), (3, 7), (4, 50)])
 def test_ranks_together_train_on_the_batches_of_one_process(splits, ranks, size):
-    shards = [list(splits.batches("train", size, training=True, epoch=1, shard=(r, ranks))) for r in range(ranks)]
-    whole = list(splits.batches("train", size * ranks, training=True, epoch=1))
+    shards = [list(splits.training(size, (r, ranks)).epoch(1)) for r in range(ranks)]
+    whole = list(splits.training(size * ranks).epoch(1))
     count = 200 // (size * ranks)
-    assert splits.num_batches("train", size, training=True, shard=(1, ranks)) == len(whole) == count
+    assert splits.training(size, (1, ranks)).per_epoch == len(whole) == count
     for i, (images, labels) in enumerate(whole):
         np.testing.assert_array_equal(np.concatenate([shard[i][0] for shard in shards]), images)
         np.testing.assert_array_equal(np.concatenate([shard[i][1] for shard in shards]), labels)
@@ -47,7 +47,7 @@ def test_pipelines_of_shards(splits):
     assert dataset.get_dataset_size() == 6
     for number in range(2):
         got = list(dataset.create_tuple_iterator(num_epochs=1, output_numpy=True))
-        expected = list(splits.batches("train", 16, training=True, epoch=number, shard=(1, 2)))
+        expected = list(splits.training(16, (1, 2)).epoch(number))
         for row, same in zip(got, expected, strict=True):
             np.testing.assert_array_equal(row[0], same[0])
             np.testing.assert_array_equal(row[1], same[1])
@@ -60,7 +60,7 @@ def test_soft_targets_pass_through_pipelines(fashion_folder):
     data = DataSection(dataset="fashion_mnist_scale", path=str(fashion_folder))
     splits = load_splits(data, 28, 0, AugmentSection(mixup=0.8, cutmix=1.0), label_smoothing=0.1)
     iterator = splits.pipeline("train", 20, training=True).create_tuple_iterator(num_epochs=1, output_numpy=True)
-    for (images, targets), (same, same_targets) in zip(iterator, splits.batches("train", 20, True), strict=True):
+    for (images, targets), (same, same_targets) in zip(iterator, splits.training(20).epoch(0), strict=True):
         np.testing.assert_array_equal(images, same)
         np.testing.assert_array_equal(targets, same_targets)
         assert targets.dtype == np.float32 and targets.shape == (20, 10)
@@ -68,11 +68,11 @@ def test_soft_targets_pass_through_pipelines(fashion_folder):
 
 def test_wrong_shards(splits):
     with pytest.raises(ConfigError, match="batch_size is 60 on each of 4 devices, but there are 200"):
-        splits.pipeline("train", 60, training=True, shard=(0, 4))
+        splits.training(60, (0, 4))
     with pytest.raises(ConfigError, match="val has 60 images, fewer than the 61 processes"):
-        splits.pipeline("val", 8, shard=(0, 61))
+        splits.batches("val", 8, (0, 61))
     with pytest.raises(ValueError, match="no shard 2 of 2"):
-        splits.pipeline("val", 8, shard=(2, 2))
+        splits.batches("val", 8, (2, 2))
 
 
 def test_another_resize_size_in_evaluation(image_folder):
@@ -85,7 +85,7 @@ def test_another_resize_size_in_evaluation(image_folder):
         other.batch("val", [8])[0][0], Preprocessing.from_dict(splits.preprocessing | {"resize_size": 24})(file)
     )
     assert not np.array_equal(other.batch("val", [8])[0], splits.batch("val", [8])[0])
-    trained = zip(splits.batches("train", 6, True), other.batches("train", 6, True), strict=True)
+    trained = zip(splits.training(6).epoch(0), other.training(6).epoch(0), strict=True)
     assert all(np.array_equal(a, b) for (a, _), (b, _) in trained)  # crops are taken from the image as it is
     with pytest.raises(ConfigError, match="resize_size is 15"):
         splits.with_resize_size(15)

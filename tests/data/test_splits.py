@@ -75,24 +75,21 @@ def test_the_seed_fixes_what_is_drawn(fashion_folder):
 
 def test_training_order_is_shuffled_by_epoch_and_complete(fashion_folder):
     splits = load(fashion_folder)
-    orders = [
-        np.concatenate([labels for _, labels in splits.batches("train", 40, training=True, epoch=epoch)])
-        for epoch in (0, 1, 0)
-    ]
+    orders = [np.concatenate([labels for _, labels in splits.training(40).epoch(epoch)]) for epoch in (0, 1, 0)]
     np.testing.assert_array_equal(orders[0], orders[2])
     assert (orders[0] != orders[1]).any()
     assert np.bincount(orders[0]).tolist() == [20] * 10
-    assert splits.num_batches("train", 64, training=True) == 3 and splits.num_batches("train", 64) == 4
+    assert splits.training(64).per_epoch == 3 and splits.num_batches("train", 64) == 4
 
 
 def test_wrong_use(fashion_folder):
     splits = load(fashion_folder)
     with pytest.raises(ConfigError, match="batch_size is 201, but there are 200 training images"):
-        splits.pipeline("train", 201, training=True)
+        splits.training(201)
     with pytest.raises(ConfigError, match="batch size is 0"):
-        splits.pipeline("val", 0)
+        splits.batches("val", 0)
     with pytest.raises(ValueError, match="'test'"):
-        splits.pipeline("test", 8)
+        splits.batches("test", 8)
     with pytest.raises(ValueError, match="'val'"):
         splits.pipeline("val", 8, training=True)
     with pytest.raises(ConfigError, match=r"data\.mean has 3 entries"):

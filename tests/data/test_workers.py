@@ -13,19 +13,18 @@ import pytest
 from data_files import write_image
 
 from dvt.config import AugmentSection, DataSection
-from dvt.data import load_splits, workers
-from dvt.data.workers import Task, Workers, local_ranks
+from dvt.data import load_splits, processes, workers
+from dvt.data.workers import Task, Workers, local_ranks, taken_ahead
 from dvt.errors import DataError
 
 EVERYTHING = AugmentSection(policy="rand-m9-mstd0.5-inc1", interpolation="random", erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
-def number(out, numbers, fail=None):
+def number(out, numbers, fail=None, bad=()):
     """Fills each image with its number; module level, so that processes can import it."""
     for i, value in enumerate(numbers):
-        if value == fail:
-            raise DataError(f"image {value} is bad")
-        out[i] = value
+        out[i] = value / (value != fail)
+    return [(i, f"{value} is bad") for i, value in enumerate(numbers) if value in bad]
 
 
 def tasks(batches, size, **keys):
@@ -35,41 +34,57 @@ def tasks(batches, size, **keys):
     ]
 
 
-def numbers(arrays):
-    return [array[:, 0, 0, 0].tolist() for array in arrays]
+def numbers(made):
+    return [images[:, 0, 0, 0].tolist() for images, _ in made]
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_batches_arrive_in_order_and_stay_as_they_are(count):
+def test_batches_arrive_in_order_and_belong_to_the_receiver(count):
     made = list(Workers(count, "thread").batches(tasks(6, 10), images=60))  # all held at once
     assert numbers(made) == [[float(10 * i + j) for j in range(10)] for i in range(6)]
 
 
-def test_memory_is_used_again_once_a_batch_is_gone():
-    threads = Workers(2, "thread")
-    addresses = {array.ctypes.data for array in threads.batches(tasks(20, 10), images=200)}
-    assert len(addresses) <= 2 + workers.AHEAD
-    view = next(threads.batches(tasks(1, 10), images=10))[3:, 0]  # a view keeps the memory of its batch
-    for _ in threads.batches(tasks(5, 10, fail=-1), images=50):
-        pass
-    assert view[:, 0, 0].tolist() == [3, 4, 5, 6, 7, 8, 9]
+def test_bad_images_are_reported_by_their_place_in_the_batch():
+    made = list(Workers(3, "thread").batches(tasks(3, 10, bad=(11, 17, 25)), images=30))
+    assert [bad for _, bad in made] == [[], [(1, "11 is bad"), (7, "17 is bad")], [(5, "25 is bad")]]
 
 
-def test_the_first_error_in_the_order_of_the_images_is_raised_and_workers_go_on():
+def test_workers_go_on_after_an_error():
     threads = Workers(3, "thread")
     made = threads.batches(tasks(5, 10, fail=23), images=50)
     assert numbers([next(made), next(made)])[1][0] == 10
-    with pytest.raises(DataError, match="image 23 is bad"):
+    with pytest.raises(ZeroDivisionError):
         next(made)
     assert len(list(threads.batches(tasks(2, 10), images=20))) == 2
 
 
 def test_a_pass_can_be_abandoned():
     threads = Workers(2, "thread")
-    made = threads.batches(tasks(50, 10), images=500)
+    made = taken_ahead(threads.batches(tasks(50, 10), images=500))
     next(made)
     made.close()
     assert len(list(threads.batches(tasks(2, 10), images=20))) == 2
+
+
+def test_items_are_taken_ahead_in_order_and_no_further():
+    taken = []
+
+    def items():
+        for i in range(6):
+            taken.append(i)
+            yield i
+        raise DataError("the end")
+
+    got = taken_ahead(items(), 2)
+    assert next(got) == 0
+    deadline = time.monotonic() + 10
+    while len(taken) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert taken == [0, 1, 2]  # one is in use, two wait
+    assert [next(got) for _ in range(5)] == [1, 2, 3, 4, 5]
+    with pytest.raises(DataError, match="the end"):
+        next(got)
 
 
 def test_cores_are_shared_by_the_ranks_of_a_machine(monkeypatch):
@@ -90,19 +105,19 @@ def test_cores_are_shared_by_the_ranks_of_a_machine(monkeypatch):
 
 def test_short_passes_and_drawn_images_start_no_processes(image_folder, fashion_folder):
     before = active_children()
-    list(load_splits(DataSection(path=str(image_folder)), 16, 0).batches("train", 6, training=True))
+    list(load_splits(DataSection(path=str(image_folder)), 16, 0).training(6).epoch(0))
     scale = DataSection(dataset="fashion_mnist_scale", path=str(fashion_folder), worker_type="process")
-    list(load_splits(scale, 28, 0).batches("train", 50, training=True))
+    list(load_splits(scale, 28, 0).training(50).epoch(0))
     assert active_children() == before
 
 
-def test_too_little_shared_memory_is_told(image_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(workers, "SHARED_FOLDER", str(tmp_path))
+def test_too_little_shared_memory(image_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(processes, "SHARED_FOLDER", str(tmp_path))
     full = os.statvfs_result((4096, 4096, 100, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(workers.os, "statvfs", lambda folder: full)
+    monkeypatch.setattr(processes.os, "statvfs", lambda folder: full)
     splits = load_splits(DataSection(path=str(image_folder), worker_type="process"), 16, 0)
     with pytest.raises(DataError, match=r"shared memory.*0 MiB left.*data\.worker_type thread"):
-        next(splits.batches("train", 6, training=True))
+        next(splits.training(6).epoch(0))
 
 
 @pytest.fixture
@@ -121,7 +136,7 @@ def load(folder, kind, count, **keys):
 
 
 def epoch(splits, number):
-    batches = [*splits.batches("train", 8, training=True, epoch=number), *splits.batches("val", 3)]
+    batches = [*splits.training(8).epoch(number), *splits.batches("val", 3)]
     return [array.copy() for batch in batches for array in batch]
 
 
@@ -144,7 +159,7 @@ def test_arrays_from_processes_are_those_of_threads(fashion_folder):
 
     def shown(kind):
         data = DataSection(dataset="fashion_mnist", path=str(fashion_folder), worker_type=kind, workers=2)
-        batches = load_splits(data, 32, 0, augment).batches("train", 50, training=True)
+        batches = load_splits(data, 32, 0, augment).training(50).epoch(0)
         return np.concatenate([images for images, _ in batches])
 
     np.testing.assert_array_equal(shown("process"), shown("thread"))
@@ -157,41 +172,45 @@ def test_long_passes_start_processes_by_themselves(photos, monkeypatch):
     before = set(active_children())
     list(splits.batches("val", 4))
     assert not set(active_children()) - before
-    list(splits.batches("train", 8, training=True))  # 56 images
+    list(splits.training(8).epoch(0))  # 56 images
     assert len(set(active_children()) - before) == 1
 
 
 @pytest.mark.slow
-def test_pipelines_of_processes(photos):
-    """Through `mindspore.dataset`: several epochs, a bad file, and another pass after a worker was killed."""
-    pytest.importorskip("mindspore")
+def test_shared_memory_is_used_again(photos):
+    splits = load(photos, "process", 2)
+    segments = []
+    for _ in range(2):
+        list(splits.training(8).epoch(0))
+        list(splits.batches("val", 3))
+        (pool,) = splits.workers._pools.values()
+        segments.append([segment.name for segment in pool._all])
+    assert segments[0] == segments[1] and len(segments[0]) == 1 + workers.STARTED_AHEAD
+    list(splits.training(16).epoch(0))
+    assert len(pool._all) == 1 + workers.STARTED_AHEAD and not set(segments[0]) & {each.name for each in pool._all}
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_bad_file_are_named(photos):
     others = set(active_children())  # of pools that earlier tests of this process have left to the garbage collector
     splits = load(photos, "process", 2)
-    expected = [array for number in (0, 1) for batch in splits.batches("train", 8, True, number) for array in batch]
-    dataset = splits.pipeline("train", 8, training=True)
-    got = []
-    iterator = dataset.create_tuple_iterator(num_epochs=2, output_numpy=True)
-    for _ in range(2):
-        got += [array for batch in iterator for array in batch]  # held without a copy
-    for array, same in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(array, same)
-
-    for _ in dataset.create_tuple_iterator(num_epochs=1):
+    for _ in splits.training(8).epoch(0):
         break  # abandoned
     victim = next(child for child in set(active_children()) - others if "Spawn" in child.name)
     os.kill(victim.pid, signal.SIGKILL)
     with pytest.raises(DataError, match=r"worker process ended unexpectedly.*data\.workers"):
         for _ in range(3):  # what was made already is still handed out
-            list(splits.pipeline("val", 2).create_tuple_iterator(num_epochs=1))
-    assert len(list(splits.pipeline("val", 4).create_tuple_iterator(num_epochs=1))) == 2
+            list(splits.batches("val", 2))
+    assert len(list(splits.batches("val", 4))) == 2
 
     (photos / "train" / "dog" / "7.jpg").write_text("not an image")
     with pytest.raises(DataError, match=r"dog/7\.jpg cannot be read"):
-        list(splits.pipeline("train", 8, training=True).create_tuple_iterator(num_epochs=1))
+        list(splits.training(8).epoch(0))
 
 
 ENDLESS = """
 import sys
+from itertools import count
 from multiprocessing import active_children
 from dvt.config import DataSection
 from dvt.data import load_splits
@@ -200,9 +219,8 @@ from dvt.training.interrupt import StopBetweenSteps
 splits = load_splits(DataSection(path=sys.argv[1], worker_type="process", workers=2), 32, 0)
 try:
     with StopBetweenSteps() as stop:
-        while True:
-            dataset = splits.pipeline("train", 8, training=True)
-            for number, _ in enumerate(dataset.create_tuple_iterator(num_epochs=1)):
+        for epoch in count():
+            for number, _ in enumerate(splits.training(8).epoch(epoch)):
                 if number == 2:
                     print("going", *(child.pid for child in active_children()), flush=True)
                 if stop.requested:

@@ -29,17 +29,12 @@ class Pictures:
         self.stop_after = stop_after
         self.drawn: list[int] = []
 
-    def pipeline(self, split: str, batch_size: int, skip: int = 0) -> "Pictures":
-        self._starts = range(skip * batch_size, 30, batch_size)
-        self._size = batch_size
-        return self
-
-    def create_tuple_iterator(self, num_epochs: int, output_numpy: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for start in self._starts:
+    def batches(self, split: str, batch_size: int, skip: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(skip * batch_size, 30, batch_size):
             if self.stop_after is not None and len(self.drawn) == self.stop_after:
                 raise KeyboardInterrupt
             self.drawn.append(start)
-            yield self.images[start : start + self._size], self.labels[start : start + self._size]
+            yield self.images[start : start + batch_size], self.labels[start : start + batch_size]
 
 
 @pytest.fixture(scope="module")

@@ -23,13 +23,10 @@ class Noise:
     def __init__(self, count: int) -> None:
         self.sizes = {"val": count}
 
-    def pipeline(self, split: str, batch_size: int, skip: int = 0) -> "Noise":
-        return self
-
-    def create_tuple_iterator(self, num_epochs: int, output_numpy: bool) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def batches(self, split: str, batch_size: int, skip: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         rng = np.random.default_rng(0)
-        for _ in range(self.sizes["val"] // BATCH):
-            yield rng.standard_normal((BATCH, 3, 8, 8), dtype=np.float32), rng.integers(0, 1000, BATCH)
+        for _ in range(skip, self.sizes[split] // batch_size):
+            yield rng.standard_normal((batch_size, 3, 8, 8), dtype=np.float32), rng.integers(0, 1000, batch_size)
 
 
 def peak() -> float:
@@ -46,7 +43,7 @@ def main(task: str, count: int) -> None:
         images = Noise(number)
         if task == "evaluate":
             return len(run_all_exits(AllExits(model), images, "val", BATCH).outcomes.labels)
-        batches = (batch for batch, _ in images.create_tuple_iterator(1, True))
+        batches = (batch for batch, _ in images.batches("val", BATCH))
         classifier = AdaptiveClassifier(model, (2.0, 0.00105, 0.0), batch_sizes=[BATCH])
         return sum(len(part.labels) for part in classifier.predict_batches(batches))
 

@@ -35,8 +35,8 @@ def load(folder: Path, workers: int = 1, augment: AugmentSection | None = None, 
     return load_splits(DataSection(path=str(folder), workers=workers, **keys), 24, 0, augment, label_smoothing=0.1)
 
 
-def batches(splits, size=4, epoch=1, **keys):
-    return [tuple(array.copy() for array in batch) for batch in splits.batches("train", size, True, epoch, **keys)]
+def batches(splits, size=4, epoch=1, shard=(0, 1), skip=0):
+    return list(splits.training(size, shard).epoch(epoch, skip))
 
 
 def assert_same(got, expected):
@@ -97,13 +97,13 @@ def test_ranks_together_are_shown_what_one_process_is(folder, ranks):
 
 
 def test_evaluation_leaves_them_out_at_their_place(folder):
-    splits, mended = load(folder), load(make_folder(folder.parent / "mended"))
+    splits, repaired = load(folder), load(make_folder(folder.parent / "repaired"))
     for ranks in (1, 2):
         rows = [list(splits.batches("train", 5, shard=(rank, ranks))) for rank in range(ranks)]
         images, labels = (np.concatenate(column) for column in zip(*(b for part in rows for b in part), strict=True))
         assert len(labels) == 24 and np.flatnonzero(labels == LEFT_OUT).tolist() == BAD_POSITIONS
         good = labels != LEFT_OUT
-        expected, expected_labels = mended.batch("train", np.flatnonzero(good))
+        expected, expected_labels = repaired.batch("train", np.flatnonzero(good))
         np.testing.assert_array_equal(images[good], expected)
         np.testing.assert_array_equal(labels[good], expected_labels)
     less = splits.without("train", BAD_POSITIONS)
@@ -116,7 +116,7 @@ def test_record_files_whose_images_are_bad(tmp_path):
     root = make_folder(tmp_path / "photos")
     write_records(root, tmp_path / "records", shards=1)
     splits = load(tmp_path / "records")
-    record = splits._views["train"].images.photos[2]
+    record = splits.views["train"].images.photos[2]
     with open(record.file, "r+b") as file:
         file.seek(record.offset)
         file.write(b"\0" * 16)

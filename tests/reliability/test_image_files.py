@@ -43,7 +43,7 @@ def test_bad_files_are_refused_by_name_wherever_they_are_read(folder, spoil, tmp
     splits = load(folder)
     message = rf"red/00\.jpg cannot be read: .*({BAD[spoil]}).*; replace or remove it"
     readers = (
-        lambda: list(splits.batches("train", 5, training=True)) + list(splits.batches("train", 5, True, epoch=1)),
+        lambda: list(splits.training(5).epoch(0)) + list(splits.training(5).epoch(1)),
         lambda: list(splits.batches("train", 5)),
         lambda: splits.batch("train", range(splits.sizes["train"])),
         lambda: Preprocessing.from_dict(splits.preprocessing)(file),
@@ -108,7 +108,7 @@ def test_unusual_files_show_the_colours_they_hold(folder, save, tolerance, tmp_p
     as_predicted = Preprocessing.from_dict(splits.preprocessing)(file)
     for source in (splits, records):
         np.testing.assert_array_equal(source.batch("train", [place])[0][0], as_predicted)
-    for (images, _), (same, _) in zip(splits.batches("train", 6, True), records.batches("train", 6, True), strict=True):
+    for (images, _), (same, _) in zip(splits.training(6).epoch(0), records.training(6).epoch(0), strict=True):
         np.testing.assert_array_equal(images, same)
 
 
@@ -119,7 +119,7 @@ def test_absurd_shapes_become_model_inputs(folder, size):
     stripes[: size[1] // 2 + 1] = 200
     Image.fromarray(stripes).save(folder / "train" / "red" / "00.png")
     splits = load(folder)
-    shown = np.concatenate([images for images, _ in splits.batches("train", 8, training=True)])
+    shown = np.concatenate([images for images, _ in splits.training(8).epoch(0)])
     assert shown.shape == (24, 3, 24, 24) and np.isfinite(shown).all()
     assert np.isfinite(splits.batch("train", [12])[0]).all()
 
@@ -177,7 +177,7 @@ def test_a_file_that_goes_away_after_it_was_listed_is_named(folder):
     splits = load(folder)
     (folder / "train" / "blue" / "03.png").unlink()
     with pytest.raises(DataError, match=r"blue/03\.png does not exist"):
-        list(splits.batches("train", 6, training=True))
+        list(splits.training(6).epoch(0))
 
 
 def test_classes_that_differ_by_case_alone(folder):

@@ -1,12 +1,13 @@
-"""What every source of images offers to `dvt.data.splits`, and the two general ones: in memory, and photographs.
+"""Labelled images as `dvt.data.splits` sees them, and the two general kinds: photographs, and arrays in memory.
 
 An image set says how its images are made (`dvt.data.workers.Task`); `dvt.data.workers.Workers` makes them.
 
-Legend: n images of a batch, C channels, S side of the model input.
+Legend: N images of a set or split, n of a batch, C channels, S side of the model input.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
@@ -14,106 +15,93 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dvt.data.augment.basic import CROP_FLIP_DRAWS, random_resized_crop_flip, random_shift_flip
+from dvt.data.augment.basic import CROP_FLIP_DRAWS, SHIFT_FLIP_DRAWS, random_resized_crop_flip, random_shift_flip
 from dvt.data.augment.draws import uniforms
 from dvt.data.augment.recipe import Recipe
 from dvt.data.preprocess import Preprocessing, read_image
 from dvt.data.workers import BadImages, Task
 from dvt.errors import DataError
 
-SHIFT_FLIP_DRAWS = 3
-"""Random numbers that `random_shift_flip` uses."""
 
-
-class ImageSet(Protocol):
+class ImageSet(ABC):
     """Labelled images of one part ("train" or "val") of a data set, by index in the order of the files.
 
-    What is made for an index depends on nothing but the index, the recipe and, in training, the key.
+    Args:
+        labels: (N,) class of each image.
     """
 
-    labels: NDArray[np.int32]  # (N,)
+    def __init__(self, labels: Sequence[int]) -> None:
+        self.labels: NDArray[np.int32] = np.asarray(labels, np.int32)
 
-    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
-        """(n,) indices -> (n, C, S, S) normalised, with evaluation preprocessing."""
+    @abstractmethod
+    def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
+        """How some images are made; what comes out depends on index, recipe and key alone.
 
-    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
-        """(n,) indices -> (n, C, S, S) normalised, augmented with the random numbers of (key, index)."""
+        Args:
+            indices: (n,) which images.
+            recipe: What is done to them.
+            key: Of the random numbers with which they are augmented; None: evaluation preprocessing.
+
+        Returns:
+            The task that makes (n, C, S, S), normalised.
+        """
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
-        """What is known of the images in evaluation besides their class: name -> (n,); empty for most sources."""
+        """What is known of the images in evaluation besides their class: name -> (n,)."""
+        return {}
 
 
 @dataclass(frozen=True)
 class View:
-    """The images of one split.
-
-    Args:
-        images: Where they come from.
-        indices: (N,) ascending indices into `images`.
-        recipe: What is done to them.
-        augmentation_key: Evaluation shows these images augmented with this key; None: evaluation preprocessing.
-    """
+    """The images of one split."""
 
     images: ImageSet
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64]  # (N,) ascending, into `images`
     recipe: Recipe
-    augmentation_key: int | None = None
+    augmentation_key: int | None = None  # evaluation shows the images augmented with this key; None: as they are
 
     @property
     def labels(self) -> NDArray[np.int32]:
         """(N,) class of each image."""
         return self.images.labels[self.indices]
 
-    def evaluation(self, positions: NDArray[np.int64]) -> Task:
-        """How the images at positions 0..N-1 of the split are made."""
-        if self.augmentation_key is None:
-            return self.images.evaluation(self.indices[positions], self.recipe)
-        return self.training(positions, self.augmentation_key)
 
-    def training(self, positions: NDArray[np.int64], key: int) -> Task:
-        """The same, augmented with the random numbers of (key, image)."""
-        return self.images.training(self.indices[positions], key, self.recipe)
+@dataclass(frozen=True)
+class Pass:
+    """The images of a split in the order in which they are shown."""
 
+    split: str
+    view: View
+    order: NDArray[np.int64]  # (N,) positions in the split
+    key: int | None  # of the random numbers with which they are augmented; None: evaluation preprocessing
+    epoch: int | None = None  # of training
 
-@dataclass
-class Source:
-    """An opened data set.
+    def indices(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(n,) indices into the data set of the images at some places of the order."""
+        return self.view.indices[self.order[places]]
 
-    Args:
-        train: The training images.
-        val: The validation images.
-        class_names: Names in the order of the labels.
-        preprocessing: Evaluation preprocessing.
-        notes: One sentence each on where the images come from and what was done with them, for the log.
-        drawn: Images are drawn as model inputs rather than read: nothing is resized, no policy can be applied.
-    """
+    def labels(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
+        """(n,) labels of the images at some places of the order; a copy."""
+        return self.view.images.labels[self.indices(places)]
 
-    train: ImageSet
-    val: ImageSet
-    class_names: tuple[str, ...]
-    preprocessing: Preprocessing
-    notes: list[str] = field(default_factory=list)
-    drawn: bool = False
+    def task(self, places: NDArray[np.int64]) -> Task:
+        """How the images at some places of the order are made."""
+        return self.view.images.task(self.indices(places), self.view.recipe, self.key)
 
 
 class StoredPhoto(Protocol):
     """An encoded photograph that is not a file of its own; picklable."""
 
     def image(self) -> Image.Image:
-        """The decoded photograph in RGB.
-
-        Raises:
-            DataError: It cannot be read; the message names it and the file it lies in.
-        """
+        """The decoded photograph in RGB. Raises DataError, naming it and the file it lies in, if it cannot be read."""
 
 
-class PhotoImages:
+class PhotoImages(ImageSet):
     """Photographs of any size, decoded when asked for.
 
-    Training is a random resized crop (8 to 100 % of the area, ratio 3/4 to 4/3) and a flip in half of the cases, with
-    PIL. MindSpore's own operations are as quick in evaluation, but crop odd margins elsewhere; in training they are
-    somewhat quicker, since they decode no more than the crop, but what they draw depends on the number of threads and
-    cannot be resumed in the middle of a run.
+    Training is a random resized crop (8 to 100 % of the area, ratio 3/4 to 4/3) and a flip in half of the cases.
+    MindSpore's own operations decode no more than the crop and are somewhat quicker in training, but what they draw
+    depends on the number of threads and cannot be resumed in the middle of a run.
 
     Args:
         photos: File of each, or where else it is stored.
@@ -121,59 +109,41 @@ class PhotoImages:
     """
 
     def __init__(self, photos: Sequence[str | StoredPhoto], labels: Sequence[int]) -> None:
+        super().__init__(labels)
         self.photos = photos
-        self.labels = np.asarray(labels, np.int32)
 
-    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
-        """See `ImageSet`."""
-        return Task(partial(_evaluate_photos, recipe), (self._chosen(indices),), recipe.shape, chunk=1)
-
-    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
-        """See `ImageSet`."""
-        draws = uniforms(key, indices, CROP_FLIP_DRAWS + recipe.draws)
-        return Task(partial(_train_photos, recipe), (self._chosen(indices), draws), recipe.shape, chunk=1)
-
-    def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
-        """Nothing is known besides the class."""
-        return {}
-
-    def _chosen(self, indices: NDArray[np.int64]) -> list[str | StoredPhoto]:
-        return [self.photos[i] for i in indices.tolist()]
+    def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
+        """As of `ImageSet`."""
+        columns = ([self.photos[i] for i in indices.tolist()],)
+        if key is not None:
+            columns += (uniforms(key, indices, CROP_FLIP_DRAWS + recipe.draws),)
+        return Task(partial(_make_photos, recipe), columns, recipe.shape, chunk=1)
 
 
-def _decoded(photo: str | StoredPhoto) -> Image.Image:
-    return read_image(photo) if isinstance(photo, str) else photo.image()
-
-
-def _evaluate_photos(recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto]) -> BadImages:
+def _make_photos(
+    recipe: Recipe,
+    out: NDArray[np.float32],
+    photos: Sequence[str | StoredPhoto],
+    draws: NDArray[np.float64] | None = None,
+) -> BadImages:
     bad = []
     for i, photo in enumerate(photos):
         try:
-            image = _decoded(photo)
+            image = read_image(photo) if isinstance(photo, str) else photo.image()
         except DataError as error:
             bad.append((i, str(error)))
-        else:
+            continue
+        if draws is None:
             out[i] = recipe.preprocessing(image)
-    return bad
-
-
-def _train_photos(
-    recipe: Recipe, out: NDArray[np.float32], photos: Sequence[str | StoredPhoto], draws: NDArray[np.float64]
-) -> BadImages:
-    side = recipe.preprocessing.image_size
-    bad = []
-    for i, (photo, row) in enumerate(zip(photos, draws.tolist(), strict=True)):
-        try:
-            image = _decoded(photo)
-        except DataError as error:
-            bad.append((i, str(error)))
         else:
+            row = draws[i].tolist()
+            side = recipe.preprocessing.image_size
             image = random_resized_crop_flip(image, side, recipe.interpolation, row[:CROP_FLIP_DRAWS])
             recipe.finish(out[i], image, row[CROP_FLIP_DRAWS:])
     return bad
 
 
-class ArrayImages:
+class ArrayImages(ImageSet):
     """Small images of equal size held in memory (CIFAR, Fashion-MNIST), resized with PIL.
 
     Training shows the resized image at a random place of its black-padded self (padding S // 8: 28 at 224), flipped
@@ -187,31 +157,25 @@ class ArrayImages:
     CHUNK = 16
 
     def __init__(self, images: NDArray[np.uint8], labels: Sequence[int]) -> None:
+        super().__init__(labels)
         self.images = images
-        self.labels = np.asarray(labels, np.int32)
 
-    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
-        """See `ImageSet`."""
-        return Task(partial(_evaluate_arrays, recipe), (self.images[indices],), recipe.shape, self.CHUNK)
-
-    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
-        """See `ImageSet`."""
-        draws = uniforms(key, indices, SHIFT_FLIP_DRAWS + recipe.draws)
-        return Task(partial(_train_arrays, recipe), (self.images[indices], draws), recipe.shape, self.CHUNK)
-
-    def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
-        """Nothing is known besides the class."""
-        return {}
+    def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
+        """As of `ImageSet`."""
+        columns = (self.images[indices],)
+        if key is not None:
+            columns += (uniforms(key, indices, SHIFT_FLIP_DRAWS + recipe.draws),)
+        return Task(partial(_make_arrays, recipe), columns, recipe.shape, self.CHUNK)
 
 
-def _evaluate_arrays(recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8]) -> None:
-    out[:] = recipe.preprocessing.normalise(_resized(recipe.preprocessing, images))
-
-
-def _train_arrays(
-    recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8], draws: NDArray[np.float64]
+def _make_arrays(
+    recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8], draws: NDArray[np.float64] | None = None
 ) -> None:
-    for i, (pixels, row) in enumerate(zip(_resized(recipe.preprocessing, images), draws.tolist(), strict=True)):
+    resized = _resized(recipe.preprocessing, images)
+    if draws is None:
+        out[:] = recipe.preprocessing.normalise(resized)
+        return
+    for i, (pixels, row) in enumerate(zip(resized, draws.tolist(), strict=True)):
         recipe.finish(out[i], random_shift_flip(pixels, row[:SHIFT_FLIP_DRAWS]), row[SHIFT_FLIP_DRAWS:])
 
 

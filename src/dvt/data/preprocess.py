@@ -1,15 +1,13 @@
-"""Evaluation preprocessing: an image file or PIL image becomes one normalised model input. Needs no MindSpore.
+"""Evaluation preprocessing: an image file or PIL image becomes one normalised model input.
 
 The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
 cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own
 and therefore equal to it bit for bit, but for images of absurd shape (`MAX_RATIO`); the arithmetic of the sizes is that
 of torchvision, with which the published models were evaluated.
 
-Every image that this package reads, in training, evaluation, `dvt predict` or for record files, is decoded by
-`read_image`. As PIL and torchvision do, it leaves the orientation in the EXIF data alone: the published models were
-trained on images as they are stored. Of animations it takes the first frame.
+Every image that this package reads is decoded by `read_image`, which ignores the orientation in the EXIF data.
 
-Legend: C channels, S side of the square model input, H and W height and width.
+Legend: C channels, S side of the square model input.
 """
 
 import os
@@ -22,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from dvt.errors import ConfigError, DataError
+from dvt.errors import ConfigError, DataError, reason_of
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 EVALUATION_CROP = 224 / 256
@@ -103,20 +101,15 @@ class Preprocessing:
         """PIL mode of the model input."""
         return "L" if self.in_channels == 1 else "RGB"
 
-    @property
-    def resample(self) -> Image.Resampling:
-        """PIL's constant of the interpolation."""
-        return RESAMPLING[self.interpolation]
-
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """(S, S) or (S, S, 3) pixels of the resized and cropped image."""
         image = to_mode(image, self.mode)
         size = resized_size(image.width, image.height, self.resize_size)
-        box = centre_box(*size, self.image_size)
+        box, resample = centre_box(*size, self.image_size), RESAMPLING[self.interpolation]
         if max(size) > MAX_RATIO * min(size):
             scale = np.array(image.size * 2) / np.array(size * 2)
-            return np.asarray(image.resize((self.image_size,) * 2, self.resample, tuple(box * scale)))
-        return np.asarray(image.resize(size, self.resample).crop(box))
+            return np.asarray(image.resize((self.image_size,) * 2, resample, tuple(box * scale)))
+        return np.asarray(image.resize(size, resample).crop(box))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pixels (..., S, S) of grey or (..., S, S, 3) of RGB images -> float32 (..., C, S, S)."""
@@ -157,7 +150,9 @@ def centre_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
 
 
 def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
-    """The decoded image of a file in the PIL mode asked for.
+    """The decoded image of a file in the PIL mode asked for; of an animation, the first frame.
+
+    The EXIF orientation is ignored, as by PIL and torchvision: the published models were trained on images as stored.
 
     Args:
         file: Path, or an open file.
@@ -189,9 +184,7 @@ def _reason(error: Exception, file: str | Path | BinaryIO) -> str:
     if isinstance(error, UnidentifiedImageError):
         size = os.path.getsize(file) if isinstance(file, str | os.PathLike) else file.seek(0, os.SEEK_END)
         return f"it is none of {', '.join(FORMATS)}" if size else "it is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error) or type(error).__name__
+    return reason_of(error)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
@@ -200,7 +193,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
 
     Raises:
-        DataError: The pixels are floats or 32-bit numbers, of which nobody says what is white.
+        DataError: The pixels are floats or 32-bit numbers, whose white is not known.
     """
     if image.mode == mode:
         image.load()

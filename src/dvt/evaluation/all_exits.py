@@ -164,8 +164,7 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
     try:
         with tqdm(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
             if done < splits.sizes[split]:
-                pipeline = splits.pipeline(split, batch_size, skip=done // batch_size)
-                for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
+                for images, labels in splits.batches(split, batch_size, skip=done // batch_size):
                     parts.append(keep.of(_padded_run(run, images, batch_size), labels))
                     if partial:
                         partial.add(split, parts[-1])

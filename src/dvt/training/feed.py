@@ -2,12 +2,13 @@
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from itertools import count
 
 from mindspore import Tensor, nn
 
 from dvt import device
 from dvt.data import Splits
+from dvt.data.pipelines import as_dataset, sunk_into
 
 log = logging.getLogger(__name__)
 
@@ -29,31 +30,29 @@ class Feed:
     ) -> None:
         self._step = step
         self._compiled_step = device.ahead_of_time(step)
-        self._sink = sink and device.current_target() != "CPU"
-        if sink and not self._sink:
+        sunk = sink and device.current_target() != "CPU"
+        if sink and not sunk:
             log.warning("train.dataset_sink_mode has no effect on the CPU")
         shard = (device.rank(), device.world_size())
-        count = splits.num_batches("train", batch_size, True, shard, multiple)
-        epoch, skip = divmod(first_batch, count)
-
-        def batches(epoch: int, skip: int = 0) -> Any:
-            return splits.pipeline("train", batch_size, True, epoch, shard, skip, multiple)
-
+        self._batches = splits.training(batch_size, shard, multiple)
+        epoch, skip = divmod(first_batch, self._batches.per_epoch)
         # Sunk batches are sent in an endless loop, which is not for an epoch that was begun.
-        self._begun = self._passes(batches(epoch, skip), count - skip, sink=False) if skip else None
-        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count, self._sink)
+        self._begun = self._from_host(epoch, skip) if skip else None
+        first = epoch + 1 if skip else epoch
+        self._whole = self._sunk(first) if sunk else map(self._from_host, count(first))
 
     def epoch(self) -> Iterator[Tensor]:
         """The results of the step on the batches of the next epoch, or of what is left of the first."""
-        passes, self._begun = self._begun or self._whole, None
-        return next(passes)
+        begun, self._begun = self._begun, None
+        return begun or next(self._whole)
 
-    def _passes(self, batches: Any, count: int, sink: bool) -> Iterator[Iterator[Tensor]]:
-        """One iterator of results after the other, each over a pass of `count` batches."""
-        sunk = batches.sunk_into(self._step) if sink else None
+    def _from_host(self, epoch: int, skip: int = 0) -> Iterator[Tensor]:
+        """The results on the batches of an epoch, but for the first `skip`."""
+        for images, targets in self._batches.epoch(epoch, skip):
+            yield self._compiled_step(Tensor(images), Tensor(targets))
+
+    def _sunk(self, first: int) -> Iterator[Iterator[Tensor]]:
+        """The results of one epoch after the other, while MindSpore sends the batches to the device."""
+        run = sunk_into(self._step, as_dataset(self._batches.epoch, self._batches.per_epoch, first))
         while True:
-            if sunk is not None:
-                yield (sunk() for _ in range(count))
-            else:
-                pairs = batches.create_tuple_iterator(num_epochs=1, output_numpy=True)
-                yield (self._compiled_step(Tensor(images), Tensor(targets)) for images, targets in pairs)
+            yield (run() for _ in range(self._batches.per_epoch))

@@ -97,7 +97,7 @@ class _Run:
                 "train.coarse_first_epochs is for models of two exits or more; this one has a single exit"
             )
         shard = (device.rank(), device.world_size())
-        batches = splits.num_batches("train", train.batch_size, True, shard, train.accumulation_steps)
+        batches = splits.training(train.batch_size, shard, train.accumulation_steps).per_epoch
         self.steps_per_epoch = batches // train.accumulation_steps
         self.epochs = train.epochs + train.cooldown_epochs
         self.images_per_step = train.batch_size * train.accumulation_steps * device.world_size()

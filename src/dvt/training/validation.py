@@ -42,10 +42,9 @@ class Validation:
         """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite, and
         SharedDataError on all ranks for a bad image of one, or too many of them."""
         load_weights(self._model, weights, source="the weights to validate")
-        pipeline = self._splits.pipeline(self._split, self._batch_size, shard=self._shard)
         correct, seen = 0.0, 0
         with errors_shared():
-            for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
+            for images, labels in self._splits.batches(self._split, self._batch_size, self._shard):
                 logits = self._all_exits(Tensor(padded(images, self._batch_size))).asnumpy()  # one compiled shape
                 answers = logits[:, : len(images)].argmax(axis=-1)  # (K, B)
                 correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()

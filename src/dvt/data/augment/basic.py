@@ -1,15 +1,13 @@
-"""Training augmentation of single images, from given random numbers: crop, flip, shift, erasing. Needs no MindSpore.
+"""Training augmentation of single images: crop, flip, shift, erasing.
 
 Each function takes its random numbers as an argument, so that what an image looks like in an epoch depends on
-(seed, epoch, index) alone (`draws`). The order of the published recipe is crop and flip, the operations of `policies`,
-normalisation, erasing; `mixing` then works on whole batches.
+(seed, epoch, index) alone (`draws`).
 
 Legend: C channels, S side of the model input.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,26 +22,21 @@ CROP_DRAWS = 4 * CROP_ATTEMPTS
 """Random numbers that `random_resized_crop_box` uses."""
 CROP_FLIP_DRAWS = CROP_DRAWS + 2
 """Random numbers that `random_resized_crop_flip` uses: the box, the flip and the interpolation."""
+SHIFT_FLIP_DRAWS = 3
+"""Random numbers that `random_shift_flip` uses: vertical and horizontal place, flip."""
 
 ERASED_AREA = (0.02, 0.33)
 ERASED_RATIO = (0.3, 3.3)
 ERASING_ATTEMPTS = 10
-ERASING_DRAWS = 1 + 4 * ERASING_ATTEMPTS
-"""Random numbers that `RandomErasing` uses."""
+ERASING_DRAWS = 1 + 4 * ERASING_ATTEMPTS + 1
+"""Random numbers that `random_erasing` uses: whether, the block, and the seed of the noise."""
 
 
 def random_resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
     """A crop of 8 to 100 % of the area, its width/height between 3/4 and 4/3 (log-uniform).
 
     Ten attempts as in torchvision; if none fits into the image, the largest centre crop with an allowed ratio.
-
-    Args:
-        width: Width of the image, in pixels.
-        height: Height of the image, in pixels.
-        draws: `CROP_DRAWS` numbers in [0, 1).
-
-    Returns:
-        (left, top, right, bottom).
+    `draws` are `CROP_DRAWS` numbers in [0, 1). Returns (left, top, right, bottom) in pixels.
     """
     box = _first_fitting_box((width, height), (width, height), CROP_SCALE, CROP_RATIO, draws[:CROP_DRAWS])
     if box is not None:
@@ -64,17 +57,10 @@ def _first_fitting_box(
     ratio: tuple[float, float],
     draws: Sequence[float],
 ) -> tuple[int, int, int, int] | None:
-    """The first of the boxes drawn that is not larger than `largest`, at a random place; None: none is.
+    """Of the boxes drawn, with four numbers each, the first that is not larger than `largest`; None: none is.
 
-    Args:
-        size: Width and height of the image, in pixels.
-        largest: Largest width and height allowed, in pixels.
-        scale: Smallest and largest share of the image's area (uniform).
-        ratio: Smallest and largest width/height (log-uniform).
-        draws: Numbers in [0, 1), four per attempt.
-
-    Returns:
-        (left, top, right, bottom) or None.
+    Width and height of the image are `size`; the share of its area lies in `scale` (uniform), width/height in `ratio`
+    (log-uniform).
     """
     log_ratio = (math.log(ratio[0]), math.log(ratio[1]))
     for attempt in range(0, len(draws), 4):
@@ -112,9 +98,7 @@ def random_resampling(draw: float) -> Image.Resampling:
 def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDArray[np.uint8]:
     """Crop of (S, S[, 3]) pixels at a random place of the image padded with black by S // 8 (28 at 224), and flip.
 
-    Args:
-        pixels: Pixels of the whole image.
-        draws: Three numbers in [0, 1): vertical and horizontal place, flip.
+    `draws` are `SHIFT_FLIP_DRAWS` numbers in [0, 1).
     """
     side = pixels.shape[0]
     padding = side // 8
@@ -126,8 +110,7 @@ def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDAr
     return shifted[:, ::-1] if draws[2] < 0.5 else shifted
 
 
-@dataclass(frozen=True)
-class RandomErasing:
+def random_erasing(image: NDArray[np.float32], probability: float, draws: Sequence[float]) -> None:
     """Replaces one block of some images by noise, after normalisation (Zhong et al. 2017, as in the published recipe).
 
     The block covers 2 to 33 % of the image, its width/height lies between 0.3 and 3.3 (log-uniform), and each of its
@@ -135,26 +118,15 @@ class RandomErasing:
     the image is taken; if none is, the image stays as it is.
 
     Args:
+        image: (C, S, S), normalised; changed in place.
         probability: Share of the images that are erased.
+        draws: `ERASING_DRAWS` numbers in [0, 1).
     """
-
-    probability: float
-
-    def __call__(self, image: NDArray[np.float32], draws: Sequence[float], key: int) -> None:
-        """Erases in place.
-
-        Args:
-            image: (C, S, S), normalised.
-            draws: `ERASING_DRAWS` numbers in [0, 1).
-            key: Seed of the noise, not negative.
-        """
-        if draws[0] >= self.probability:
-            return
-        side = image.shape[1]
-        largest = (side - 1, side - 1)
-        box = _first_fitting_box((side, side), largest, ERASED_AREA, ERASED_RATIO, draws[1:ERASING_DRAWS])
-        if box is None:
-            return
+    if draws[0] >= probability:
+        return
+    side, key = image.shape[1], int(draws[-1] * 2**53)
+    box = _first_fitting_box((side, side), (side - 1, side - 1), ERASED_AREA, ERASED_RATIO, draws[1:-1])
+    if box is not None:
         left, top, right, bottom = box
         shape = (image.shape[0], bottom - top, right - left)
         image[:, top:bottom, left:right] = np.random.default_rng(key).standard_normal(shape, np.float32)

@@ -4,11 +4,24 @@ Augmentation must not depend on the batch size, on the number of threads or on w
 every image has its own stream of numbers (splitmix64, a counter-based generator), computed for a batch at once.
 """
 
+from enum import IntEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
 _GAMMA = 0x9E3779B97F4A7C15
 _MASK = 0xFFFFFFFFFFFFFFFF
+
+
+class Purpose(IntEnum):
+    """What random numbers are for, as a part of their key, so that no two purposes share a stream."""
+
+    SUBSET = 0
+    CALIBRATION = 1
+    CALIBRATION_AUGMENTATION = 2
+    ORDER = 3
+    AUGMENTATION = 4
+    MIXING = 5
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

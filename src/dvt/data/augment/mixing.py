@@ -1,4 +1,4 @@
-"""Mixup and cutmix: the images of a batch are mixed with one another, and their labels with them. Needs no MindSpore.
+"""Mixup and cutmix: the images of a batch are mixed with one another, and their labels with them.
 
 Sources: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019); one of the two is drawn for each batch, with one share
 for all of its images, and each image is mixed with the one that mirrors it in the batch, as in the published recipe.
@@ -15,18 +15,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Mixing:
-    """Makes mixed images and soft targets of a batch.
+    """Makes mixed images and soft targets of a batch; with both on, each is drawn for half of the batches."""
 
-    Args:
-        mixup: Alpha of mixup, whose shares are drawn from Beta(alpha, alpha); 0 switches it off.
-        cutmix: The same of cutmix. With both on, each is drawn for half of the batches.
-        label_smoothing: Share of each target spread evenly over all classes.
-        num_classes: Classes of the targets.
-    """
-
-    mixup: float
-    cutmix: float
-    label_smoothing: float
+    mixup: float  # alpha of mixup, whose shares are drawn from Beta(alpha, alpha); 0 switches it off
+    cutmix: float  # likewise
+    label_smoothing: float  # share of each target spread evenly over all classes
     num_classes: int
 
     @property

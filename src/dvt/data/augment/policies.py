@@ -1,14 +1,13 @@
-"""RandAugment and AutoAugment on PIL images, from given random numbers. Needs no MindSpore.
+"""RandAugment and AutoAugment on PIL images, from given random numbers.
 
 `OPERATIONS` is the one table of what can be done to an image and how a magnitude between 0 and 10 becomes the argument
-of each operation. A policy draws a few steps from it; `build_policy` makes the ones that a configuration can name.
-All operations are PIL's own, so that training sees the pixels of the published recipe bit for bit.
+of each operation. A policy draws a few steps from it. All operations are PIL's own, so that training sees the pixels of
+the published recipe bit for bit.
 
 Sources: RandAugment (Cubuk et al. 2019) in the variant `rand-m9-mstd0.5-inc1` of the published recipe; AutoAugment
 (Cubuk et al. 2018, arXiv:1805.09501, tables 6 and 9).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -20,16 +19,17 @@ from dvt.data.augment.basic import random_resampling
 from dvt.errors import ConfigError
 
 MAX_MAGNITUDE = 10
-APPLICATION_RATE = 0.5
-MAGNITUDE = NormalDist(9, 0.5)
-"""RandAugment's magnitudes, before they are clipped to 0..10."""
+RAND_AUGMENT_OPERATIONS = 2
+RAND_AUGMENT_RATE = 0.5
+"""How often an operation that was drawn is applied."""
+RAND_AUGMENT_MAGNITUDE = NormalDist(9, 0.5)
+"""Distribution of the magnitudes, before they are clipped to 0..10."""
 
 Fill = tuple[int, ...]
 Argument = float | None
 
 
-@dataclass(frozen=True)
-class Operation:
+class Operation(NamedTuple):
     """One row of `OPERATIONS`.
 
     Args:
@@ -56,10 +56,6 @@ def _add_to_dark(image: Image.Image, amount: int) -> Image.Image:
     return image.point(table * len(image.getbands()))
 
 
-def _no_argument(magnitude: float, sign: int) -> None:
-    return None
-
-
 def _signed(largest: float) -> Callable[[float, int], float]:
     return lambda magnitude, sign: sign * (magnitude / MAX_MAGNITUDE * largest)
 
@@ -74,9 +70,9 @@ def _whole_share(magnitude: float, largest: int) -> int:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), _no_argument),
-    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), _no_argument),
-    "Invert": Operation(lambda image, *_: ImageOps.invert(image), _no_argument),
+    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), lambda magnitude, sign: None),
+    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), lambda magnitude, sign: None),
+    "Invert": Operation(lambda image, *_: ImageOps.invert(image), lambda magnitude, sign: None),
     "Rotate": Operation(_rotate, _signed(30)),  # degrees
     "Posterize": Operation(  # bits kept; none of them, a black image, at 10
         lambda image, bits, *_: ImageOps.posterize(image, bits), lambda magnitude, sign: 4 - _whole_share(magnitude, 4)
@@ -101,39 +97,29 @@ OPERATIONS: dict[str, Operation] = {
         lambda image, share, *how: _affine(image, (1, 0, 0, 0, 1, share * image.height), *how), _signed(0.45)
     ),
 }
-_NAMES = tuple(OPERATIONS)
 
 
 class Step(NamedTuple):
-    """An operation as drawn for one image.
-
-    Args:
-        operation: Name in `OPERATIONS`.
-        argument: See `Operation`.
-        resample: Interpolation of the geometric operations.
-    """
+    """An operation as drawn for one image: its name in `OPERATIONS`, and what it is applied with."""
 
     operation: str
     argument: Argument
     resample: Image.Resampling
 
 
-class Policy(ABC):
-    """What is done to an image of mode L or RGB; can be pickled.
+@dataclass(frozen=True)
+class Policy:
+    """What is done to an image of mode L or RGB; picklable.
 
     Args:
+        steps: The operations, in order, that `draws` numbers in [0, 1) stand for.
+        draws: How many random numbers an image needs.
         fill: Colour of what geometric operations uncover, 0..255 per channel.
     """
 
+    steps: Callable[[Sequence[float]], list[Step]]
     draws: int
-    """How many random numbers an image needs."""
-
-    def __init__(self, fill: Fill) -> None:
-        self.fill = tuple(fill)
-
-    @abstractmethod
-    def steps(self, draws: Sequence[float]) -> list[Step]:
-        """The operations that `draws` numbers in [0, 1) stand for, in order."""
+    fill: Fill
 
     def __call__(self, image: Image.Image, draws: Sequence[float]) -> Image.Image:
         """The changed image; `image` itself stays as it is.
@@ -148,32 +134,23 @@ class Policy(ABC):
         return image
 
 
-class RandAugment(Policy):
+def rand_augment(draws: Sequence[float]) -> list[Step]:
     """`rand-m9-mstd0.5-inc1`: two of the 15 operations, drawn with replacement.
 
     Each is applied in half of the cases, at a magnitude drawn from N(9, 0.5) and clipped to 0..10, with a random sign
     and, if geometric, interpolated bilinearly or bicubically.
     """
-
-    COUNT = 2
-    DRAWS_PER_OPERATION = 5
-    draws = COUNT * DRAWS_PER_OPERATION
-
-    def steps(self, draws: Sequence[float]) -> list[Step]:
-        """See `Policy`."""
-        steps = []
-        for first in range(0, self.draws, self.DRAWS_PER_OPERATION):
-            choice, application, magnitude, sign, resampling = draws[first : first + self.DRAWS_PER_OPERATION]
-            if application < APPLICATION_RATE:
-                name = _NAMES[int(choice * len(_NAMES))]
-                argument = OPERATIONS[name].argument(_clipped_magnitude(magnitude), _sign(sign))
-                steps.append(Step(name, argument, random_resampling(resampling)))
-        return steps
-
-
-def _clipped_magnitude(draw: float) -> float:
-    # The smallest number that `uniforms` makes is 0, for which the inverse of the distribution is not defined.
-    return min(max(MAGNITUDE.inv_cdf(max(draw, 2**-54)), 0), MAX_MAGNITUDE)
+    names = tuple(OPERATIONS)
+    steps = []
+    for first in range(0, 5 * RAND_AUGMENT_OPERATIONS, 5):
+        choice, application, magnitude, sign, resampling = draws[first : first + 5]
+        if application < RAND_AUGMENT_RATE:
+            name = names[int(choice * len(names))]
+            # The smallest number that `uniforms` makes is 0, at which the inverse of the distribution is not defined.
+            magnitude = RAND_AUGMENT_MAGNITUDE.inv_cdf(max(magnitude, 2**-54))
+            argument = OPERATIONS[name].argument(min(max(magnitude, 0), MAX_MAGNITUDE), _sign(sign))
+            steps.append(Step(name, argument, random_resampling(resampling)))
+    return steps
 
 
 def _sign(draw: float) -> int:
@@ -226,30 +203,24 @@ PAPER_ARGUMENTS: dict[str, Callable[[float, int], Argument]] = {
 }
 
 
-class AutoAugment(Policy):
+def auto_augment(draws: Sequence[float]) -> list[Step]:
     """The ImageNet policy of AutoAugment: one of its 25 sub-policies per image.
 
-    As in RandAugment, rotation and shear have a random sign and are interpolated bilinearly or bicubically, of which
-    the paper says nothing.
+    As in RandAugment, rotation and shear have a random sign and are interpolated bilinearly or bicubically; the paper
+    does not say how.
     """
-
-    DRAWS_PER_OPERATION = 3
-    draws = 1 + 2 * DRAWS_PER_OPERATION
-
-    def steps(self, draws: Sequence[float]) -> list[Step]:
-        """See `Policy`."""
-        steps = []
-        first = 1
-        for name, probability, magnitude in AUTO_AUGMENT[int(draws[0] * len(AUTO_AUGMENT))]:
-            application, sign, resampling = draws[first : first + self.DRAWS_PER_OPERATION]
-            first += self.DRAWS_PER_OPERATION
-            if application < probability:
-                argument = PAPER_ARGUMENTS.get(name, OPERATIONS[name].argument)(magnitude, _sign(sign))
-                steps.append(Step(name, argument, random_resampling(resampling)))
-        return steps
+    steps = []
+    chosen = AUTO_AUGMENT[int(draws[0] * len(AUTO_AUGMENT))]
+    for (name, probability, magnitude), first in zip(chosen, (1, 4), strict=True):
+        application, sign, resampling = draws[first : first + 3]
+        if application < probability:
+            argument = PAPER_ARGUMENTS.get(name, OPERATIONS[name].argument)(magnitude, _sign(sign))
+            steps.append(Step(name, argument, random_resampling(resampling)))
+    return steps
 
 
-POLICIES: dict[str, type[Policy]] = {"rand-m9-mstd0.5-inc1": RandAugment, "autoaugment": AutoAugment}
+POLICIES = {"rand-m9-mstd0.5-inc1": (rand_augment, 5 * RAND_AUGMENT_OPERATIONS), "autoaugment": (auto_augment, 7)}
+"""Name of a policy -> its steps, and how many random numbers they need."""
 
 
 def build_policy(name: str, fill: Fill) -> Policy | None:
@@ -257,7 +228,7 @@ def build_policy(name: str, fill: Fill) -> Policy | None:
 
     Args:
         name: "none", "rand-m9-mstd0.5-inc1" or "autoaugment".
-        fill: See `Policy`; the published recipe takes the mean colour of the data set.
+        fill: As of `Policy`; the published recipe takes the mean colour of the data set.
 
     Raises:
         ConfigError: There is no such policy.
@@ -266,4 +237,4 @@ def build_policy(name: str, fill: Fill) -> Policy | None:
         return None
     if name not in POLICIES:
         raise ConfigError(f"augment.policy is {name!r}; it must be one of none, {', '.join(POLICIES)}")
-    return POLICIES[name](fill)
+    return Policy(*POLICIES[name], fill)

@@ -1,4 +1,4 @@
-"""What is done to the images of a split, apart from where they come from. Needs no MindSpore.
+"""What is done to the images of a split, apart from where they come from.
 
 The order of the published recipe is crop (or shift) and flip, the operations of a policy, normalisation, erasing;
 mixing then works on whole batches.
@@ -7,82 +7,63 @@ Legend: C channels, S side of the model input.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dvt.config.sections import AugmentSection
-from dvt.data.augment.basic import ERASING_DRAWS, RandomErasing
+from dvt.data.augment.basic import ERASING_DRAWS, random_erasing
 from dvt.data.augment.policies import Policy, build_policy
 from dvt.data.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Evaluation preprocessing, and how training varies it; picklable.
-
-    Args:
-        preprocessing: Evaluation preprocessing.
-        interpolation: Of the random resized crop: "bicubic", "bilinear" or "random".
-        policy: Operations on the cropped image.
-        erasing: Noise in place of a block, after normalisation.
-    """
+    """Evaluation preprocessing, and how training varies it; picklable."""
 
     preprocessing: Preprocessing
-    interpolation: str
-    policy: Policy | None = None
-    erasing: RandomErasing | None = None
+    interpolation: str  # of the random resized crop: "bicubic", "bilinear" or "random"
+    policy: Policy | None = None  # operations on the cropped image
+    erasing: float = 0.0  # share of the images of which a block is replaced by noise, after normalisation
 
     @classmethod
     def of(cls, augment: AugmentSection, preprocessing: Preprocessing) -> "Recipe":
-        """The configured one; policies fill with the mean colour of the data set."""
+        """The configured recipe; policies fill with the mean colour of the data set."""
         fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
-        erasing = RandomErasing(augment.erasing) if augment.erasing > 0 else None
-        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), erasing)
-
-    @classmethod
-    def crop_and_flip(cls, preprocessing: Preprocessing) -> "Recipe":
-        """Nothing else, as for calibration images drawn from those trained on."""
-        return cls(preprocessing, preprocessing.interpolation)
-
-    def with_resize_size(self, resize_size: int) -> "Recipe":
-        """The same with another shorter side before the centre crop of evaluation.
-
-        Raises:
-            ConfigError: It is smaller than the image size.
-        """
-        return replace(self, preprocessing=replace(self.preprocessing, resize_size=resize_size))
+        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), augment.erasing)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(C, S, S)."""
-        return (self.preprocessing.in_channels, *[self.preprocessing.image_size] * 2)
+        side = self.preprocessing.image_size
+        return self.preprocessing.in_channels, side, side
+
+    @property
+    def policy_draws(self) -> int:
+        """How many random numbers the policy needs."""
+        return 0 if self.policy is None else self.policy.draws
+
+    @property
+    def erasing_draws(self) -> int:
+        """How many random numbers `erase` needs."""
+        return ERASING_DRAWS if self.erasing > 0 else 0
 
     @property
     def draws(self) -> int:
         """How many random numbers `finish` needs."""
-        return self._policy_draws + self.erasing_draws
-
-    @property
-    def erasing_draws(self) -> int:
-        """How many random numbers `erase` needs: those of the block and one for the noise."""
-        return 0 if self.erasing is None else ERASING_DRAWS + 1
-
-    @property
-    def _policy_draws(self) -> int:
-        return 0 if self.policy is None else self.policy.draws
+        return self.policy_draws + self.erasing_draws
 
     def finish(self, out: NDArray[np.float32], image: Image.Image | NDArray[np.uint8], draws: Sequence[float]) -> None:
         """Sets `out` (C, S, S) to the model input made of a cropped and flipped image, from `self.draws` numbers."""
         if self.policy is not None:
             image = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
-            image = self.policy(image, draws[: self._policy_draws])
+            image = self.policy(image, draws[: self.policy_draws])
         out[:] = self.preprocessing.normalise(np.asarray(image))
-        self.erase(out, draws[self._policy_draws :])
+        self.erase(out, draws[self.policy_draws :])
 
     def erase(self, out: NDArray[np.float32], draws: Sequence[float]) -> None:
         """Erases a block of the normalised `out` (C, S, S) or not, from `self.erasing_draws` numbers."""
-        if self.erasing is not None:
-            self.erasing(out, draws[:ERASING_DRAWS], key=int(draws[ERASING_DRAWS] * 2**53))
+        if self.erasing > 0:
+            random_erasing(out, self.erasing, draws)

@@ -6,52 +6,41 @@ are resized bilinearly to the image size; augmentation is that of `ArrayImages`.
 of the published transfer recipe, for both data sets.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
-from dvt.data.images import ArrayImages, Source
-from dvt.data.preprocess import Preprocessing
+from dvt.data.images import ArrayImages
+from dvt.data.sources.source import Defaults, Source, checked_labels, required_folder
 from dvt.errors import DataError
 
-MEAN = (0.4914, 0.4822, 0.4465)
-STD = (0.2023, 0.1994, 0.2010)
+DEFAULTS = Defaults(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 SIDE = 32
 PIXEL_BYTES = 3 * SIDE * SIDE
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Files of one of the two data sets.
+class Layout(NamedTuple):
+    """Files of one of the two data sets."""
 
-    Args:
-        folder: Name of the folder in the published archive.
-        train: Training files.
-        val: Test file.
-        names: Text file with one class name per line.
-        num_classes: Number of classes.
-        label_bytes: Bytes before the pixels of a record; the last one is the label.
-    """
-
-    folder: str
+    folder: str  # in the published archive
     train: tuple[str, ...]
     val: str
-    names: str
+    names: str  # a text file with one class name per line
     num_classes: int
-    label_bytes: int
+    label_bytes: int  # before the pixels of a record; the last one is the label
 
 
 LAYOUTS = {
     "cifar10": Layout(
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        "test_batch.bin",
-        "batches.meta.txt",
-        10,
-        1,
+        folder="cifar-10-batches-bin",
+        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
+        val="test_batch.bin",
+        names="batches.meta.txt",
+        num_classes=10,
+        label_bytes=1,
     ),
     "cifar100": Layout("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 100, 2),
 }
@@ -64,27 +53,13 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
         DataError: A missing file, one that is not a whole number of records, or a label out of range; named.
     """
     layout = LAYOUTS[data.dataset]
-    preprocessing = Preprocessing(
-        dataset=data.dataset,
-        image_size=image_size,
-        resize_size=data.resize_size or image_size,
-        in_channels=3,
-        mean=tuple(data.mean or MEAN),
-        std=tuple(data.std or STD),
-        interpolation="bilinear",
-    )
     folder = _folder(data.path, layout)
-    class_names = _class_names(folder / layout.names, layout.num_classes)
-    train_parts = [read_records(folder / name, layout) for name in layout.train]
-    train_images, train_labels = (np.concatenate(arrays) for arrays in zip(*train_parts, strict=True))
-    val_images, val_labels = read_records(folder / layout.val, layout)
-    return Source(
-        ArrayImages(train_images, train_labels),
-        ArrayImages(val_images, val_labels),
-        class_names,
-        preprocessing,
-        [f"binary files of {folder}"],
-    )
+    names = _class_names(folder / layout.names, layout.num_classes)
+    parts = [read_records(folder / name, layout) for name in layout.train]
+    train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    val = read_records(folder / layout.val, layout)
+    preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
+    return Source(ArrayImages(*train), ArrayImages(*val), names, preprocessing, [f"binary files of {folder}"])
 
 
 def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -101,19 +76,13 @@ def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray
             f" short or not a file of {layout.folder}"
         )
     records = content.reshape(-1, record)
-    labels = records[:, layout.label_bytes - 1].astype(np.int32)
-    if labels.max() >= layout.num_classes:
-        raise DataError(f"{file} holds label {labels.max()}, but there are {layout.num_classes} classes")
+    labels = checked_labels(file, records[:, layout.label_bytes - 1], layout.num_classes)
     images = records[:, layout.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)  # (n, 32, 32, 3)
     return np.ascontiguousarray(images), labels
 
 
 def _folder(path: str | None, layout: Layout) -> Path:
-    if path is None:
-        raise DataError(f"data.path is not set; give the folder {layout.folder} or the one it lies in")
-    given = Path(path).expanduser()
-    if not given.is_dir():
-        raise DataError(f"data.path {path} is not a folder; give the folder {layout.folder} or the one it lies in")
+    given = required_folder(path, f"the folder {layout.folder} or the one it lies in")
     folder = given / layout.folder if (given / layout.folder).is_dir() else given
     missing = [name for name in (*layout.train, layout.val, layout.names) if not (folder / name).is_file()]
     if missing:

@@ -1,8 +1,8 @@
 """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28 x 28 pixels, 10 balanced classes, IDX files.
 
 The four files, gzip or plain, are taken from `data.path` if it is given. If not, they are looked for in the folder of
-the Debian/Ubuntu package `dataset-fashion-mnist` and in the cache folder; `fetch` gets them if they are in neither.
-The test images are the split "val".
+the Debian/Ubuntu package `dataset-fashion-mnist` and in the cache folder, into which they are downloaded (`fetch`) if
+they are in neither. The test images are the split "val".
 """
 
 import gzip
@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
-from dvt.data.images import ArrayImages, Source
-from dvt.data.preprocess import Preprocessing
-from dvt.data.sources.fetch import fetch_fashion_mnist
+from dvt.data.images import ArrayImages
+from dvt.data.sources.fetch import fetch_fashion_mnist, is_present
+from dvt.data.sources.source import Defaults, Source, checked_labels
 from dvt.errors import DataError
 
 CLASS_NAMES = (
@@ -30,8 +30,7 @@ CLASS_NAMES = (
     "Bag",
     "Ankle boot",
 )
-MEAN = (0.2860,)
-STD = (0.3530,)
+DEFAULTS = Defaults(mean=(0.2860,), std=(0.3530,))
 """Mean and standard deviation of all pixels of the 60,000 training images, in 0..1."""
 SIDE = 28
 FILES = {
@@ -46,35 +45,27 @@ def open_fashion_mnist(data: DataSection, image_size: int) -> Source:
     """Fashion-MNIST as it is, resized bilinearly to the image size; augmentation is that of `ArrayImages`.
 
     Raises:
-        DataError: The files are not in `data.path`, or nowhere and cannot be fetched; or one of them is damaged.
+        DataError: The files are not in `data.path`, or nowhere and cannot be downloaded; or one of them is damaged.
     """
-    preprocessing = Preprocessing(
-        dataset=data.dataset,
-        image_size=image_size,
-        resize_size=data.resize_size or image_size,
-        in_channels=1,
-        mean=tuple(data.mean or MEAN),
-        std=tuple(data.std or STD),
-        interpolation="bilinear",
-    )
     folder = find_files(data.path)
     parts = {part: ArrayImages(*read_part(folder, part)) for part in FILES}
+    preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
     return Source(parts["train"], parts["val"], CLASS_NAMES, preprocessing, [f"Fashion-MNIST files of {folder}"])
 
 
 def find_files(path: str | None) -> Path:
-    """The folder that holds the four files: `path`, or where it is None one of the usual places, fetched if need be.
+    """The folder that holds the four files: `path`, or where it is None one of the usual places, downloaded if need be.
 
     Raises:
-        DataError: `path` lacks one of them, and the message says which; or they are nowhere and cannot be fetched, and
-            the message lists what was tried.
+        DataError: `path` lacks one of them, and the message says which; or they are nowhere and cannot be downloaded,
+            and the message lists what was tried.
     """
     if path is not None:
         given = Path(path).expanduser()
         if lack := _lack(given):
             raise DataError(
                 f"data.path: {lack}. It must hold the four files of Fashion-MNIST, gzip or plain; correct it, or leave"
-                " it out to have them looked for in the usual places and fetched if need be"
+                " it out to have them looked for in the usual places and downloaded if need be"
             )
         return given
     tried = []
@@ -83,7 +74,7 @@ def find_files(path: str | None) -> Path:
         if lack is None:
             return folder
         tried.append(lack)
-    return fetch_fashion_mnist(DEBIAN_FOLDER, CACHE_FOLDER.expanduser(), tried)
+    return fetch_fashion_mnist(CACHE_FOLDER.expanduser(), tried)
 
 
 def _lack(folder: Path) -> str | None:
@@ -98,8 +89,7 @@ def _lack(folder: Path) -> str | None:
 
 def missing_files(folder: Path) -> list[str]:
     """Names, without .gz, of those of the four files that are not in `folder`."""
-    names = (name for pair in FILES.values() for name in pair)
-    return [name for name in names if not ((folder / name).is_file() or (folder / f"{name}.gz").is_file())]
+    return [name for pair in FILES.values() for name in pair if not is_present(folder, name)]
 
 
 def read_part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
@@ -108,7 +98,9 @@ def read_part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.in
     Raises:
         DataError: A damaged file; the message names it.
     """
-    image_file, label_file = (_existing(folder / name) for name in FILES[part])
+    image_file, label_file = (
+        folder / name if (folder / name).is_file() else folder / f"{name}.gz" for name in FILES[part]
+    )
     images, labels = read_idx(image_file), read_idx(label_file)
     if images.shape[1:] != (SIDE, SIDE):
         raise DataError(f"{image_file} holds an array of shape {images.shape}; images of {SIDE} x {SIDE} are needed")
@@ -116,9 +108,7 @@ def read_part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.in
         raise DataError(f"{label_file} holds labels of shape {labels.shape} for {len(images)} images")
     if len(labels) == 0:
         raise DataError(f"{image_file} holds no images")
-    if labels.max() >= len(CLASS_NAMES):
-        raise DataError(f"{label_file} holds label {labels.max()}, but there are {len(CLASS_NAMES)} classes")
-    return images, labels.astype(np.int32)
+    return images, checked_labels(label_file, labels, len(CLASS_NAMES))
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
@@ -132,17 +122,13 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
         if file.suffix == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read: {error}; remove it to have it fetched again") from error
+        raise DataError(f"{file} cannot be read: {error}; remove it to have it downloaded again") from error
     # Two zero bytes, type 8 (unsigned byte), number of axes, and the length of each axis as big-endian int32.
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise DataError(f"{file} is not an IDX file of unsigned bytes; remove it to have it fetched again")
+        raise DataError(f"{file} is not an IDX file of unsigned bytes; remove it to have it downloaded again")
     axes = content[3]
     shape = tuple(np.frombuffer(content[4 : 4 + 4 * axes], ">i4").tolist())
     values = np.frombuffer(content[4 + 4 * axes :], np.uint8)
     if len(shape) != axes or values.size != np.prod(shape, dtype=np.int64):
         raise DataError(f"{file} is cut short: {values.size} values, but its header says {shape}")
     return values.reshape(shape)
-
-
-def _existing(file: Path) -> Path:
-    return file if file.is_file() else file.with_name(f"{file.name}.gz")

@@ -1,30 +1,29 @@
-"""Photographs in the ImageFolder layout: `train/CLASS/*` and `val/CLASS/*`.
+"""Photographs in the ImageFolder layout: `train/CLASS/*` and `val/CLASS/*`; or the MindRecord files made of them.
 
 A class is a folder; labels follow the sorted class names. JPEG, PNG, WebP and BMP files are read, whatever the case of
 their extension, and turned into RGB. Everything else in a class folder is an error, except for files that file
 managers leave behind: names with a leading dot (.DS_Store), Thumbs.db and desktop.ini are ignored. Files beside the
-class folders are ignored too unless they are images. Classes whose names differ by case alone are two classes, with a
-note in the log. Faults of the layout are errors whatever `data.on_bad_image` says.
-
-If the folder holds MindRecord files that were made of such a one instead, they are read (`records`).
+class folders are ignored too unless they are images. Faults of the layout are errors whatever `data.on_bad_image` says.
 """
 
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from dvt.config.sections import IMAGENET_MEAN, IMAGENET_STD, DataSection
-from dvt.data.images import PhotoImages, Source
-from dvt.data.preprocess import Preprocessing, default_resize_size
+from dvt.data.images import PhotoImages
+from dvt.data.preprocess import default_resize_size
 from dvt.data.sources.records import RecordSet, holds_records
-from dvt.errors import DataError
+from dvt.data.sources.source import Defaults, Source, required_folder
+from dvt.errors import DataError, listing
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 IGNORED = ("thumbs.db", "desktop.ini")
 PARTS = ("train", "val")
+ROOT = "the folder that holds train/CLASS/ and val/CLASS/"
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ below data.path"
+DEFAULTS = Defaults(IMAGENET_MEAN, IMAGENET_STD, "bicubic")
 
 
 def open_image_folder(data: DataSection, image_size: int) -> Source:
@@ -35,16 +34,7 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
             classes in val than in train; the message names the folder, class or file. Or a missing or damaged record
             file.
     """
-    root = _root(data.path)
-    preprocessing = Preprocessing(
-        dataset=data.dataset,
-        image_size=image_size,
-        resize_size=data.resize_size or default_resize_size(image_size),
-        in_channels=3,
-        mean=tuple(data.mean or IMAGENET_MEAN),
-        std=tuple(data.std or IMAGENET_STD),
-        interpolation="bicubic",
-    )
+    root = required_folder(data.path, ROOT)
     if holds_records(root):
         records = {part: RecordSet.open(root, part) for part in PARTS}
         class_names = records["train"].class_names
@@ -52,29 +42,26 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
         parts = {part: PhotoImages(found, found.labels) for part, found in records.items()}
         note = f"images of the record files in {root}"
     else:
-        check_layout(root, PARTS)
-        class_names = list_classes(root / "train")
-        check_same_classes(class_names, list_classes(root / "val"), root)
+        class_names = classes_of_both_parts(root)
         parts = {part: PhotoImages(*list_images(root / part, class_names)) for part in PARTS}
         note = f"images of {root}"
+    preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or default_resize_size(image_size))
     return Source(parts["train"], parts["val"], tuple(class_names), preprocessing, [note, *_alike_notes(class_names)])
 
 
-def _root(path: str | None) -> Path:
-    if path is None:
-        raise DataError("data.path is not set; give the folder that holds train/CLASS/ and val/CLASS/")
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"data.path {path} is not a folder; {LAYOUT}")
-    return root
+def classes_of_both_parts(root: Path) -> list[str]:
+    """Sorted names of the class folders below `root`.
 
-
-def check_layout(root: Path, parts: Sequence[str]) -> None:
-    """Raises DataError unless `root` has a folder for each of the parts."""
-    for part in parts:
+    Raises:
+        DataError: A part or its classes are missing, there is only one class, or the parts have different ones.
+    """
+    for part in PARTS:
         if not (root / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
             raise DataError(f"{root} has no folder {part}/ (it holds: {found}); {LAYOUT}")
+    names = list_classes(root / "train")
+    check_same_classes(names, list_classes(root / "val"), root)
+    return names
 
 
 def list_classes(folder: Path) -> list[str]:
@@ -100,15 +87,15 @@ def check_same_classes(train: list[str], val: list[str], root: Path) -> None:
     """Raises DataError unless both parts have the same classes, and more than one."""
     only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if only_train or only_val:
-        parts = []
-        if only_val:
-            parts.append(f"only in val: {_some(only_val)}")
-        if only_train:
-            parts.append(f"only in train: {_some(only_train)}")
+        differ = [
+            f"only in {part}: {listing(only, shown=5)}"
+            for part, only in (("val", only_val), ("train", only_train))
+            if only
+        ]
         same = {_folded(name) for name in only_train} & {_folded(name) for name in only_val}
         hint = "; some differ by case or by the Unicode form of accents alone: rename those" if same else ""
         raise DataError(
-            f"the classes of {root}/train and {root}/val differ ({'; '.join(parts)}); they must be the same{hint}"
+            f"the classes of {root}/train and {root}/val differ ({'; '.join(differ)}); they must be the same{hint}"
         )
     if len(train) < 2:
         raise DataError(f"{root}/train has one class only ({train[0]}); a classifier needs at least two")
@@ -124,29 +111,30 @@ def list_images(folder: Path, class_names: list[str]) -> tuple[list[str], list[i
     labels: list[int] = []
     empty = []
     for label, name in enumerate(class_names):
-        found = []
-        for entry in os.scandir(folder / name):
-            if _is_ignored(entry.name):
-                continue
-            if not entry.is_file():
-                kind = "a folder" if entry.is_dir() else "not a file"
-                if entry.is_symlink() and not os.path.exists(entry.path):
-                    kind = f"a link to {os.readlink(entry.path)}, which does not exist"
-                raise DataError(f"{entry.path} is {kind}; a class folder must hold image files only")
-            if not _is_image_name(entry.name):
-                raise DataError(
-                    f"{entry.path} is not an image: a class folder must hold {', '.join(EXTENSIONS)} files only;"
-                    " remove it"
-                )
-            _check_encodable(entry.path)
-            found.append(entry.path)
-        if not found:
+        entries = [entry for entry in os.scandir(folder / name) if not _is_ignored(entry.name)]
+        for entry in entries:
+            _check_image_file(entry)
+        if not entries:
             empty.append(name)
-        files += sorted(found)
-        labels += [label] * len(found)
+        files += sorted(entry.path for entry in entries)
+        labels += [label] * len(entries)
     if empty:
-        raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {_some(empty)}")
+        raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {listing(empty, shown=5)}")
     return files, labels
+
+
+def _check_image_file(entry: os.DirEntry) -> None:
+    """Raises DataError for something in a class folder that is no image file, by its name."""
+    if not entry.is_file():
+        kind = "a folder" if entry.is_dir() else "not a file"
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            kind = f"a link to {os.readlink(entry.path)}, which does not exist"
+        raise DataError(f"{entry.path} is {kind}; a class folder must hold image files only")
+    if not _is_image_name(entry.name):
+        raise DataError(
+            f"{entry.path} is not an image: a class folder must hold {', '.join(EXTENSIONS)} files only; remove it"
+        )
+    _check_encodable(entry.path)
 
 
 def _is_image_name(name: str) -> bool:
@@ -167,19 +155,14 @@ def _check_encodable(path: str) -> None:
 
 
 def _folded(name: str) -> str:
-    """What file systems take names for that ignore case and the Unicode form of accents."""
+    """The name without what some file systems ignore: case and the Unicode form of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _alike_notes(class_names: list[str]) -> list[str]:
     """A note on classes that are easily mistaken for each other, if there are any."""
-    folded = [_folded(name) for name in class_names]
-    counts = Counter(folded)
-    alike = [name for name, fold in zip(class_names, folded, strict=True) if counts[fold] > 1]
+    counts = Counter(map(_folded, class_names))
+    alike = [name for name in class_names if counts[_folded(name)] > 1]
     if not alike:
         return []
-    return [f"classes that differ by case or by the Unicode form of accents alone: {_some(alike)}"]
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+    return [f"classes that differ by case or by the Unicode form of accents alone: {listing(alike, shown=5)}"]

@@ -1,7 +1,7 @@
 """Makes MindRecord files of an image folder (scripts/make_mindrecord.py); `records` reads them.
 
 Files are written into a hidden folder, read back and compared, and only then moved to their place; the description that
-makes them count comes last. Whatever ends the work before leaves nothing that looks whole. Images that cannot be read
+makes them count comes last, so that work that is cut off leaves nothing that looks complete. Images that cannot be read
 are an error or, with `on_bad_image` skip, left out as `dvt.data.bad_images` allows.
 """
 
@@ -12,24 +12,17 @@ import shutil
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
 from dvt.config.sections import DataSection
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.preprocess import read_image
-from dvt.data.sources.image_folder import PARTS, check_layout, check_same_classes, list_classes, list_images
-from dvt.data.sources.records import (
-    FORMAT,
-    INDEXED,
-    SCHEMA,
-    RecordSet,
-    holds_records,
-    metadata_file,
-    record_file_name,
-)
+from dvt.data.sources.image_folder import PARTS, ROOT, classes_of_both_parts, list_images
+from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
+from dvt.data.sources.source import required_folder
 from dvt.data.workers import available_cores
 from dvt.errors import ConfigError, DataError
 
@@ -66,59 +59,54 @@ def write_records(
             are there already, or writing failed.
         ConfigError: Another number of shards or another part.
     """
-    root, output = Path(data_path).expanduser(), Path(output).expanduser()
     if not 1 <= shards <= MAX_SHARDS:
         raise ConfigError(f"the number of shards is {shards}; it must lie between 1 and {MAX_SHARDS}")
     unknown = [part for part in parts if part not in PARTS]
     if unknown or not parts:
         raise ConfigError(f"there is no part {', '.join(unknown)!r}; there are {', '.join(PARTS)}")
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; give the one that holds train/CLASS/ and val/CLASS/")
+    root, output = required_folder(data_path, ROOT), Path(output).expanduser()
     try:
         if holds_records(root):
             raise DataError(f"{root} holds records already; give a folder of images")
-        check_layout(root, PARTS)
-        class_names = list_classes(root / "train")
-        check_same_classes(class_names, list_classes(root / "val"), root)
-        photos = {part: list_images(root / part, class_names) for part in parts}
-        for part in parts:
-            if metadata_file(output, part).exists():
-                raise DataError(f"{output} holds the records of {part} already; remove them or choose another folder")
+        class_names = classes_of_both_parts(root)
+        photos = {name: _Photos(name, class_names, *list_images(root / name, class_names)) for name in parts}
+        for name in parts:
+            if metadata_file(output, name).exists():
+                raise DataError(f"{output} holds the records of {name} already; remove them or choose another folder")
         output.mkdir(parents=True, exist_ok=True)
-        policy = BadImagePolicy(data or DataSection(), {part: len(files) for part, (files, _) in photos.items()})
-        return {
-            part: _write_part(output, part, files, labels, class_names, shards, policy)
-            for part, (files, labels) in photos.items()
-        }
+        policy = BadImagePolicy(data or DataSection(), {name: len(part.files) for name, part in photos.items()})
+        return {name: _write_part(part, output, shards, policy) for name, part in photos.items()}
     except OSError as error:
         raise DataError(f"{error.filename or output}: {error.strerror or error}") from error
 
 
-def _write_part(
-    output: Path,
-    part: str,
-    files: list[str],
-    labels: list[int],
-    class_names: list[str],
-    shards: int,
-    policy: BadImagePolicy,
-) -> int:
+@dataclass(frozen=True)
+class _Photos:
+    """The image files of one part, with the class of each and the names of the classes."""
+
+    part: str
+    class_names: list[str]
+    files: list[str]
+    labels: list[int]
+
+
+def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePolicy) -> int:
     """Writes a part and returns its number of images."""
-    fewest = len(files) - (policy.limit(part) if policy.skips else 0)
+    part = photos.part
+    fewest = len(photos.files) - (policy.limit(part) if policy.skips else 0)
     draft = output / f".{part}.unfinished"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        written = _write_files(draft / record_file_name(part), part, files, labels, min(shards, fewest), policy)
-        empty = set(range(len(class_names))) - {each.label for each in written}
+        written = _write_files(photos, draft / record_file_name(part), min(shards, fewest), policy)
+        empty = set(range(len(photos.class_names))) - {label for label, _ in written}
         if empty:
-            raise DataError(
-                f"no image of {part}/{class_names[min(empty)]} can be read; replace them or remove the class"
-            )
+            name = photos.class_names[min(empty)]
+            raise DataError(f"no image of {part}/{name} can be read; replace them or remove the class")
         names = sorted(entry.name for entry in draft.iterdir())
         metadata = {
             "format": FORMAT,
-            "class_names": class_names,
+            "class_names": photos.class_names,
             "images": len(written),
             "files": {name: (draft / name).stat().st_size for name in names},
         }
@@ -133,40 +121,28 @@ def _write_part(
     return len(written)
 
 
-class _Written(NamedTuple):
-    """An image that was written: its class and the checksum of its file."""
+def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePolicy) -> list[tuple[int, int]]:
+    """Writes target0, target1, ... and returns class and checksum of each image in them, in the order of the folder."""
+    from mindspore.mindrecord import FileWriter  # takes seconds to import, after the checks
 
-    label: int
-    checksum: int
-
-
-def _write_files(
-    target: Path, part: str, files: list[str], labels: list[int], shards: int, policy: BadImagePolicy
-) -> list[_Written]:
-    """Writes target0, target1, ... and returns what is in them, in the order of the folder."""
-    from mindspore.mindrecord import FileWriter  # seconds to import; what was wrong has been told by now
-
-    written: list[_Written] = []
+    written: list[tuple[int, int]] = []
     try:
         # MindRecord numbers the files only if there are several.
         writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
         writer.add_schema(SCHEMA, "photographs")
         writer.add_index(list(INDEXED))
-        bar = tqdm(total=len(files), unit="img", desc=f"writing {target.name}")
+        bar = tqdm(total=len(photos.files), unit="img", desc=f"writing {target.name}")
         with bar, ThreadPoolExecutor(available_cores()) as threads:
-            for start in range(0, len(files), IMAGES_AT_ONCE):
+            for start in range(0, len(photos.files), IMAGES_AT_ONCE):
                 rows = []
-                chunk = files[start : start + IMAGES_AT_ONCE]
+                chunk = photos.files[start : start + IMAGES_AT_ONCE]
                 for place, (file, content) in enumerate(zip(chunk, threads.map(_encoded, chunk), strict=True), start):
                     if isinstance(content, DataError):
-                        if not policy.skips:
-                            raise content
-                        policy.note(part, place, str(content))
+                        policy.note(photos.part, place, str(content))
                         continue
-                    name = "/".join(Path(file).parts[-2:])
-                    row = {"index": len(written), "label": labels[place], "file_name": name, "image": content}
-                    rows.append(row)
-                    written.append(_Written(labels[place], zlib.crc32(content)))
+                    label, name = photos.labels[place], "/".join(Path(file).parts[-2:])
+                    rows.append({"index": len(written), "label": label, "file_name": name, "image": content})
+                    written.append((label, zlib.crc32(content)))
                 if rows:
                     writer.write_raw_data(rows)
                 bar.update(len(chunk))
@@ -193,7 +169,7 @@ def _encoded(file: str) -> bytes | DataError:
     return content
 
 
-def _verify(folder: Path, part: str, written: list[_Written]) -> None:
+def _verify(folder: Path, part: str, written: list[tuple[int, int]]) -> None:
     """Raises DataError unless every image can be read back as it was."""
     records = RecordSet.open(folder, part)
     for index, expected in enumerate(tqdm(written, unit="img", desc=f"reading back {record_file_name(part)}")):

@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,8 +38,7 @@ SCHEMA = {
 }
 INDEXED = ("index", "label", "file_name")
 LENGTH_BYTES = 8
-ROWS_AT_ONCE = 100_000
-REMEDY = "make the records anew with scripts/make_mindrecord.py"
+REMEDY = "make the records again with scripts/make_mindrecord.py"
 
 
 def metadata_file(folder: Path, part: str) -> Path:
@@ -57,19 +57,12 @@ def holds_records(folder: Path) -> bool:
 
 
 class RecordImage(NamedTuple):
-    """One image in a record file; see `dvt.data.images.StoredPhoto`.
-
-    Args:
-        file: The record file.
-        offset: Of its first byte.
-        length: In bytes.
-        index: Its number in the part.
-    """
+    """One image in a record file, a `dvt.data.images.StoredPhoto`."""
 
     file: str
-    offset: int
-    length: int
-    index: int
+    offset: int  # of its first byte
+    length: int  # in bytes
+    index: int  # its number in the part
 
     def read(self) -> bytes:
         """The encoded image.
@@ -90,11 +83,7 @@ class RecordImage(NamedTuple):
         return content[LENGTH_BYTES:]
 
     def image(self) -> Image.Image:
-        """The decoded image in RGB.
-
-        Raises:
-            DataError: See `read`; or what is stored is no image or is cut short.
-        """
+        """The decoded image in RGB. Raises DataError as `read`, and for what is no image or is cut short."""
         return read_image(io.BytesIO(self.read()), name=lambda: f"{self.name} in {self.file}")
 
     @property
@@ -107,23 +96,14 @@ class RecordImage(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class RecordSet(Sequence):
-    """The images of one part, in the order of the image folder.
+    """The images of one part, in the order of the image folder."""
 
-    Args:
-        class_names: Names in the order of the labels.
-        files: The record files.
-        shards: (N,) in which of them each image lies.
-        offsets: (N,) first byte of each image in its file.
-        lengths: (N,) bytes.
-        labels: (N,) class of each image.
-    """
-
-    class_names: list[str]
+    class_names: list[str]  # in the order of the labels
     files: list[str]
-    shards: NDArray[np.int16]
-    offsets: NDArray[np.int64]
-    lengths: NDArray[np.int64]
-    labels: NDArray[np.int32]
+    shards: NDArray[np.int16]  # (N,) in which of the files each image lies
+    offsets: NDArray[np.int64]  # (N,) its first byte there
+    lengths: NDArray[np.int64]  # (N,) in bytes
+    labels: NDArray[np.int32]  # (N,)
 
     @classmethod
     def open(cls, folder: Path, part: str) -> "RecordSet":
@@ -134,7 +114,11 @@ class RecordSet(Sequence):
         """
         metadata = _metadata(folder, part)
         for name, size in metadata["files"].items():
-            _check_size(folder / name, size)
+            file = folder / name
+            if not file.is_file():
+                raise DataError(f"record file {file} is missing; {REMEDY}")
+            if (found := file.stat().st_size) != size:
+                raise DataError(f"record file {file} has {found:,} bytes, but {size:,} were written; {REMEDY}")
         files = [str(folder / name) for name in metadata["files"] if not name.endswith(".db")]
         tables = [_table(file) for file in files]
         shards = np.repeat(np.arange(len(files), dtype=np.int16), [len(table) for table in tables])
@@ -145,14 +129,8 @@ class RecordSet(Sequence):
                 f"the record files of {folder}/{record_file_name(part)}* hold {len(index)} images, which are not the"
                 f" {metadata['images']} of {metadata_file(folder, part)}; {REMEDY}"
             )
-        return cls(
-            metadata["class_names"],
-            files,
-            shards[order],
-            offsets[order],
-            lengths[order],
-            labels[order].astype(np.int32),
-        )
+        labels = labels[order].astype(np.int32)
+        return cls(metadata["class_names"], files, shards[order], offsets[order], lengths[order], labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -173,14 +151,6 @@ def _metadata(folder: Path, part: str) -> dict[str, Any]:
     if metadata.get("format") != FORMAT:
         raise DataError(f"{file} has format {metadata.get('format')}; this version reads format {FORMAT}; {REMEDY}")
     return metadata
-
-
-def _check_size(file: Path, size: int) -> None:
-    if not file.is_file():
-        raise DataError(f"record file {file} is missing; {REMEDY}")
-    found = file.stat().st_size
-    if found != size:
-        raise DataError(f"record file {file} has {found:,} bytes, but {size:,} were written; {REMEDY}")
 
 
 def _table(file: str) -> NDArray[np.int64]:
@@ -206,12 +176,7 @@ def _query(file: str, statement: str, *values: int) -> Iterator[tuple]:
     index = f"{file}.db"
     try:
         # Never written to: no lock is taken, which network file systems may not offer.
-        connection = sqlite3.connect(f"file:{quote(os.path.abspath(index))}?mode=ro&immutable=1", uri=True)
-        try:
-            cursor = connection.execute(statement, values)
-            while rows := cursor.fetchmany(ROWS_AT_ONCE):
-                yield from rows
-        finally:
-            connection.close()
+        with closing(sqlite3.connect(f"file:{quote(os.path.abspath(index))}?mode=ro&immutable=1", uri=True)) as opened:
+            yield from opened.execute(statement, values)
     except sqlite3.Error as error:
         raise DataError(f"the index {index} cannot be read: {error}; {REMEDY}") from error

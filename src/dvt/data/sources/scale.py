@@ -1,19 +1,18 @@
-"""Fashion-MNIST "scale": real items, made layout. Each item is drawn at one of a few sizes at a random place of a
-larger black canvas.
+"""Fashion-MNIST "scale": each item is drawn at one of a few sizes at a random place of a larger black canvas.
 
 The difficulty of an image is thus known: a small item needs fine tokens, a large one does not, which is what a Dynamic
 Vision Transformer should find out. Pixels of the items are those of Fashion-MNIST, resized bilinearly (antialiased when
-they shrink); size and place are drawn, uniformly, and no photograph looks like that.
+they shrink); size and place are drawn uniformly.
 
 In evaluation size and place depend on (part, index) alone, so that runs with other seeds, subsets or batch sizes see
-the same images. In training they are drawn anew in every epoch, half of the items are flipped left to right, and
+the same images. In training they are drawn again in every epoch, half of the items are flipped left to right, and
 blocks may be erased.
 
-Legend: n images, K item sizes, s side of an item, R side of the canvas, S side of the model input.
+Legend: N items, n of a batch, n_k of a size, s side of an item, R side of the canvas, S side of the model input.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,9 @@ from numpy.typing import NDArray
 from dvt.config.sections import DataSection
 from dvt.data.augment.draws import stream_key, uniforms
 from dvt.data.augment.recipe import Recipe
-from dvt.data.images import Source
-from dvt.data.preprocess import Preprocessing
+from dvt.data.images import ImageSet
 from dvt.data.sources.fashion_mnist import CLASS_NAMES, FILES, SIDE, find_files, read_part
+from dvt.data.sources.source import Defaults, Source
 from dvt.data.workers import Task
 from dvt.errors import ConfigError
 
@@ -49,21 +48,13 @@ def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How items are drawn.
+    """How items are drawn."""
 
-    Args:
-        image_size: Side S of the model input.
-        canvas_size: Side R of the canvas; it is resized to S where they differ.
-        item_sizes: Sides s at which items are drawn, all equally likely.
-    """
-
-    image_size: int
-    canvas_size: int
-    item_sizes: tuple[int, ...]
+    image_size: int  # side S of the model input
+    canvas_size: int  # side R of the canvas, which is resized to S where they differ
+    item_sizes: tuple[int, ...]  # sides s, all equally likely
 
     def __post_init__(self) -> None:
-        if not self.item_sizes:
-            raise ConfigError("data.item_sizes is empty; give at least one size")
         for size in self.item_sizes:
             if not 1 <= size <= self.canvas_size:
                 raise ConfigError(
@@ -77,56 +68,26 @@ class Layout:
         return cls(image_size, canvas, tuple(data.item_sizes or (max(1, canvas // 4), max(1, canvas // 2), canvas)))
 
 
-class ScaleImages:
-    """Items on canvases, drawn when asked for; a batch costs microseconds per image.
+class ScaleImages(ImageSet):
+    """Items (N, 28, 28) of a part ("train" or "val") on canvases, drawn when asked for, in microseconds per image."""
 
-    Args:
-        items: (N, 28, 28) pixels.
-        labels: (N,) class of each.
-        part: "train" or "val"; evaluation places the items of the two differently.
-        layout: How items are drawn.
-        mean: Mean of the drawn images, of pixels in 0..1.
-        std: Standard deviation, likewise.
-    """
-
-    def __init__(
-        self,
-        items: NDArray[np.uint8],
-        labels: NDArray[np.int32],
-        part: str,
-        layout: Layout,
-        mean: float,
-        std: float,
-    ) -> None:
+    def __init__(self, items: NDArray[np.uint8], labels: NDArray[np.int32], part: str, layout: Layout) -> None:
+        super().__init__(labels)
         self.items = items
-        self.labels = labels
         self._placement_key = PLACEMENT_KEYS[part]
         self._layout = layout
-        self._mean, self._std = mean, std
         self._matrices = [resize_matrix(SIDE, size) for size in layout.item_sizes]
         self._canvas_matrix = None
         if layout.canvas_size != layout.image_size:
             self._canvas_matrix = resize_matrix(layout.canvas_size, layout.image_size)
 
-    def evaluation(self, indices: NDArray[np.int64], recipe: Recipe) -> Task:
-        """See `ImageSet`."""
-        draws = uniforms(self._placement_key, indices, PLACEMENT_DRAWS)
-        return self._task(self._draw, indices, draws)
-
-    def training(self, indices: NDArray[np.int64], key: int, recipe: Recipe) -> Task:
-        """See `ImageSet`; of the recipe, erasing alone applies to items that are drawn."""
-        draws = uniforms(key, indices, PLACEMENT_DRAWS + 1 + recipe.erasing_draws)
-
-        def make(out: NDArray[np.float32], indices: NDArray[np.int64], draws: NDArray[np.float64]) -> None:
-            self._draw(out, indices, draws[:, :PLACEMENT_DRAWS], flip=draws[:, PLACEMENT_DRAWS] < 0.5)
-            if recipe.erasing is not None:
-                for image, row in zip(out, draws[:, PLACEMENT_DRAWS + 1 :].tolist(), strict=True):
-                    recipe.erase(image, row)
-
-        return self._task(make, indices, draws)
-
-    def _task(self, make: Callable[..., None], indices: NDArray[np.int64], draws: NDArray[np.float64]) -> Task:
-        return Task(make, (indices, draws), (1, *[self._layout.image_size] * 2), chunk=None)
+    def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
+        """As of `ImageSet`; of the recipe, erasing alone applies to items that are drawn."""
+        if key is None:
+            draws = uniforms(self._placement_key, indices, PLACEMENT_DRAWS)
+        else:
+            draws = uniforms(key, indices, PLACEMENT_DRAWS + 1 + recipe.erasing_draws)
+        return Task(partial(self._draw, recipe), (indices, draws), recipe.shape, chunk=None)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """`item_size` (n,): the side at which each item is drawn in evaluation, in pixels of the canvas."""
@@ -137,33 +98,36 @@ class ScaleImages:
         return (draws[:, 0] * len(self._layout.item_sizes)).astype(np.int64)
 
     def _draw(
-        self,
-        out: NDArray[np.float32],
-        indices: NDArray[np.int64],
-        draws: NDArray[np.float64],
-        flip: NDArray[np.bool_] | None = None,
+        self, recipe: Recipe, out: NDArray[np.float32], indices: NDArray[np.int64], draws: NDArray[np.float64]
     ) -> None:
-        """Fills out (n, 1, S, S); draws (n, 3) choose size, vertical and horizontal place."""
+        """Fills out (n, 1, S, S). Three numbers of `draws` (n, 3 or more) choose size, vertical and horizontal place;
+        in training the next one chooses the flip, and the others erase."""
+        training = draws.shape[1] > PLACEMENT_DRAWS
         items = self.items[indices].astype(np.float32)  # (n, 28, 28)
-        if flip is not None:
+        if training:
+            flip = draws[:, PLACEMENT_DRAWS] < 0.5
             items[flip] = items[flip, :, ::-1]
         # The rows of a resize matrix sum to 1, so the small items can be normalised instead of the large canvases.
-        items = (items / np.float32(255) - np.float32(self._mean)) / np.float32(self._std)
+        mean, std = recipe.preprocessing.mean[0], recipe.preprocessing.std[0]
+        items = (items / np.float32(255) - np.float32(mean)) / np.float32(std)
         canvas = self._layout.canvas_size
         same = self._canvas_matrix is None
         images = out if same else np.empty((len(indices), 1, canvas, canvas), np.float32)
-        images[:] = -self._mean / self._std
+        images[:] = -mean / std
         choice = self._size_choice(draws)
         for k, (size, matrix) in enumerate(zip(self._layout.item_sizes, self._matrices, strict=True)):
             chosen = np.flatnonzero(choice == k)
             # One small product per item: equal whatever else is in the batch, and on one core, which leaves the others
             # to the model.
             resized = matrix @ items[chosen] @ matrix.T  # (n_k, s, s)
-            places = (draws[chosen, 1:] * (canvas - size + 1)).astype(np.int64).tolist()
+            places = (draws[chosen, 1:PLACEMENT_DRAWS] * (canvas - size + 1)).astype(np.int64).tolist()
             for i, item, (top, left) in zip(chosen.tolist(), resized, places, strict=True):
                 images[i, 0, top : top + size, left : left + size] = item
         if not same:
             out[:] = self._canvas_matrix @ images @ self._canvas_matrix.T
+        if training:
+            for image, row in zip(out, draws[:, PLACEMENT_DRAWS + 1 :].tolist(), strict=True):
+                recipe.erase(image, row)
 
 
 def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
@@ -187,33 +151,17 @@ def open_scale(data: DataSection, image_size: int) -> Source:
 
     Raises:
         ConfigError: Sizes that do not fit the canvas.
-        DataError: See `dvt.data.sources.fashion_mnist.open_fashion_mnist`.
+        DataError: The files of Fashion-MNIST are damaged, or nowhere and cannot be downloaded.
     """
     layout = Layout.of(data, image_size)
     folder = find_files(data.path)
     files = {part: read_part(folder, part) for part in FILES}
     mean, std = statistics(files["train"][0], layout)
-    preprocessing = Preprocessing(
-        dataset=data.dataset,
-        image_size=image_size,
-        resize_size=image_size,
-        in_channels=1,
-        mean=tuple(data.mean or (mean,)),
-        std=tuple(data.std or (std,)),
-        interpolation="bilinear",
-    )
-    parts = {
-        part: ScaleImages(*files[part], part, layout, preprocessing.mean[0], preprocessing.std[0]) for part in FILES
-    }
+    parts = {part: ScaleImages(*files[part], part, layout) for part in FILES}
     sizes = ", ".join(str(size) for size in layout.item_sizes)
-    return Source(
-        parts["train"],
-        parts["val"],
-        CLASS_NAMES,
-        preprocessing,
-        [
-            f"Fashion-MNIST files of {folder}",
-            f"real items drawn {sizes} px large at random places of a {layout.canvas_size} px canvas",
-        ],
-        drawn=True,
-    )
+    notes = [
+        f"Fashion-MNIST files of {folder}",
+        f"real items drawn {sizes} px large at random places of a {layout.canvas_size} px canvas",
+    ]
+    preprocessing = Defaults((mean,), (std,)).preprocessing(data, image_size, image_size)
+    return Source(parts["train"], parts["val"], CLASS_NAMES, preprocessing, notes, drawn=True)

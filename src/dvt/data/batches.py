@@ -1,0 +1,332 @@
+"""Batches of a data set that is divided into splits: in order for evaluation, shuffled and augmented for training.
+
+`dvt.data.splits` says which images belong to which split. Nothing here imports MindSpore before `Splits.pipeline` is
+called.
+
+Legend: N images of a split, n of a batch, C channels, S side of the model input.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dvt.data.augment.draws import Purpose, permutation, stream_key
+from dvt.data.augment.mixing import Mixing
+from dvt.data.bad_images import BadImagePolicy
+from dvt.data.images import Pass, View
+from dvt.data.sources.source import Source
+from dvt.data.workers import Workers, taken_ahead
+from dvt.errors import ConfigError
+
+if TYPE_CHECKING:
+    import mindspore.dataset
+
+Batch = tuple[NDArray[np.float32], NDArray]
+"""Images (n, C, S, S) and labels: int32 (n,), or float32 (n, classes) where training batches are mixed."""
+Shard = tuple[int, int]
+"""(rank, count): which of `count` processes, each with a share of the images, this is."""
+WHOLE: Shard = (0, 1)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set divided into "train", "calibration" and "val"; made by `dvt.data.load_splits`."""
+
+    source: Source
+    views: Mapping[str, View]  # the images of each split
+    seed: int  # fixes order and augmentation of training
+    mixing: Mixing  # mixup and cutmix of training batches
+    workers: Workers
+    bad_images: BadImagePolicy  # what becomes of images that cannot be read, and how many there were
+    notes: tuple[str, ...]  # for the log
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names in the order of the labels."""
+        return self.source.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.source.class_names)
+
+    @property
+    def in_channels(self) -> int:
+        """Channels C of the model input."""
+        return self.source.preprocessing.in_channels
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean per channel of pixels in 0..1."""
+        return self.source.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation per channel of pixels in 0..1."""
+        return self.source.preprocessing.std
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Images N of each split."""
+        return {split: len(view.indices) for split, view in self.views.items()}
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Evaluation preprocessing as plain numbers and strings, to be stored with checkpoints;
+        `dvt.data.Preprocessing.from_dict` applies it to single images."""
+        return self.source.preprocessing.to_dict()
+
+    def describe(self) -> str:
+        """A few lines for the log: images per split, where they come from, what was done with them."""
+        p = self.source.preprocessing
+        cropped = f" (shorter side to {p.resize_size}, {p.interpolation}, centre crop)"
+        counts = ", ".join(f"{count:,} {split}" for split, count in self.sizes.items())
+        lines = [
+            f"{p.dataset}: {self.num_classes} classes; images: {counts}",
+            *self.notes,
+            self.workers.describe(),
+            f"model input {p.in_channels} x {p.image_size} x {p.image_size}"
+            f"{cropped if p.resize_size > p.image_size else ''}, mean {list(p.mean)}, std {list(p.std)}",
+        ]
+        return "\n".join(lines)
+
+    def labels(self, split: str) -> NDArray[np.int32]:
+        """(N,) class of each image of a split, in index order."""
+        return self._view(split).labels
+
+    def attributes(self, split: str) -> dict[str, NDArray]:
+        """What is known of each image of a split besides its class, in index order.
+
+        Returns:
+            {"item_size": (N,) pixels} for "fashion_mnist_scale", {} for other data sets and for images that are
+            augmented in evaluation.
+        """
+        view = self._view(split)
+        return {} if view.augmentation_key is not None else view.images.attributes(view.indices)
+
+    def with_resize_size(self, resize_size: int | None) -> "Splits":
+        """The same images with another `data.resize_size` in evaluation; None: these splits. Nothing is copied.
+
+        Raises:
+            ConfigError: It is smaller than the image size, or images of this data set are not resized.
+        """
+        preprocessing = self.source.preprocessing
+        if resize_size in (None, preprocessing.resize_size):
+            return self
+        if self.source.drawn:
+            raise ConfigError(
+                f"a resize size of {resize_size} was asked for, but images of {preprocessing.dataset} are drawn at"
+                f" {preprocessing.image_size} pixels and not resized; leave it at null"
+            )
+        preprocessing = replace(preprocessing, resize_size=resize_size)
+        views = {
+            split: replace(view, recipe=replace(view.recipe, preprocessing=preprocessing))
+            for split, view in self.views.items()
+        }
+        return replace(self, source=replace(self.source, preprocessing=preprocessing), views=views)
+
+    def without(self, split: str, positions: ArrayLike) -> "Splits":
+        """These splits less the images of one of them at some positions 0..N-1."""
+        view = self._view(split)
+        kept = replace(view, indices=np.delete(view.indices, np.asarray(positions, np.int64)))
+        return replace(self, views={**self.views, split: kept})
+
+    def batch(self, split: str, positions: ArrayLike) -> Batch:
+        """Single images as evaluation sees them, for figures and checks. Where bad images are skipped, the next
+        readable one is shown in the place of each.
+
+        Args:
+            split: "train", "calibration" or "val".
+            positions: (n,) positions 0..N-1 in the index order of the split.
+
+        Returns:
+            Images float32 (n, C, S, S), normalised, and labels int32 (n,).
+        """
+        shown, places = self._in_order(split), np.asarray(positions, np.int64)
+        images, bad = self.workers.one_batch(shown.task(places))
+        batch = images, shown.labels(places)
+        self.bad_images.replace(shown, places, batch, bad)
+        return batch
+
+    def positions(self, split: str, shard: Shard = WHOLE) -> NDArray[np.int64]:
+        """The positions 0..N-1 of a split that a shard evaluates, ascending: neighbours, since they lie side by side on
+        the disk. Each position belongs to one shard; the sizes of shards, and with them the numbers of batches, may
+        differ by one."""
+        count = len(self._view(split).indices)
+        rank, ranks = shard
+        return np.arange(count * rank // ranks, count * (rank + 1) // ranks)
+
+    def num_batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> int:
+        """Batches of a shard in evaluation, a short last one included.
+
+        Raises:
+            ConfigError: A batch size below 1, or fewer images than shards.
+            ValueError: No such split or shard.
+        """
+        count = len(self._view(split).indices)
+        _check_batch(batch_size, shard)
+        if count < shard[1]:
+            raise ConfigError(f"{split} has {count} images, fewer than the {shard[1]} processes that share them")
+        return -(-len(self.positions(split, shard)) // batch_size)
+
+    def batches(self, split: str, batch_size: int, shard: Shard = WHOLE, skip: int = 0) -> Iterator[Batch]:
+        """A split as evaluation sees it: in index order, every image exactly once, the last batch short.
+
+        Batches are made ahead of time and belong to the receiver. With `data.on_bad_image` skip, the label of a bad
+        image is `bad_images.LEFT_OUT`.
+
+        Args:
+            split: "train", "calibration" or "val".
+            batch_size: Images n per batch.
+            shard: (rank, count) of the processes that share the images, see `positions`.
+            skip: Batches to leave out at the start, at no cost.
+
+        Yields:
+            Images float32 (n, C, S, S), normalised, and labels int32 (n,).
+
+        Raises:
+            ConfigError: At once, as of `num_batches`.
+            DataError: A bad image that is not skipped, named; or worker processes that died.
+        """
+        self.num_batches(split, batch_size, shard)
+        share = self.positions(split, shard)
+        places = [share[start : start + batch_size] for start in range(skip * batch_size, len(share), batch_size)]
+        return taken_ahead(self._made(self._in_order(split), places, shard[1], self.bad_images.leave_out))
+
+    def training(self, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> "TrainingBatches":
+        """The training images, shuffled and augmented, epoch by epoch; arguments as of `TrainingBatches`."""
+        return TrainingBatches(self, batch_size, shard, multiple)
+
+    def pipeline(
+        self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
+    ) -> "mindspore.dataset.GeneratorDataset":
+        """The same as `batches`, or in training as `training`, as a `mindspore.dataset` with the columns `image` and
+        `label`, for `mindspore.Model` and for sinking. In training, every new pass is the next epoch.
+
+        Errors in reading images arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
+        `mindspore.dataset.config.get_prefetch_size()` batches ahead, 16 by default: lower that for large images.
+
+        Args:
+            split: "train", "calibration" or "val".
+            batch_size: Images n per batch.
+            training: Shuffle and augment ("train" only).
+            epoch: Training epoch of the first pass.
+            shard: (rank, count) of the processes that share the images.
+
+        Raises:
+            ConfigError: As of `num_batches` and `TrainingBatches`.
+            DataError: The first batch cannot be made.
+            ValueError: No such split, or training on another one than "train".
+        """
+        if training and split != "train":
+            raise ValueError(f"training on the split {split!r}; only 'train' is for that")
+        if training:
+            found = self.training(batch_size, shard)
+            batches, count = found.epoch, found.per_epoch
+        else:
+            count = self.num_batches(split, batch_size, shard)
+
+            def batches(number: int) -> Iterator[Batch]:
+                return self.batches(split, batch_size, shard)
+
+        from dvt.data.pipelines import as_dataset  # imports MindSpore, after the checks
+
+        return as_dataset(batches, count, epoch)
+
+    def _in_order(self, split: str) -> Pass:
+        """The images of a split in index order, as evaluation sees them."""
+        view = self._view(split)
+        return Pass(split, view, np.arange(len(view.indices)), view.augmentation_key)
+
+    def _view(self, split: str) -> View:
+        if split not in self.views:
+            raise ValueError(f"there is no split {split!r}; there are {', '.join(self.views)}")
+        return self.views[split]
+
+    def _made(
+        self, shown: Pass, places: list[NDArray[np.int64]], ranks: int, handle_bad: Callable[..., None]
+    ) -> Generator[Batch, None, None]:
+        """A batch for each of `places`, made by the workers of one of `ranks` processes."""
+        tasks = (shown.task(each) for each in places)
+        with closing(self.workers.batches(tasks, images=sum(map(len, places)), ranks=ranks)) as made:
+            for each, (images, bad) in zip(places, made, strict=True):
+                batch = images, shown.labels(each)
+                handle_bad(shown, each, batch, bad)
+                yield batch
+
+
+class TrainingBatches:
+    """The training batches of one of the processes that train together; made by `Splits.training`.
+
+    What an epoch looks like depends on (seed, epoch) alone, not on workers, batch size (but for the cut into batches)
+    or earlier epochs; with mixup or cutmix, what is mixed also depends on the batch and the rank. With
+    `data.on_bad_image` skip, the next readable image of the epoch takes the place of a bad one.
+
+    Args:
+        splits: The data.
+        batch_size: Images n per batch and process.
+        shard: (rank, count) of the processes. Their batches side by side are those of one process with `count` times
+            the batch size.
+        multiple: The number of batches per epoch is a multiple of this; images that are left over are dropped.
+
+    Attributes:
+        per_epoch: Batches per epoch, the same for all processes.
+
+    Raises:
+        ConfigError: A batch size below 1, or fewer images than `multiple` batches of all processes.
+        ValueError: No such shard.
+    """
+
+    def __init__(self, splits: Splits, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> None:
+        _check_batch(batch_size, shard)
+        count, ranks = splits.sizes["train"], shard[1]
+        if count < batch_size * ranks * multiple:
+            each = f" on each of {ranks} devices" if ranks > 1 else ""
+            times = f" and train.accumulation_steps is {multiple}" if multiple > 1 else ""
+            raise ConfigError(
+                f"train.batch_size is {batch_size}{each}{times}, but there are {count} training images; lower it"
+            )
+        self.per_epoch = count // (batch_size * ranks * multiple) * multiple
+        self._splits, self._batch_size, self._shard = splits, batch_size, shard
+
+    def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, made ahead of time; they belong to the receiver.
+
+        Args:
+            number: Number of the epoch, from 0.
+            skip: Batches to leave out at the start, at no cost.
+
+        Yields:
+            Images float32 (n, C, S, S), normalised, and labels int32 (n,), or with mixup or cutmix targets float32
+            (n, classes).
+
+        Raises:
+            DataError: A bad image that is not skipped, named; or worker processes that died.
+        """
+        splits, (rank, ranks) = self._splits, self._shard
+        view = splits.views["train"]
+        order = permutation(stream_key(splits.seed, Purpose.ORDER, number), len(view.indices))
+        shown = Pass("train", view, order, stream_key(splits.seed, Purpose.AUGMENTATION, number), number)
+        # Batch i of all processes together is batch i of one process with a batch size `ranks` times as large.
+        together = np.arange(self.per_epoch * ranks * self._batch_size).reshape(self.per_epoch, ranks, -1)
+        made = splits._made(shown, list(together[skip:, rank]), ranks, splits.bad_images.replace)
+        return taken_ahead(self._mixed(made, number, skip))
+
+    def _mixed(self, made: Generator[Batch, None, None], epoch: int, skip: int) -> Generator[Batch, None, None]:
+        """The same batches, with mixup or cutmix if they are on."""
+        mixing, seed, rank = self._splits.mixing, self._splits.seed, self._shard[0]
+        with closing(made):
+            for i, (images, labels) in enumerate(made, start=skip):
+                key = stream_key(seed, Purpose.MIXING, epoch, i, rank)
+                yield mixing(images, labels, key) if mixing.active else (images, labels)
+
+
+def _check_batch(batch_size: int, shard: Shard) -> None:
+    if not 0 <= shard[0] < shard[1]:
+        raise ValueError(f"there is no shard {shard[0]} of {shard[1]}; they count from 0")
+    if batch_size < 1:
+        raise ConfigError(f"the batch size is {batch_size}; it must be at least 1")
