@@ -42,4 +42,4 @@ def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) ->
 
 def reason_of(error: BaseException) -> str:
     """What somebody else's exception says, in one line: the system's words where it comes from there."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]

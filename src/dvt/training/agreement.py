@@ -1,5 +1,5 @@
-"""That all ranks train on the same data and from the same weights, and give up together; otherwise they would hang, or
-go on wrongly."""
+"""All ranks must train on the same data and from the same weights, and give up together; otherwise they would hang, or
+go on with wrong results."""
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from dvt import device
+from dvt.cluster.ranks import Ranks
 from dvt.data import Splits
 from dvt.errors import ConfigError, DataError
 
@@ -20,45 +20,45 @@ class SharedDataError(DataError):
 
 
 @contextmanager
-def errors_shared() -> Iterator[None]:
-    """Around what each rank does for itself: a DataError of one becomes a SharedDataError of all, with its message.
+def errors_shared(ranks: Ranks) -> Iterator[None]:
+    """Around what each rank does alone: a DataError of one rank becomes a SharedDataError of all, with its message.
 
-    All ranks must come here equally often. Those without an error of their own hear that of the first rank that has
-    one, as far as it fits.
+    All ranks must come here equally often. A rank without an error of its own gets that of the first rank that has one,
+    cut to what fits into a message.
     """
     error = None
     try:
         yield
-    except DataError as met:
-        error = met
+    except DataError as raised:
+        error = raised
     message = np.frombuffer(str(error or "").encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
-    for heard in device.gather_over_ranks(message):
-        if heard.any():
-            text = heard.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
+    for received in ranks.gather(message):
+        if received.any():
+            text = received.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
             raise SharedDataError(text if error is None else str(error)) from error
 
 
-def require_same_data(splits: Splits) -> None:
-    """Raises ConfigError on all ranks unless they have the same images, as far as classes, labels and numbers tell."""
+def require_same_data(splits: Splits, ranks: Ranks) -> None:
+    """Raises ConfigError on all ranks unless the classes, labels and numbers of their images are the same."""
     parts = [repr(splits.class_names).encode(), *(splits.labels(split).tobytes() for split in splits.sizes)]
-    _require_same(parts, "other data", f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)")
+    remedy = f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)"
+    _require_same(parts, ranks, "other data", remedy)
 
 
-def require_same_weights(weights: Mapping[str, np.ndarray]) -> None:
+def require_same_weights(weights: Mapping[str, np.ndarray], ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless their weights, or whatever else the mapping holds, are the same."""
     parts = (np.ascontiguousarray(weights[name]).tobytes() for name in sorted(weights))
-    _require_same(
-        parts, "other weights", "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
-    )
+    remedy = "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
+    _require_same(parts, ranks, "other weights", remedy)
 
 
-def _require_same(parts: Iterable[bytes], what: str, remedy: str) -> None:
-    if device.world_size() == 1:
+def _require_same(parts: Iterable[bytes], ranks: Ranks, what: str, remedy: str) -> None:
+    if ranks.world_size == 1:
         return
     digest = 0
     for part in parts:
         digest = zlib.crc32(part, digest)
-    digests = device.gather_over_ranks(np.array(digest % _DIGESTS)).astype(int).tolist()
+    digests = ranks.gather(np.array(digest % _DIGESTS)).astype(int).tolist()
     others = ranks_that_differ(digests)
     if others:
         raise ConfigError(f"rank {', '.join(map(str, others))} of {len(digests)} has {what} than rank 0; {remedy}")

@@ -1,13 +1,12 @@
 """Training that begins with the first exit alone, which is cheap, and then starts the finer exits from its weights.
 
-Short training favours coarse grids; finer exits that start from a coarser one begin with what it has learnt. A finer
-exit takes what `transfer.start_exit` would take from the first exit in a file: every layer whose tensors all have the
-shapes of its own, which are the attention, norm1 and the MLP's second layer of every block (norm2 and the MLP's first
-layer too, where features are not reused), the last norm, the head and the class token; and learned positions, resized
-bicubically. Patch embeddings and the reuse layers start afresh. So do, of the optimizer's moments and the moving
-averages, those that belong to them; the others are taken along. The bias correction of AdamW begins anew with the finer
-exits: without it the fresh moments would take steps several times too long, and with it those taken along take shorter
-ones for some hundred steps, as after a warm-up.
+Short training favours coarse grids; finer exits that start from a coarser one begin with what it has learned. A finer
+exit takes every layer whose tensors all have the shapes of its own: the attention, norm1 and the MLP's second layer of
+every block (norm2 and the MLP's first layer too, where features are not reused), the last norm, the head and the class
+token; and learned positions, resized bicubically. Patch embeddings and the reuse layers keep their random start. The
+optimizer's moments and the moving averages follow: those of a taken layer are taken too, the others start as in a new
+run. The bias correction of AdamW starts again: without it, moments that start at zero would take steps several times
+too long; with it, those taken along take shorter steps for some hundred steps, as after a warm-up.
 """
 
 from collections.abc import Mapping
@@ -45,7 +44,7 @@ def start_finer_exits(model: nn.Cell) -> None:
 
 
 def hand_over(model: nn.Cell, coarse: TrainStep, full: TrainStep) -> None:
-    """Carries the state of the first exit's step to that of all exits, which was made after `start_finer_exits`."""
+    """Copies the state of the first exit's step to that of all exits, which was made after `start_finer_exits`."""
     values = {parameter.name: parameter.asnumpy() for parameter in coarse.state()}
     for prefix in {name.partition(FIRST)[0] for name in values if FIRST in name}:  # "ema.", "adam_moment1." and such
         finer = _for_finer_exits(model.config, _below(prefix + FIRST, values))

@@ -7,6 +7,8 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from dvt import device
+from dvt.cluster.ranks import Ranks
+from dvt.config.sections import TrainSection
 from dvt.data import Splits
 
 log = logging.getLogger(__name__)
@@ -18,30 +20,28 @@ class Feed:
     Args:
         step: Takes images and targets.
         splits: The data.
-        batch_size: Images per batch and rank.
-        multiple: Batches per step of the optimizer; an epoch ends with a whole one.
+        train: Batch size, batches per step of the optimizer (an epoch ends with a whole one), and whether MindSpore
+            sends batches to the device ahead of time, which the CPU cannot.
+        ranks: The place of this process among those that share the batches.
         first_batch: Batches, counted from the start of training, that a resumed run has behind it.
-        sink: Let MindSpore send the batches to the device ahead of time; the CPU cannot.
     """
 
-    def __init__(
-        self, step: nn.Cell, splits: Splits, batch_size: int, multiple: int, first_batch: int, sink: bool
-    ) -> None:
+    def __init__(self, step: nn.Cell, splits: Splits, train: TrainSection, ranks: Ranks, first_batch: int = 0) -> None:
         self._step = step
         self._compiled_step = device.ahead_of_time(step)
-        self._sink = sink and device.current_target() != "CPU"
-        if sink and not self._sink:
+        sink = train.dataset_sink_mode and device.current_target() != "CPU"
+        if train.dataset_sink_mode and not sink:
             log.warning("train.dataset_sink_mode has no effect on the CPU")
-        shard = (device.rank(), device.world_size())
-        count = splits.num_batches("train", batch_size, True, shard, multiple)
+        size, multiple = train.batch_size, train.accumulation_steps
+        count = splits.num_batches("train", size, True, ranks.shard, multiple)
         epoch, skip = divmod(first_batch, count)
 
         def batches(epoch: int, skip: int = 0) -> Any:
-            return splits.pipeline("train", batch_size, True, epoch, shard, skip, multiple)
+            return splits.pipeline("train", size, True, epoch, ranks.shard, skip, multiple)
 
-        # Sunk batches are sent in an endless loop, which is not for an epoch that was begun.
+        # Sunk batches are sent in an endless loop, which does not fit an epoch that was begun before.
         self._begun = self._passes(batches(epoch, skip), count - skip, sink=False) if skip else None
-        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count, self._sink)
+        self._whole = self._passes(batches(epoch + 1 if skip else epoch), count, sink)
 
     def epoch(self) -> Iterator[Tensor]:
         """The results of the step on the batches of the next epoch, or of what is left of the first."""

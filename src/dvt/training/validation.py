@@ -7,6 +7,7 @@ from mindspore import Tensor
 
 from dvt import device
 from dvt.checkpoint.native import load_weights
+from dvt.cluster.ranks import Ranks
 from dvt.data import Splits
 from dvt.data.bad_images import LEFT_OUT
 from dvt.early_exit.loop import padded
@@ -28,31 +29,31 @@ class Validation:
         splits: Images, with the evaluation preprocessing that is wanted.
         split: Name of the split.
         batch_size: Images per batch.
+        ranks: The place of this process among those that share the images.
     """
 
-    def __init__(self, config: ModelConfig, splits: Splits, split: str, batch_size: int) -> None:
-        self._splits, self._split, self._batch_size = splits, split, batch_size
+    def __init__(self, config: ModelConfig, splits: Splits, split: str, batch_size: int, ranks: Ranks) -> None:
+        self._splits, self._split, self._batch_size, self._ranks = splits, split, batch_size, ranks
         self._model = build_from_config(config, initialised=False)
         self._model.set_train(False)
         self._all_exits = device.ahead_of_time(AllExits(self._model, probabilities=False))
-        self._shard = (device.rank(), device.world_size())
-        splits.num_batches(split, batch_size, shard=self._shard)  # refuses more ranks than images now
+        splits.num_batches(split, batch_size, shard=ranks.shard)  # refuses more ranks than images now
 
     def accuracy(self, weights: dict[str, np.ndarray]) -> list[float]:
         """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite, and
         SharedDataError on all ranks for a bad image of one, or too many of them."""
         load_weights(self._model, weights, source="the weights to validate")
-        pipeline = self._splits.pipeline(self._split, self._batch_size, shard=self._shard)
+        pipeline = self._splits.pipeline(self._split, self._batch_size, shard=self._ranks.shard)
         correct, seen = 0.0, 0
-        with errors_shared():
+        with errors_shared(self._ranks):
             for images, labels in pipeline.create_tuple_iterator(num_epochs=1, output_numpy=True):
                 logits = self._all_exits(Tensor(padded(images, self._batch_size))).asnumpy()  # one compiled shape
                 answers = logits[:, : len(images)].argmax(axis=-1)  # (K, B)
                 correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
-        totals = device.sum_over_ranks(np.append(correct, seen))
+        totals = self._ranks.sum(np.append(correct, seen))
         left_out = self._splits.sizes[self._split] - int(totals[-1])
         if left_out:
-            with errors_shared():
+            with errors_shared(self._ranks):
                 self._splits.bad_images.check(self._split, left_out)
             log.info(
                 "%d of %d images of %s cannot be read; accuracy is over the other %d",
