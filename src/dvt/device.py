@@ -42,19 +42,13 @@ class Device:
 
     Attributes:
         target: "Ascend", "GPU" or "CPU".
-        device_id: Which of them, from 0; None if MindSpore chooses, as it does under msrun.
-        device_count: Devices of this kind on this machine; 1 for the CPU.
         description: One line for logs and reports.
-        graph_mode: Whether cells are compiled (graph mode) or run op by op (PyNative, for debugging).
         rank: Number of this process among the processes of the job, from 0.
         world_size: Processes of the job; 1 if msrun did not start this one.
     """
 
     target: str
-    device_id: int | None
-    device_count: int
     description: str
-    graph_mode: bool
     rank: int = 0
     world_size: int = 1
 
@@ -66,7 +60,7 @@ def available() -> dict[str, int]:
 
 
 def resolve(device_target: str) -> str:
-    """The target that `device_target` means here, whatever its case; `auto` is the best there is.
+    """The target that `device_target` means on this machine, in any case; `auto` is the best one there is.
 
     Raises DeviceError for an unknown name or a device that is not there.
     """
@@ -116,7 +110,7 @@ def set_up(
         else:
             ms.set_device(target, chosen)
     except RuntimeError as error:
-        # A process keeps its first device, also one it never chose; that is no trouble if it is the one asked for.
+        # A process keeps its first device, also one that MindSpore chose; that may be the one asked for.
         if chosen is not None or current_target() != target:
             raise DeviceError(
                 f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
@@ -128,7 +122,7 @@ def set_up(
     if jit_level != "auto":
         ms.set_context(jit_config={"jit_level": jit_level})
     rank, world_size = _join(target) if _started_by_msrun() else (0, 1)
-    return Device(target, chosen, count, _describe(target, count, chosen or 0), graph_mode, rank, world_size)
+    return Device(target, _describe(target, count, chosen or 0), rank, world_size)
 
 
 def ahead_of_time(cell: nn.Cell) -> Callable[..., Any]:

@@ -37,7 +37,7 @@ STATE_FILE = "state.ckpt"
 PREVIOUS_STATE_FILE = "state_previous.ckpt"
 DAMAGED_STATE_FILE = "state_damaged.ckpt"
 
-# Keys of the recipe that may change between a run and its resumption: they do not touch what is computed.
+# Keys of the recipe that a resumed run may change: they do not change what is computed.
 MAY_CHANGE = (
     "data.max_bad_images",
     "data.on_bad_image",
@@ -183,7 +183,7 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """Once the file cannot be written any more (the disk is full), the console alone shows what is logged."""
+    """Stops when the file cannot be written (the disk is full): from then on only the console shows what is logged."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
         logging.getLogger("dvt").removeHandler(self)

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 class Validation:
     """Top-1 accuracy of given weights on a split, every image that can be read counted once over all ranks.
 
-    A model of its own holds the weights (usually the moving average), so that the compiled training step stays as it
-    is; it computes in float32.
+    The weights (usually the moving average) go into a second model, which computes in float32, so that the compiled
+    training step stays as it is.
 
     Args:
         config: The model.
