@@ -1,11 +1,35 @@
-"""Ranks with other data or weights are found, and an error of one ends all; one rank agrees with itself."""
+"""Ranks with other code, data or weights are found, and an error of one ends all; one rank agrees with itself."""
+
+import re
 
 import numpy as np
 import pytest
 
 from dvt.cluster.ranks import ALONE, Ranks
 from dvt.errors import ConfigError, DataError
-from dvt.training.agreement import SharedDataError, errors_shared, ranks_that_differ, require_same_weights
+from dvt.training.agreement import (
+    SharedDataError,
+    errors_shared,
+    ranks_that_differ,
+    require_same_fingerprint,
+    require_same_weights,
+)
+
+
+def test_ranks_with_one_fingerprint_may_train_together():
+    require_same_fingerprint([7.0])
+    require_same_fingerprint([123456.0] * 8)
+
+
+def test_the_ranks_that_differ_are_listed():
+    with pytest.raises(ConfigError, match=re.escape("rank 2 (000005), 5 (000006) runs other code")) as caught:
+        require_same_fingerprint([7, 7, 5, 7, 7, 6])
+    assert "other 4 of 6 ranks (000007)" in str(caught.value)
+
+
+def test_of_two_that_differ_rank_0_is_taken_as_right():
+    with pytest.raises(ConfigError, match=r"rank 1 \(000009\)"):
+        require_same_fingerprint([8, 9])
 
 
 def test_ranks_are_compared_with_rank_0():

@@ -1,4 +1,4 @@
-"""What is checked before a job starts, and whether all ranks run the same. Imports no MindSpore.
+"""What is checked before a job starts, and the fingerprint of what runs. Imports no MindSpore.
 
 Devices are counted in a process of its own, so that the launcher never holds one.
 """
@@ -11,8 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -108,21 +107,6 @@ def fingerprint(config: RunConfig) -> int:
     keys = {key: value for key, value in flattened(config_to_dict(config)).items() if key not in LOCAL_KEYS}
     digest.update(json.dumps([keys, versions()], sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big") % FINGERPRINTS
-
-
-def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
-    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
-    values = [int(value) for value in fingerprints]
-    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
-    others = [rank for rank, value in enumerate(values) if value != usual]
-    if others:
-        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
-        raise ConfigError(
-            f"rank {named} runs other code, another configuration or other versions than the other "
-            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
-            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
-            "HEAD`, `git status` and `pip list`), then start all of them again"
-        )
 
 
 def _versions(path: str) -> Iterator[str]:

@@ -1,17 +1,19 @@
-"""All ranks must train on the same data and from the same weights, and give up together; otherwise they would hang, or
-go on with wrong results."""
+"""All ranks must run the same code on the same data and from the same weights, and give up together; otherwise they
+would hang, or go on with wrong results."""
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
+from dvt.cluster.preflight import FINGERPRINTS, fingerprint
 from dvt.cluster.ranks import Ranks
+from dvt.config.sections import RunConfig
 from dvt.data import Splits
 from dvt.errors import ConfigError, DataError
 
-_DIGESTS = 2**24  # a float32 holds every whole number below this exactly
 _MESSAGE_BYTES = 1000
 
 
@@ -38,6 +40,26 @@ def errors_shared(ranks: Ranks) -> Iterator[None]:
             raise SharedDataError(text if error is None else str(error)) from error
 
 
+def require_same_code(config: RunConfig, ranks: Ranks) -> None:
+    """Raises ConfigError on all ranks unless their source files, configuration and versions are the same."""
+    require_same_fingerprint(ranks.gather(np.array(fingerprint(config))))
+
+
+def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
+    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
+    values = [int(value) for value in fingerprints]
+    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
+    others = [rank for rank, value in enumerate(values) if value != usual]
+    if others:
+        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
+        raise ConfigError(
+            f"rank {named} runs other code, another configuration or other versions than the other "
+            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
+            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
+            "HEAD`, `git status` and `pip list`), then start all of them again"
+        )
+
+
 def require_same_data(splits: Splits, ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless the classes, labels and numbers of their images are the same."""
     parts = [repr(splits.class_names).encode(), *(splits.labels(split).tobytes() for split in splits.sizes)]
@@ -58,7 +80,7 @@ def _require_same(parts: Iterable[bytes], ranks: Ranks, what: str, remedy: str) 
     digest = 0
     for part in parts:
         digest = zlib.crc32(part, digest)
-    digests = ranks.gather(np.array(digest % _DIGESTS)).astype(int).tolist()
+    digests = ranks.gather(np.array(digest % FINGERPRINTS)).astype(int).tolist()
     others = ranks_that_differ(digests)
     if others:
         raise ConfigError(f"rank {', '.join(map(str, others))} of {len(digests)} has {what} than rank 0; {remedy}")

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from dvt import device
 from dvt.checkpoint import transfer
-from dvt.cluster.preflight import fingerprint, require_same_fingerprint
 from dvt.cluster.ranks import Ranks
 from dvt.config.files import config_to_yaml
 from dvt.config.sections import RunConfig
@@ -25,7 +24,13 @@ from dvt.data import Splits, load_splits
 from dvt.errors import ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
-from dvt.training.agreement import SharedDataError, errors_shared, require_same_data, require_same_weights
+from dvt.training.agreement import (
+    SharedDataError,
+    errors_shared,
+    require_same_code,
+    require_same_data,
+    require_same_weights,
+)
 from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.environment import write_environment
 from dvt.training.feed import Feed
@@ -55,7 +60,7 @@ def train(config: RunConfig) -> Path:
     used = device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
     ranks = Ranks(used.rank, used.world_size)
     main = ranks.rank == 0
-    require_same_fingerprint(ranks.gather(np.array(fingerprint(config))))
+    require_same_code(config, ranks)
     folder = RunFolder(config, writes=main)
     with folder.logging(), contextlib.ExitStack() as stack:
         if not main:  # what all ranks would say alike is said once
