@@ -6,6 +6,8 @@ well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N
 """
 
 import argparse
+import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -120,16 +122,11 @@ def train_command() -> list[str]:
 def new_log_dir(output: Path, placement: Placement) -> Path:
     """A new folder below `output`/logs, named after the time and, with several machines, after this one."""
     name = time.strftime("%Y%m%d-%H%M%S") + (f"-node{placement.node_rank}" if placement.nnodes > 1 else "")
-    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-        folder = (output / "logs" / f"{name}{suffix}").absolute()
-        try:
+    for number in itertools.count(1):
+        folder = (output / "logs" / (name if number == 1 else f"{name}-{number}")).absolute()
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
-            continue
-    raise ConfigError(
-        f"{output / 'logs'} already holds a hundred folders {name}: jobs start in a loop; end what starts them"
-    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[int | None, list[str]]:

@@ -22,12 +22,15 @@ ENDED_A_WORKER, LOGGED, FOLLOWS = 1, 2, 3
 SHOWN_LINES = 16
 
 # "[ERROR] DEVICE(123,7f,python):2026-11-25-17:12:08.287.000 [file:line] text"; this package: "17:12:08 ERROR   text".
-_STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})(?:\.\d{3})?"
-_MINDSPORE_LINE = re.compile(rf"\[(DEBUG|INFO|WARNING|ERROR|CRITICAL)\] [\w.]+\([^)]*\):{_STAMP}")
-_OWN_LINE = re.compile(r"(\d\d:\d\d:\d\d) (DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})"
+_LEVELS = "(?:DEBUG|INFO|WARNING|(?P<error>ERROR|CRITICAL))"
+_MINDSPORE_LINE = re.compile(rf"\[{_LEVELS}\] [\w.]+\([^)]*\):{_STAMP}")
+_OWN_LINE = re.compile(rf"(\d\d:\d\d:\d\d) {_LEVELS}\b")
 _CODE_LINE = re.compile(r"E[A-Z]\d{4}: ")
-_FATAL_LINE = re.compile(r"error: |Fatal Python error: |terminate called after |Segmentation fault")
 _TRACEBACK = "Traceback (most recent call last):"
+_FATAL_LINE = re.compile(
+    rf"{re.escape(_TRACEBACK)}|error: |Fatal Python error: |terminate called after |Segmentation fault"
+)
 _CHAINED = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -119,9 +122,8 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
         )
     others = []
     for log in logs:
-        rest = [error for error in errors_in(log) if error != first]
-        if rest and log.rank is not None and log.rank != first.rank:
-            error = min(rest, key=_order)
+        error = earliest_error([log])
+        if error is not None and log.rank not in (None, first.rank):
             others.append(f"  {_where(error)}: {_headline(error.text)}")
     if others:
         paragraphs.append("\n".join(["Errors of other ranks:", *others]))
@@ -142,8 +144,8 @@ def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
     for index, line in enumerate(lines):
         stamped = _MINDSPORE_LINE.match(line) or _OWN_LINE.match(line)
         chained = in_fatal and any(link in lines[index - 2 : index] for link in _CHAINED)
-        starts_traceback = line.startswith(_TRACEBACK) and not chained
-        starts = starts_traceback or _is_fatal(line) or _is_logged_error(line)
+        fatal = bool(_FATAL_LINE.match(line)) and not chained
+        starts = fatal or bool(stamped and stamped["error"])
         if first is None:
             starts = starts or bool(_CODE_LINE.match(line))  # inside an error a code is part of it
         elif (starts and in_fatal) or (stamped and not starts):
@@ -151,20 +153,10 @@ def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
             first, in_fatal = None, False
         if starts:
             first = index if first is None else first
-            in_fatal = in_fatal or starts_traceback or _is_fatal(line)
+            in_fatal = in_fatal or fatal
     if first is not None:
         blocks.append((first, len(lines) - 1))
     return blocks
-
-
-def _is_fatal(line: str) -> bool:
-    return bool(_FATAL_LINE.match(line))
-
-
-def _is_logged_error(line: str) -> bool:
-    mindspore, own = _MINDSPORE_LINE.match(line), _OWN_LINE.match(line)
-    level = mindspore[1] if mindspore else own[2] if own else ""
-    return level in ("ERROR", "CRITICAL")
 
 
 def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> WorkerError:
@@ -172,7 +164,7 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
     known = recognise(text)
     if log.rank is None or (known is not None and known.follows):
         error_class = FOLLOWS
-    elif known is None and not any(line.startswith(_TRACEBACK) or _is_fatal(line) for line in lines[first : last + 1]):
+    elif known is None and not any(map(_FATAL_LINE.match, lines[first : last + 1])):
         error_class = LOGGED
     else:
         error_class = ENDED_A_WORKER

@@ -19,7 +19,6 @@ import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,7 +48,7 @@ log = logging.getLogger(__name__)
 Row = dict[str, float]
 
 
-class RunRecords:
+class RunRecords(contextlib.AbstractContextManager):
     """Metrics of one run, in its folder; use it as a context manager, or call `close`.
 
     Args:
@@ -106,12 +105,7 @@ class RunRecords:
         except OSError as error:
             log.warning("the records in %s are incomplete: %s", self.folder, error)
 
-    def __enter__(self) -> "RunRecords":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _to_board(self, group: str, step: int, values: Mapping[str, float]) -> None:
