@@ -12,8 +12,9 @@ too long; with it, those taken along take shorter steps for some hundred steps, 
 from collections.abc import Mapping
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Tensor, nn
 
+from dvt.checkpoint.native import load_weights
 from dvt.checkpoint.transfer import start_exit
 from dvt.models.variants import ModelConfig
 from dvt.training.step import TrainStep
@@ -38,21 +39,19 @@ class FirstExit(nn.Cell):
 
 def start_finer_exits(model: nn.Cell) -> None:
     """Puts what fits of the first exit's weights into the others."""
-    parameters = model.parameters_dict()
-    first = _below(FIRST, {name: parameter.asnumpy() for name, parameter in parameters.items()})
-    _set(parameters, _for_finer_exits(model.config, first))
+    weights = {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()}
+    load_weights(model, weights | _for_finer_exits(model.config, _below(FIRST, weights)))
 
 
 def hand_over(model: nn.Cell, coarse: TrainStep, full: TrainStep) -> None:
     """Copies the state of the first exit's step to that of all exits, which was made after `start_finer_exits`."""
-    values = {parameter.name: parameter.asnumpy() for parameter in coarse.state()}
+    values = coarse.state()
     for prefix in {name.partition(FIRST)[0] for name in values if FIRST in name}:  # "ema.", "adam_moment1." and such
         finer = _for_finer_exits(model.config, _below(prefix + FIRST, values))
         if prefix != AVERAGES:  # resized bicubically, second moments could become negative
             finer = {name: value for name, value in finer.items() if not name.endswith("pos_embed")}
         values |= {prefix + name: value for name, value in finer.items()}
-    values |= {name: np.ones((), np.float32) for name in BIAS_CORRECTION if name in values}
-    _set({parameter.name: parameter for parameter in full.state()}, values)
+    full.load_state(values | {name: np.ones((), np.float32) for name in BIAS_CORRECTION if name in values})
 
 
 def _for_finer_exits(config: ModelConfig, first: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -66,8 +65,3 @@ def _for_finer_exits(config: ModelConfig, first: Mapping[str, np.ndarray]) -> di
 
 def _below(prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def _set(parameters: Mapping[str, Parameter], values: Mapping[str, np.ndarray]) -> None:
-    for name, value in values.items():
-        parameters[name].set_data(Tensor(value.astype(parameters[name].asnumpy().dtype)))

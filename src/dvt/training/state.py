@@ -11,16 +11,14 @@ Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `be
 the same in the resumed run. Random numbers need no place: they follow from the seed and the counters.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import nn
 
-from dvt.checkpoint.native import Checkpoint
+from dvt.checkpoint.native import Checkpoint, load_weights
 from dvt.cluster.ranks import Ranks
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
@@ -65,7 +63,7 @@ class TrainState:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The weights that the next step starts from."""
-        return _arrays(self.model.parameters_dict())
+        return {name: parameter.asnumpy() for name, parameter in self.model.parameters_dict().items()}
 
     def averaged_weights(self) -> dict[str, np.ndarray]:
         """The weights to evaluate: the moving average in place of what it averages, if there is one."""
@@ -73,7 +71,7 @@ class TrainState:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Everything that `state.ckpt` holds besides its metadata."""
-        return self.weights() | _arrays(self._kept_by_step())
+        return self.weights() | self.step.state()
 
     def metadata(self, plan: RunPlan) -> dict[str, Any]:
         """What goes with weights of this state into a checkpoint."""
@@ -122,30 +120,22 @@ class TrainState:
                 f"rates would be others. Start as many, or begin a new run with train.init_checkpoint="
                 f"{folder / WEIGHTS_FILE}"
             )
-        kept, weights = self._kept_by_step(), self.model.parameters_dict()
+        kept = self.step.state().keys()
         missing = [name for name in kept if name not in saved.weights]
         if missing:
             raise CheckpointError(
                 f"the state in {folder} lacks {missing[0]}; resume with the version of this package that wrote it"
             )
-        if saved.weights.keys() - kept.keys() != weights.keys():
-            raise CheckpointError(f"the state in {folder} is not one of {plan.model.name}")
         done, steps = int(metadata["step"]), metadata["epoch"] * plan.schedule.steps_per_epoch
         if metadata["class_names"] != list(plan.splits.class_names) or done != round(steps):
             raise ConfigError(
                 f"the run in {folder} was begun on other data: data.path now holds other classes or another number of "
                 "images; resume with the images it was begun with"
             )
-        for name, parameter in (kept | weights).items():
-            parameter.set_data(Tensor(saved.weights[name].astype(parameter.asnumpy().dtype)))
+        weights = {name: value for name, value in saved.weights.items() if name not in kept}
+        load_weights(self.model, weights, source=f"the state in {folder}")
         # A run that a bad image ended within an accumulated batch begins that batch again.
-        self.step.batches.set_data(Tensor(done * plan.config.train.accumulation_steps, ms.int32))
+        batches = np.array(done * plan.config.train.accumulation_steps)
+        self.step.load_state({name: saved.weights[name] for name in kept} | {"batches": batches})
         self.done, self.unfinished_epoch = done, metadata.get("unfinished_epoch")
         self.best = [(float(accuracy), int(epoch)) for accuracy, epoch in metadata.get("best", [])]
-
-    def _kept_by_step(self) -> dict[str, Parameter]:
-        return {parameter.name: parameter for parameter in self.step.state()}
-
-
-def _arrays(parameters: Mapping[str, Parameter]) -> dict[str, np.ndarray]:
-    return {name: parameter.asnumpy() for name, parameter in parameters.items()}

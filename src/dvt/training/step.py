@@ -5,6 +5,8 @@ The step needs nothing from outside but a batch: learning rate, random masks and
 follow from counters that it keeps. So batches can be sunk to a device, and a resumed run goes on as if unbroken.
 """
 
+from collections.abc import Mapping
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
@@ -109,10 +111,20 @@ class TrainStep(nn.Cell):
             done = ops.depend(done, cleared)
         return ops.depend(losses, ops.depend(done, sums))
 
-    def state(self) -> list[Parameter]:
+    def state(self) -> dict[str, np.ndarray]:
         """Everything besides the weights that a resumed run needs, between two steps of the optimizer."""
+        return {name: parameter.asnumpy() for name, parameter in self._kept().items()}
+
+    def load_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Puts back values of `state`, all or some."""
+        kept = self._kept()
+        for name, value in values.items():
+            kept[name].set_data(Tensor(np.asarray(value).astype(kept[name].asnumpy().dtype)))
+
+    def _kept(self) -> dict[str, Parameter]:
         counters = [self.global_step, self.batches, self.skipped_steps, self.loss_scale, self.good_steps]
-        return [*self.optimizer.state(), *counters, *(self.ema if self.ema is not None else ())]
+        averages = self.ema if self.ema is not None else ()
+        return {parameter.name: parameter for parameter in (*self.optimizer.state(), *counters, *averages)}
 
     def ema_weights(self) -> dict[str, np.ndarray]:
         """The averaged weights under the model's own names; empty if the average is switched off."""
