@@ -29,27 +29,8 @@ def _sum_up_one(x: Tensor) -> Tensor:
     return x.sum()
 
 
-def mean_over_ranks(world_size: int) -> nn.Cell:
-    """A cell that averages a float32 tensor over all ranks; the identity for one rank."""
-    return nn.Identity() if world_size == 1 else _Mean(world_size)
-
-
-def gradients_mean(sizes: Sequence[int], world_size: int) -> nn.Cell:
-    """A cell that averages a tuple of float32 tensors of so many elements each over all ranks; the identity for one."""
-    return nn.Identity() if world_size == 1 else _MeanOfAll(sizes, world_size)
-
-
-def finite_check() -> nn.Cell:
-    """A cell that says whether all of a tuple of float32 tensors are finite.
-
-    On the CPU a sum that overflows counts as not finite too: MindSpore's check of every element takes longer there than
-    the optimizer, and such gradients have no finite squares.
-    """
-    return _SumsAreFinite() if device.current_target() == "CPU" else _AllFinite()
-
-
-class _Mean(nn.Cell):
-    """Sum over all ranks, divided by their number."""
+class Mean(nn.Cell):
+    """The mean of a float32 tensor over all `count` ranks."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -60,12 +41,15 @@ class _Mean(nn.Cell):
         return self.all_reduce(x) / self.count
 
 
-class _MeanOfAll(nn.Cell):
-    """The mean of many tensors in one message: hundreds of small messages cost the CPU more than a step itself."""
+class GradientsMean(nn.Cell):
+    """The mean of a tuple of float32 tensors, of `sizes` elements each, over all `count` ranks.
+
+    It is one message: hundreds of small ones cost the CPU more than a step itself.
+    """
 
     def __init__(self, sizes: Sequence[int], count: int) -> None:
         super().__init__()
-        self.mean = _Mean(count)
+        self.mean = Mean(count)
         self.sizes = tuple(sizes)
         self.starts = tuple(itertools.accumulate((0, *self.sizes[:-1])))
         self.map = ops.HyperMap()
@@ -73,6 +57,15 @@ class _MeanOfAll(nn.Cell):
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         joined = self.mean(ops.concat(self.map(_flatten, tensors)))
         return self.map(ops.partial(_cut_out, joined), self.starts, self.sizes, tensors)
+
+
+def finite_check() -> nn.Cell:
+    """A cell that says whether all of a tuple of float32 tensors are finite.
+
+    On the CPU a sum that overflows counts as not finite too: MindSpore's check of every element takes longer there than
+    the optimizer, and such gradients have no finite squares.
+    """
+    return _SumsAreFinite() if device.current_target() == "CPU" else _AllFinite()
 
 
 class _SumsAreFinite(nn.Cell):

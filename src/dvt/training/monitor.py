@@ -92,19 +92,17 @@ class Monitor:
             return np.array([value for name, value in row.items() if name.startswith(key)])
 
         accuracy, skipped = numbers("val_accuracy_exit_"), row["skipped_steps"]
-        log.info(
-            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %s images/s%s%s%s",
-            row["epoch"],
-            self._schedule.epochs,
-            joined(numbers("loss_exit_")),
-            f", accuracy per exit {joined(accuracy, 2)} %" if len(accuracy) else "",
-            " (best so far)" if is_best else "",
-            row["learning_rate"],
-            as_rate(row["images_per_second"]),
-            "" if self._left is None else f", {self._left} left",
-            f", {skipped} step{'s' * (skipped > 1)} skipped so far" if skipped else "",
-            f", loss scale {row['loss_scale']:g}" if "loss_scale" in row else "",
-        )
+        parts = [f"loss per exit {joined(numbers('loss_exit_'))}"]
+        if len(accuracy):
+            parts.append(f"accuracy per exit {joined(accuracy, 2)} %{' (best so far)' * is_best}")
+        parts += [f"lr {row['learning_rate']:.2e}", f"{as_rate(row['images_per_second'])} images/s"]
+        if self._left is not None:
+            parts.append(f"{self._left} left")
+        if skipped:
+            parts.append(f"{skipped} step{'s' * (skipped > 1)} skipped so far")
+        if "loss_scale" in row:
+            parts.append(f"loss scale {row['loss_scale']:g}")
+        log.info("epoch %d/%d: %s", row["epoch"], self._schedule.epochs, ", ".join(parts))
 
     def _images_per_second(self, done: int, now: float) -> float:
         return (done - self._first_step) * self._schedule.images_per_step / max(now - self._started, 1e-9)

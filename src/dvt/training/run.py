@@ -248,12 +248,8 @@ class Training:
             return
         replaced = int(ranks.sum(np.array([bad_images.replaced[epoch]]))[0])
         if replaced:
-            log.warning(
-                "epoch %d/%d: %d of the training images shown could not be read; others took their places",
-                epoch + 1,
-                self.plan.schedule.epochs,
-                replaced,
-            )
+            text = f"{replaced} of the training images shown could not be read; others took their places"
+            log.warning("epoch %d/%d: %s", epoch + 1, self.plan.schedule.epochs, text)
         with errors_shared(ranks):
             bad_images.check("train", replaced)
 
@@ -265,12 +261,8 @@ class Training:
             yield
         except KeyboardInterrupt:
             self._save()
-            log.warning(
-                "interrupted after step %d of %d; %s is usable, and the same command with --resume goes on",
-                state.done,
-                self.plan.schedule.steps,
-                folder.path / WEIGHTS_FILE,
-            )
+            usable = f"{folder.path / WEIGHTS_FILE} is usable, and the same command with --resume goes on"
+            log.warning("interrupted after step %d of %d; %s", state.done, self.plan.schedule.steps, usable)
             self.plan.ranks.leave()  # all ranks are here, after the same step
             raise
         except DataError as error:
@@ -308,19 +300,11 @@ class Training:
 
     def _announce(self) -> None:
         train, schedule = self.plan.config.train, self.plan.schedule
-        log.info(
-            "training %s: %d epoch%s of %d steps of %d images; the first step compiles for a while",
-            self.plan.model.name,
-            schedule.epochs,
-            "" if schedule.epochs == 1 else "s",
-            schedule.steps_per_epoch,
-            schedule.images_per_step,
-        )
+        epochs = "1 epoch" if schedule.epochs == 1 else f"{schedule.epochs} epochs"
+        steps = f"{schedule.steps_per_epoch} steps of {schedule.images_per_step} images"
+        log.info("training %s: %s of %s; the first step compiles for a while", self.plan.model.name, epochs, steps)
         if schedule.peak != train.learning_rate:
+            meant = f"{train.learning_rate:.3g} for {train.base_batch_size} images per step"
             log.info(
-                "learning rate %.3g, scaled from %.3g for %d images per step to the %d of this run",
-                schedule.peak,
-                train.learning_rate,
-                train.base_batch_size,
-                schedule.images_per_step,
+                "learning rate %.3g, scaled from %s to the %d here", schedule.peak, meant, schedule.images_per_step
             )

@@ -15,7 +15,7 @@ from mindspore import dtype as mstype
 from dvt.cluster.ranks import ALONE, Ranks
 from dvt.config.sections import TrainSection
 from dvt.models.noise import IntegerHash
-from dvt.training.gradients import finite_check, gradients_mean, mean_over_ranks
+from dvt.training.gradients import GradientsMean, Mean, finite_check
 from dvt.training.loss import ExitLosses
 from dvt.training.optimizer import build_optimizer
 
@@ -72,8 +72,11 @@ class TrainStep(nn.Cell):
         self.exit_weights = Tensor(weights[: model.num_exits], mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
-        self.reduce_gradients = gradients_mean([parameter.size for parameter in self.parameters], ranks.world_size)
-        self.reduce_losses = mean_over_ranks(ranks.world_size)
+        self.reduce_gradients, self.reduce_losses = nn.Identity(), nn.Identity()
+        if ranks.world_size > 1:
+            sizes = [parameter.size for parameter in self.parameters]
+            self.reduce_gradients = GradientsMean(sizes, ranks.world_size)
+            self.reduce_losses = Mean(ranks.world_size)
         self.all_finite = finite_check()
         self.clip_norm = train.clip_norm
 

@@ -50,16 +50,12 @@ class Validation:
                 logits = self._all_exits(Tensor(padded(images, self._batch_size))).asnumpy()  # one compiled shape
                 answers = logits[:, : len(images)].argmax(axis=-1)  # (K, B)
                 correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
-        totals = self._ranks.sum(np.append(correct, seen))
-        left_out = self._splits.sizes[self._split] - int(totals[-1])
+        *correct, seen = self._ranks.sum(np.append(correct, seen))
+        count = self._splits.sizes[self._split]
+        left_out = count - int(seen)
         if left_out:
             with errors_shared(self._ranks):
                 self._splits.bad_images.check(self._split, left_out)
-            log.info(
-                "%d of %d images of %s cannot be read; accuracy is over the other %d",
-                left_out,
-                self._splits.sizes[self._split],
-                self._split,
-                totals[-1],
-            )
-        return [float(100.0 * each / totals[-1]) for each in totals[:-1]]
+            what = f"{left_out} of {count} images of {self._split} cannot be read"
+            log.info("%s; accuracy is over the other %d", what, seen)
+        return [float(100.0 * each / seen) for each in correct]
