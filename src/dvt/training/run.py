@@ -304,7 +304,5 @@ class Training:
         steps = f"{schedule.steps_per_epoch} steps of {schedule.images_per_step} images"
         log.info("training %s: %s of %s; the first step compiles for a while", self.plan.model.name, epochs, steps)
         if schedule.peak != train.learning_rate:
-            meant = f"{train.learning_rate:.3g} for {train.base_batch_size} images per step"
-            log.info(
-                "learning rate %.3g, scaled from %s to the %d here", schedule.peak, meant, schedule.images_per_step
-            )
+            scaled = f"scaled from {train.learning_rate:.3g} for {train.base_batch_size} images per step"
+            log.info("learning rate %.3g, %s to the %d of this run", schedule.peak, scaled, schedule.images_per_step)

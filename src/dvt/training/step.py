@@ -72,11 +72,9 @@ class TrainStep(nn.Cell):
         self.exit_weights = Tensor(weights[: model.num_exits], mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
-        self.reduce_gradients, self.reduce_losses = nn.Identity(), nn.Identity()
-        if ranks.world_size > 1:
-            sizes = [parameter.size for parameter in self.parameters]
-            self.reduce_gradients = GradientsMean(sizes, ranks.world_size)
-            self.reduce_losses = Mean(ranks.world_size)
+        sizes, alone = [parameter.size for parameter in self.parameters], ranks.world_size == 1
+        self.reduce_gradients = nn.Identity() if alone else GradientsMean(sizes, ranks.world_size)
+        self.reduce_losses = nn.Identity() if alone else Mean(ranks.world_size)
         self.all_finite = finite_check()
         self.clip_norm = train.clip_norm
 
