@@ -57,6 +57,9 @@ class RunRecords(contextlib.AbstractContextManager):
             which replaces the records of an earlier one.
         title: Above the curves.
 
+    Attributes:
+        rows: The rows of `metrics.csv`, oldest first.
+
     Raises DVTError, here and in all methods but `close`, if the folder cannot be written to.
     """
 
@@ -64,7 +67,6 @@ class RunRecords(contextlib.AbstractContextManager):
         self.folder = Path(folder)
         self.title = title
         self.rows: list[Row] = []
-        """The rows of `metrics.csv`, oldest first."""
         if resume_step is not None:
             self.rows = _read_rows(self.folder / METRICS_FILE, resume_step)
             self._write_rows()

@@ -32,7 +32,7 @@ from dvt.training.step import TrainStep
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is the same for a whole run."""
+    """What is the same for a whole run; `model` is complete, with what only the data set knows."""
 
     config: RunConfig
     model: ModelConfig
