@@ -62,31 +62,21 @@ def test_set_up_takes_the_cpu_and_is_quiet():
         "import mindspore as ms\n"
         "from dvt import device\n"
         "chosen = device.set_up('cpu', graph_mode=False)\n"
+        "assert ms.get_context('mode') == ms.PYNATIVE_MODE\n"
         "assert device.set_up('CPU').target == 'CPU'\n"
         "assert ms.get_context('device_target') == 'CPU' and ms.get_context('mode') == ms.GRAPH_MODE\n"
-        "print(chosen)"
+        "assert chosen.target == 'CPU' and chosen.description.startswith('CPU: ')"
     )
     done = run_python(code, DEVICE_ID="7")  # DEVICE_ID is for cards
     assert done.returncode == 0, done.stderr
-    assert "target='CPU', device_id=None, device_count=1" in done.stdout
-    assert "graph_mode=False" in done.stdout
     assert done.stderr == ""
 
 
-def test_one_process_is_rank_0_of_1_and_exchanges_nothing():
+def test_options_of_the_execution_mode_are_taken_quietly():
     code = (
-        "import numpy as np, mindspore as ms\n"
         "from dvt import device\n"
         "chosen = device.set_up('CPU', deterministic=True, jit_level='O0')\n"
-        "assert (chosen.rank, chosen.world_size) == (device.rank(), device.world_size()) == (0, 1)\n"
-        "values = np.array([1.0, 2.0**24])\n"
-        "assert device.sum_over_ranks(values).tolist() == values.tolist()\n"
-        "assert device.gather_over_ranks(values).tolist() == [values.tolist()]\n"
-        "x = ms.Tensor([1.0, 2.0])\n"
-        "assert device.mean_over_ranks()(x).asnumpy().tolist() == [1.0, 2.0]\n"
-        "assert len(device.gradient_reducer([2, 2])((x, x))) == 2\n"
-        "assert not device.is_distributed()\n"
-        "device.leave()"
+        "assert (chosen.rank, chosen.world_size) == (0, 1)"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr
@@ -114,18 +104,3 @@ def test_a_cell_compiled_ahead_of_time_answers_as_before(mode: int) -> None:
             np.testing.assert_array_equal(run(x).asnumpy(), cell(x).asnumpy())
     finally:
         ms.set_context(mode=before)
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_value_that_is_not_finite_is_found(value: float, place: int):
-    check = device.finite_check()
-    arrays = [np.full(shape, 1e30, np.float32) for shape in ((3, 5), (1,), (2, 3, 4))]
-    assert bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
-    arrays[place].flat[-1] = value
-    assert not bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
-
-
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_values_of_both_infinities_do_not_cancel():
-    assert not bool(device.finite_check()((Tensor(np.array([np.inf, -np.inf], np.float32)),)).asnumpy())

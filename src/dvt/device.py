@@ -1,27 +1,24 @@
-"""Devices and ranks: which are there, which one a run takes, what the machine is. Nothing else in the package knows.
+"""The device of this process: which ones there are, which one a run takes, what the machine is.
 
 `set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
-Under `msrun` it also joins the other ranks: data-parallel training with HCCL on Ascend, NCCL on GPU, MCCL on the CPU.
-What the ranks exchange outside of the compiled step are small float32 arrays, the one type that all backends sum.
+In a process that msrun started it also joins the other ranks, with HCCL on Ascend, NCCL on GPU and MCCL on the CPU;
+what the ranks then exchange is in `dvt.cluster.ranks` and, inside the compiled step, in `dvt.training.gradients`.
 """
 
 import contextlib
 import ctypes
-import itertools
 import os
 import platform
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-import numpy as np
-from mindspore import Tensor, amp, communication, nn, ops
+from mindspore import Tensor, communication, nn
 
-from dvt.errors import DeviceError
+from dvt.errors import DeviceError, reason_of
 
 # Best first; `auto` takes the first that is there.
 TARGETS = ("Ascend", "GPU", "CPU")
@@ -38,8 +35,6 @@ NEEDS = {
 GRAPH_LOCK = threading.Lock()
 """Held while a thread compiles or runs a MindSpore graph: two at a time crash the process (MindSpore 2.10, CPU)."""
 
-_LAST_MESSAGE_SECONDS = 1.0
-
 
 @dataclass(frozen=True)
 class Device:
@@ -47,19 +42,13 @@ class Device:
 
     Attributes:
         target: "Ascend", "GPU" or "CPU".
-        device_id: Which of them, from 0; None if MindSpore chooses, as it does under msrun.
-        device_count: Devices of this kind on this machine; 1 for the CPU.
         description: One line for logs and reports.
-        graph_mode: Whether cells are compiled (graph mode) or run op by op (PyNative, for debugging).
-        rank: Number of this process among those of a job; 0 where there is one.
-        world_size: Processes of the job.
+        rank: Number of this process among the processes of the job, from 0.
+        world_size: Processes of the job; 1 if msrun did not start this one.
     """
 
     target: str
-    device_id: int | None
-    device_count: int
     description: str
-    graph_mode: bool
     rank: int = 0
     world_size: int = 1
 
@@ -71,7 +60,7 @@ def available() -> dict[str, int]:
 
 
 def resolve(device_target: str) -> str:
-    """The target that `device_target` means here, whatever its case; `auto` is the best there is.
+    """The target that `device_target` means on this machine, in any case; `auto` is the best one there is.
 
     Raises DeviceError for an unknown name or a device that is not there.
     """
@@ -121,68 +110,19 @@ def set_up(
         else:
             ms.set_device(target, chosen)
     except RuntimeError as error:
-        # A process keeps its first device, also one it never chose; that is no trouble if it is the one asked for.
+        # A process keeps its first device, also one that MindSpore chose; that may be the one asked for.
         if chosen is not None or current_target() != target:
             raise DeviceError(
                 f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
-                f"{_first_line(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
+                f"{reason_of(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
             ) from error
     ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
     if deterministic:
         ms.set_deterministic(True)
     if jit_level != "auto":
         ms.set_context(jit_config={"jit_level": jit_level})
-    if is_distributed():
-        _join(target)
-    description = _describe(target, count, chosen or 0)
-    return Device(target, chosen, count, description, graph_mode, rank(), world_size())
-
-
-def is_distributed() -> bool:
-    """Whether this process was started as one of several, by msrun."""
-    return "MS_ROLE" in os.environ
-
-
-def rank() -> int:
-    """Number of this process among those of the job; 0 before `set_up` and where there is one."""
-    return communication.get_rank() if _joined() else 0
-
-
-def world_size() -> int:
-    """Processes of the job; 1 before `set_up` and where there is one."""
-    return communication.get_group_size() if _joined() else 1
-
-
-def local_world_size() -> int:
-    """Processes of the job on this machine."""
-    return communication.get_local_rank_size() if _joined() else 1
-
-
-def gradient_reducer(sizes: Sequence[int]) -> nn.Cell:
-    """A cell that averages a tuple of float32 tensors of so many elements each over all ranks, for use inside a
-    compiled step; does nothing for one rank."""
-    return nn.Identity() if world_size() == 1 else _MeanOfAll(sizes, world_size())
-
-
-def finite_check() -> nn.Cell:
-    """A cell that tells whether all of a tuple of float32 tensors are finite, for use inside a compiled step.
-
-    On the CPU a sum that overflows counts as not finite too: MindSpore's check of every element takes longer there than
-    the optimizer, and such gradients have no finite squares.
-    """
-    return _SumsAreFinite() if current_target() == "CPU" else _AllFinite()
-
-
-def mean_over_ranks() -> nn.Cell:
-    """A cell that averages a float32 tensor over all ranks, for use inside a compiled step; nothing for one rank."""
-    return nn.Identity() if world_size() == 1 else _Mean(world_size())
-
-
-def sum_over_ranks(values: np.ndarray) -> np.ndarray:
-    """The element-wise sum of an array over all ranks, as float32; whole numbers are exact up to 2**24."""
-    if world_size() == 1:
-        return np.asarray(values, np.float32)
-    return ops.AllReduce()(Tensor(np.asarray(values, np.float32))).asnumpy()
+    rank, world_size = _join(target) if _started_by_msrun() else (0, 1)
+    return Device(target, _describe(target, count, chosen or 0), rank, world_size)
 
 
 def ahead_of_time(cell: nn.Cell) -> Callable[..., Any]:
@@ -205,19 +145,6 @@ def ahead_of_time(cell: nn.Cell) -> Callable[..., Any]:
     return call
 
 
-def gather_over_ranks(values: np.ndarray) -> np.ndarray:
-    """(ranks, ...) float32: the arrays of all ranks, which must have one shape."""
-    values = np.asarray(values, np.float32)[None]
-    return values if world_size() == 1 else ops.AllGather()(Tensor(values)).asnumpy()
-
-
-def leave() -> None:
-    """Ends the work of this rank together with the others: a rank that exits early kills its peers on the CPU."""
-    if _joined():
-        sum_over_ranks(np.zeros(1))
-        time.sleep(_LAST_MESSAGE_SECONDS)
-
-
 def current_target() -> str:
     """The device of this process, as MindSpore has it: "Ascend", "GPU" or "CPU"."""
     return ms.get_context("device_target")
@@ -235,90 +162,25 @@ def describe_machine() -> dict[str, str | int | float]:
     }
 
 
-class _Mean(nn.Cell):
-    """Sum over all ranks, divided by their number."""
-
-    def __init__(self, count: int) -> None:
-        super().__init__()
-        self.count = count
-        self.all_reduce = ops.AllReduce()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.all_reduce(x) / self.count
+def _started_by_msrun() -> bool:
+    return "MS_ROLE" in os.environ
 
 
-# Mapped over the gradients: a Python loop in a branch of a graph nests calls until MindSpore gives up.
-_flatten = ops.MultitypeFuncGraph("flatten")
-_cut_out = ops.MultitypeFuncGraph("cut_out")
-
-
-@_flatten.register("Tensor")
-def _flatten_one(x: Tensor) -> Tensor:
-    return x.reshape(-1)
-
-
-@_cut_out.register("Tensor", "Number", "Number", "Tensor")
-def _cut_out_one(flat: Tensor, start: int, size: int, like: Tensor) -> Tensor:
-    return ops.slice(flat, (start,), (size,)).reshape(like.shape)
-
-
-class _MeanOfAll(nn.Cell):
-    """The same for a tuple of tensors, as one message: hundreds of small ones cost the CPU more than a step itself."""
-
-    def __init__(self, sizes: Sequence[int], count: int) -> None:
-        super().__init__()
-        self.mean = _Mean(count)
-        self.sizes = tuple(sizes)
-        self.starts = tuple(itertools.accumulate((0, *self.sizes[:-1])))
-        self.map = ops.HyperMap()
-
-    def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        joined = self.mean(ops.concat(self.map(_flatten, tensors)))
-        return self.map(ops.partial(_cut_out, joined), self.starts, self.sizes, tensors)
-
-
-_sum_up = ops.MultitypeFuncGraph("sum_up")
-
-
-@_sum_up.register("Tensor")
-def _sum_up_one(x: Tensor) -> Tensor:
-    return x.sum()
-
-
-class _SumsAreFinite(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.map = ops.HyperMap()
-        self.add = ops.AddN()
-        self.is_finite = ops.IsFinite()
-
-    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        return self.is_finite(self.add(self.map(_sum_up, tensors)))
-
-
-class _AllFinite(nn.Cell):
-    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        return amp.all_finite(tensors)
-
-
-def _joined() -> bool:
-    return is_distributed() and communication.GlobalComm.INITED
-
-
-def _join(target: str) -> None:
-    """Meets the other ranks. The scheduler process of msrun stays inside `init` until the job has ended."""
-    if _joined():
-        return
-    try:
-        communication.init()
-    except (RuntimeError, ValueError) as error:
-        raise DeviceError(
-            f"this rank cannot join the others: {_first_line(error)} Check that all nodes run the same command, with "
-            f"the same MASTER_ADDR and MASTER_PORT, and that {target} is there on all of them"
-        ) from error
-    ms.set_auto_parallel_context(
-        parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=communication.get_group_size()
-    )
+def _join(target: str) -> tuple[int, int]:
+    """(rank, number of ranks), once all ranks have joined. The scheduler process of msrun stays in `init` until the job
+    has ended."""
+    if not communication.GlobalComm.INITED:
+        try:
+            communication.init()  # chooses HCCL, NCCL or MCCL by the device
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(
+                f"this rank cannot join the others: {reason_of(error)} Check that all nodes run the same command, with "
+                f"the same MASTER_ADDR and MASTER_PORT, and that {target} is there on all of them"
+            ) from error
+        ms.set_auto_parallel_context(
+            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=communication.get_group_size()
+        )
+    return communication.get_rank(), communication.get_group_size()
 
 
 def _count(target: str) -> int:
@@ -332,8 +194,8 @@ def _count(target: str) -> int:
 def _device_id(target: str, count: int, device_id: int | None) -> int | None:
     origin = "device_id"
     given: int | str | None = device_id
-    # Under msrun (MS_ROLE is set) MindSpore hands the cards out itself.
-    if given is None and target != "CPU" and "MS_ROLE" not in os.environ:
+    # Under msrun MindSpore hands the cards out itself.
+    if given is None and target != "CPU" and not _started_by_msrun():
         origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID")
     if given is None or given == "":
         return None
@@ -360,17 +222,14 @@ def _describe(target: str, count: int, device_id: int) -> str:
 
 def _usable_cores() -> int:
     # Containers and taskset leave a process fewer cores than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
             key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model name") and value.strip():
+            if key.strip().lower() == "model name" and value.strip():
                 return value.strip()
     return platform.processor() or platform.machine()
 
@@ -381,7 +240,3 @@ def _system_name() -> str:
     except OSError:
         name = platform.system()
     return f"{name}, {platform.system()} {platform.release()} {platform.machine()}"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -57,4 +57,4 @@ def did_you_mean(given: str, known: Iterable[str], mark: str = "") -> str:
 
 def reason_of(error: BaseException) -> str:
     """What an exception of another package says, in one line; the system's words if it came from the system."""
-    return (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0]
+    return (getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).splitlines()[0]

@@ -52,6 +52,8 @@ MODULES = {
     "report_tables": "report.tables",
     "report_words": "report.words",
     "threshold_search": "early_exit.search",
+    "training.board": "training.metrics",
+    "training.curves": "training.metrics",
     "training.records": "training.metrics",
     "training.transfer": "checkpoint.transfer",
     "variants": "models.variants",

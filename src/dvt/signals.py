@@ -6,6 +6,7 @@ Imports nothing that takes time, so that an entry script can call `interrupt_on_
 import contextlib
 import os
 import signal
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
@@ -15,17 +16,30 @@ it runs a graph into a SIGTERM of this process."""
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """The signals to be taken; SIGHUP is not among them where it is ignored, as `nohup` arranges."""
+    """The signals that ask to stop; without SIGHUP where it is ignored, as `nohup` arranges."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return (signal.SIGINT, signal.SIGTERM) if ignored else (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextlib.contextmanager
+def stop_signals_handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """While entered, `handler` takes them. Does nothing outside the main thread, where Python takes no signals."""
+    before = {}
+    with contextlib.suppress(ValueError):  # not the main thread
+        before = {number: signal.signal(number, handler) for number in stop_signals()}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 def interrupt_on_signals() -> None:
     """From now on they raise KeyboardInterrupt, but end the process at once while something is imported.
 
-    An exception there may end as an abort (in MindSpore's C++) or as an import error, and nothing has been begun. What
-    is ignored stays so, as for jobs that a script started in the background. In another than the main thread, where
-    Python takes no signals, this does nothing.
+    An exception during an import may end as an abort (in MindSpore's C++) or as an import error, and no work has begun.
+    What is ignored stays ignored, as for jobs that a script started in the background. Does nothing outside the main
+    thread.
     """
     with contextlib.suppress(ValueError):  # not the main thread
         for number in stop_signals():

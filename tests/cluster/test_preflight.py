@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -143,22 +142,6 @@ def test_fingerprint_sees_sources_and_versions(monkeypatch: pytest.MonkeyPatch, 
     assert preflight.fingerprint(RunConfig()) == before
     (tmp_path / "a.py").write_text("x = 2\n")
     assert preflight.fingerprint(RunConfig()) != before
-
-
-def test_ranks_with_one_fingerprint_may_train_together():
-    preflight.require_same_fingerprint([7.0])
-    preflight.require_same_fingerprint([123456.0] * 8)
-
-
-def test_the_ranks_that_differ_are_listed():
-    with pytest.raises(ConfigError, match=re.escape("rank 2 (000005), 5 (000006) runs other code")) as caught:
-        preflight.require_same_fingerprint([7, 7, 5, 7, 7, 6])
-    assert "other 4 of 6 ranks (000007)" in str(caught.value)
-
-
-def test_of_two_that_differ_rank_0_is_taken_as_right():
-    with pytest.raises(ConfigError, match=r"rank 1 \(000009\)"):
-        preflight.require_same_fingerprint([8, 9])
 
 
 @pytest.mark.slow

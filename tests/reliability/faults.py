@@ -52,7 +52,8 @@ def save_step(folder: RunFolder, config: object, step: int, size: int = 50_000) 
     """Saves weights and a state that hold nothing but `step`."""
     weights, state = (np.full(size, step, np.float32) for _ in range(2))
     metadata = {"model": MODEL, "config": config_to_dict(config), "step": step}
-    folder.save({"w": weights}, {}, {"moment": state}, metadata)
+    folder.save_weights({"w": weights}, metadata)
+    folder.save_state({"w": weights, "moment": state}, metadata)
 
 
 def assert_step(path: Path, step: int) -> None:

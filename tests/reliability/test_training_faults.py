@@ -23,8 +23,8 @@ from dvt.checkpoint import read_checkpoint
 from dvt.cli.main import main
 from dvt.config import RunConfig
 from dvt.errors import ConfigError
-from dvt.training.board import Board
 from dvt.training.folder import RunFolder
+from dvt.training.metrics import Board
 from dvt.training.monitor import Monitor
 
 pytestmark = pytest.mark.slow
@@ -45,8 +45,8 @@ def in_epoch_2(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]]
     def arrange(fault: Callable[[], None]) -> None:
         begin_epoch, faults = Monitor.begin_epoch, [fault]
 
-        def begin(self: Monitor, epoch: int, *rest: int) -> None:
-            begin_epoch(self, epoch, *rest)
+        def begin(self: Monitor, epoch: int, done: int) -> None:
+            begin_epoch(self, epoch, done)
             if epoch == 1 and faults:
                 faults.pop()()
 

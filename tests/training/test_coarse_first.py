@@ -58,7 +58,7 @@ def handed_over() -> tuple[DVT, dict, dict, dict]:
     start_finer_exits(model)
     full = TrainStep(model, section, rates)
     hand_over(model, coarse, full)
-    return model, fresh, values_of(coarse.state()), values_of(full.state())
+    return model, fresh, coarse.state(), full.state()
 
 
 def test_finer_exits_start_from_what_fits(handed_over):

@@ -33,9 +33,8 @@ def saved(path: Path, steps: int, **keys: object) -> RunConfig:
     config = config_for(path, **keys)
     folder = RunFolder(config, writes=True)
     for step in range(1, steps + 1):
-        folder.save(
-            weights(step), {"w": weights(-step)["w"]}, {"moment": np.full(3, step, np.float32)}, metadata(config, step)
-        )
+        folder.save_weights(weights(-step), metadata(config, step))
+        folder.save_state(weights(step) | {"moment": np.full(3, step, np.float32)}, metadata(config, step))
     return config
 
 
@@ -67,7 +66,7 @@ def test_a_damaged_state_gives_way_to_the_one_before(damage: str, tmp_path: Path
     folder = resumed(config)
     assert folder.read_state().metadata["step"] == 1
     assert "the state before it" in caplog.text
-    folder.save(weights(2), {}, {"moment": np.zeros(3, np.float32)}, metadata(config, 2))
+    folder.save_state(weights(2), metadata(config, 2))
     assert [read_checkpoint(tmp_path / name).metadata["step"] for name in (STATE_FILE, PREVIOUS_STATE_FILE)] == [2, 1]
     assert (tmp_path / DAMAGED_STATE_FILE).exists() == (damage != "gone")
 
@@ -76,7 +75,7 @@ def test_a_run_begun_before_a_key_was_known_goes_on(tmp_path: Path) -> None:
     config = config_for(tmp_path)
     known = metadata(config, 1)
     del known["config"]["train"]["clip_norm"], known["config"]["augment"]
-    RunFolder(config, writes=True).save(weights(1), {}, {}, known)
+    RunFolder(config, writes=True).save_state(weights(1), known)
     assert resumed(config).read_state().metadata["step"] == 1
 
 
@@ -116,29 +115,28 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 def test_the_best_few_epochs_are_kept(tmp_path: Path) -> None:
     config = config_for(tmp_path, keep_best=2)
     folder = RunFolder(config, writes=True)
-    accuracies = [50.0, 70.0, 70.0, 60.0, 80.0]
-    is_best = [
-        folder.keep_best(epoch, accuracy, weights(epoch), metadata(config, epoch))
-        for epoch, accuracy in enumerate(accuracies, start=1)
-    ]
+    best: list = []
+
+    def keep(epoch: int, accuracy: float) -> bool:
+        """Whether the epoch is the best so far."""
+        nonlocal best
+        best = folder.keep_best(best, (accuracy, epoch), weights(epoch), metadata(config, epoch))
+        return best[0] == (accuracy, epoch)
+
+    is_best = [keep(epoch, accuracy) for epoch, accuracy in enumerate([50.0, 70.0, 70.0, 60.0, 80.0], start=1)]
     assert is_best == [True, True, False, False, True]
     assert sorted(path.name for path in tmp_path.glob("epoch_*.ckpt")) == ["epoch_002.ckpt", "epoch_005.ckpt"]
-    best = read_checkpoint(tmp_path / BEST_FILE)
-    assert best.weights["w"][0] == 5 and best.metadata["val_accuracy"] == 80.0
-    # A resumed run knows them, and does an epoch again without listing it twice.
-    folder.save(weights(5), {}, {}, metadata(config, 5))
-    again = resumed(config)
-    again.read_state()
-    assert not again.keep_best(6, 65.0, weights(6), metadata(config, 6))
-    assert again.keep_best(5, 80.0, weights(5), metadata(config, 5))
-    assert again.keep_best(7, 90.0, weights(7), metadata(config, 7))
+    newest = read_checkpoint(tmp_path / BEST_FILE)
+    assert newest.weights["w"][0] == 5 and newest.metadata["val_accuracy"] == 80.0
+    assert not keep(6, 65.0)
+    assert keep(5, 80.0)  # validated again after a resume: not listed twice
+    assert keep(7, 90.0)
     assert sorted(path.name for path in tmp_path.glob("epoch_*.ckpt")) == ["epoch_005.ckpt", "epoch_007.ckpt"]
 
 
 def test_nothing_is_kept_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
     config = config_for(tmp_path, keep_best=0)
-    folder = RunFolder(config, writes=True)
-    assert not folder.keep_best(1, 99.0, weights(1), metadata(config, 1))
+    assert RunFolder(config, writes=True).keep_best([], (99.0, 1), weights(1), metadata(config, 1)) == []
     assert not list(tmp_path.glob("*.ckpt"))
 
 
@@ -147,6 +145,7 @@ def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     folder = RunFolder(config, writes=False)
     folder.begin()
     with folder.logging():
-        folder.save(weights(1), {}, {}, metadata(config, 1))
-        folder.keep_best(1, 10.0, weights(1), metadata(config, 1))
+        folder.save_weights(weights(1), metadata(config, 1))
+        folder.save_state(weights(1), metadata(config, 1))
+        assert folder.keep_best([], (10.0, 1), weights(1), metadata(config, 1)) == [(10.0, 1)]
     assert not (tmp_path / "run").exists()

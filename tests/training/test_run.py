@@ -144,8 +144,8 @@ def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
     """One step per epoch; the signal comes while the second one begins."""
     begin_epoch = Monitor.begin_epoch
 
-    def interrupted(self: Monitor, epoch: int, epochs: int, step: int) -> None:
-        begin_epoch(self, epoch, epochs, step)
+    def interrupted(self: Monitor, epoch: int, done: int) -> None:
+        begin_epoch(self, epoch, done)
         if epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 

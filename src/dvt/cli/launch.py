@@ -1,11 +1,13 @@
 """The launcher: `python -m dvt.cli.launch [--device_num N] -- [train.py arguments]`.
 
 scripts/run_distribute_train.sh calls it. It checks everything that can be checked before the start, runs msrun, shows
-the log of the first worker of this machine, and after a failure says which error came first. Exit codes: 0 all went
+the log of the first worker of this machine, and after a failure names the error that came first. Exit codes: 0 all went
 well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N stopped by signal N.
 """
 
 import argparse
+import contextlib
+import itertools
 import logging
 import os
 import shutil
@@ -22,7 +24,6 @@ from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
 from dvt.cluster.known_errors import REGISTERED_TWICE
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
-from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DeviceError
 from dvt.training.folder import RunFolder
 
@@ -42,38 +43,45 @@ def _launch(argv: list[str]) -> int:
     device_num, train_arguments = _parse(argv)
     config = train.parse(train_arguments, "train.py")
     counts = preflight.count_devices()
-    config.device_target = _resolve(config.device_target, counts)
-    placement = placement_from(os.environ, device_num or _default_device_num(config.device_target, counts))
-    environment = worker_environment(placement, config.device_target, Path(sys.executable))
+    if config.device_target == "auto":
+        if not counts:
+            raise DeviceError("this MindSpore offers no device at all; reinstall it")
+        config.device_target = next(iter(counts))
+    target = config.device_target
+    placement = placement_from(os.environ, device_num or (CPU_WORKERS if target == "CPU" else counts.get(target, 1)))
+    environment = worker_environment(placement, target, Path(sys.executable))
     preflight.check(placement, config, counts, environment["PATH"])
     RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
-    _log_start(placement, config)
-    command = [*train_command(), *train_arguments, f"--device_target={config.device_target}"]
+    log.info("%s: %s", target, placement.describe())
+    log.info("%s", ", ".join(f"{name} {number}" for name, number in preflight.versions().items()))
+    if shutil.which("ip") is None:
+        log.warning("`ip` (package iproute2) is missing: msrun then guesses this machine's address from its routes")
+    log.info("fingerprint of code, configuration and versions: %06x", preflight.fingerprint(config))
+    command = [*train_command(), *train_arguments, f"--device_target={target}"]
     return run(command, placement, Path(config.output), environment)
 
 
 def run(command: Sequence[str], placement: Placement, output: Path, environment: Mapping[str, str]) -> int:
     """Runs `command`, a Python script with its arguments, as a job; reports its end and returns the exit code.
 
-    The logs go to a new folder below `output`/logs. On one machine a start that MindSpore's scheduler spoilt by chance
-    is repeated; several machines would have to do so together.
+    The logs go to a new folder below `output`/logs. A start that MindSpore's scheduler spoils by chance is repeated on
+    one machine; several machines would have to repeat it together.
     """
     attempts = ATTEMPTS if placement.nnodes == 1 else 1
     for attempt in range(1, attempts + 1):
         log_dir = new_log_dir(output, placement)
         log.info("logs of all workers: %s", log_dir)
         outcome = Job(command, placement, log_dir, environment).run()
+        if outcome.signal_number is not None:
+            print(f"stopped; all workers have ended. Their logs are in {log_dir}", file=sys.stderr)
+            return 128 + outcome.signal_number
+        if outcome.succeeded:
+            return 0
         first = earliest_error(outcome.logs)
-        if outcome.signal_number is not None or first is None or first.known is not REGISTERED_TWICE:
+        if first is None or first.known is not REGISTERED_TWICE or attempt == attempts:
+            print(report(outcome.logs, str(log_dir), placement.nnodes), file=sys.stderr)
             break
-        if attempt < attempts:
-            log.warning("MindSpore's scheduler took a worker for a second one of the same rank; starting again")
-    if outcome.signal_number is not None:
-        print(f"stopped; all workers have ended. Their logs are in {log_dir}", file=sys.stderr)
-        return 128 + outcome.signal_number
-    if outcome.succeeded:
-        return 0
-    print(report(outcome.logs, str(log_dir), placement.nnodes), file=sys.stderr)
+        log.warning("MindSpore's scheduler took a worker for a second one of the same rank; starting again")
     return 1
 
 
@@ -98,13 +106,13 @@ def placement_from(environment: Mapping[str, str], device_num: int) -> Placement
         cluster_timeout=whole_number(environment, "CLUSTER_TIMEOUT") or 600,
         bind_core=environment.get("BIND_CORE") or None,
     )
-    if nnodes == 1 and not environment.get("MASTER_PORT"):  # nobody else needs to know it: two jobs may run at once
+    if nnodes == 1 and not environment.get("MASTER_PORT"):  # no other machine needs to know it
         return replace(placement, master_port=preflight.free_port())
     return placement
 
 
 def train_command() -> list[str]:
-    """The Python script that trains, and its first arguments: that of the checkout, or the installed command."""
+    """The Python script that trains, with its first arguments: train.py of the checkout, or the installed command."""
     script = preflight.PACKAGE.parents[1] / "train.py"
     if script.is_file():
         return [str(script)]
@@ -114,14 +122,11 @@ def train_command() -> list[str]:
 def new_log_dir(output: Path, placement: Placement) -> Path:
     """A new folder below `output`/logs, named after the time and, with several machines, after this one."""
     name = time.strftime("%Y%m%d-%H%M%S") + (f"-node{placement.node_rank}" if placement.nnodes > 1 else "")
-    for suffix in ("", *(f"-{number}" for number in range(2, 100))):
-        folder = (output / "logs" / f"{name}{suffix}").absolute()
-        try:
+    for number in itertools.count(1):
+        folder = (output / "logs" / (name if number == 1 else f"{name}-{number}")).absolute()
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
-            continue
-    raise ConfigError(f"{output / 'logs'} already holds a hundred folders {name}; what starts runs in a loop?")
 
 
 def _parse(argv: Sequence[str]) -> tuple[int | None, list[str]]:
@@ -138,26 +143,6 @@ def _parse(argv: Sequence[str]) -> tuple[int | None, list[str]]:
     if rest[:1] == ["--"]:
         rest = rest[1:]
     return whole_number({"DEVICE_NUM": arguments.device_num or ""}, "DEVICE_NUM"), rest
-
-
-def _resolve(target: str, counts: Mapping[str, int]) -> str:
-    if target != "auto":
-        return target
-    if not counts:
-        raise DeviceError("this MindSpore offers no device at all; reinstall it")
-    return next(iter(counts))
-
-
-def _default_device_num(target: str, counts: Mapping[str, int]) -> int:
-    return CPU_WORKERS if target == "CPU" else counts.get(target, 1)
-
-
-def _log_start(placement: Placement, config: RunConfig) -> None:
-    log.info("%s: %s", config.device_target, placement.describe())
-    log.info("%s", ", ".join(f"{name} {number}" for name, number in preflight.versions().items()))
-    if shutil.which("ip") is None:
-        log.warning("`ip` (package iproute2) is not there: msrun then guesses from the routes what this machine is")
-    log.info("fingerprint of code, configuration and versions: %06x", preflight.fingerprint(config))
 
 
 if __name__ == "__main__":

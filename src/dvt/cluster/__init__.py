@@ -1,1 +1,1 @@
-"""Data-parallel training on several devices and machines: checks, launcher, diagnosis, cost model."""
+"""Data-parallel jobs on several devices and machines: checks, launcher, diagnosis, and what the ranks exchange."""

@@ -1,12 +1,12 @@
 """Which error came first: pure functions on the logs of the workers. Imports no framework.
 
-A failed worker makes the others fail too: they lose their peer, wait in vain, are ended. What a user needs is the error
-that did not follow from another one. Errors are therefore read in three classes, and the earliest of the best class is
-the answer:
+A failed worker makes the others fail too: they lose their peer, wait in vain, are ended. A user needs the error that
+caused the others. Each error therefore belongs to one of three classes, and the earliest of the first class that has
+any is the answer:
 
 1. what ended a worker by itself: a traceback, an `error:` line, a known code, a signal;
 2. a line that MindSpore or this package logged as an error, and after which the worker may have gone on;
-3. what follows from the failure of another worker, and all that scheduler and msrun say.
+3. what follows from the failure of another worker, and everything that the scheduler and msrun report.
 """
 
 import re
@@ -22,12 +22,15 @@ ENDED_A_WORKER, LOGGED, FOLLOWS = 1, 2, 3
 SHOWN_LINES = 16
 
 # "[ERROR] DEVICE(123,7f,python):2026-11-25-17:12:08.287.000 [file:line] text"; this package: "17:12:08 ERROR   text".
-_STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})(?:\.\d{3})?"
-_MINDSPORE_LINE = re.compile(rf"\[(DEBUG|INFO|WARNING|ERROR|CRITICAL)\] [\w.]+\([^)]*\):{_STAMP}")
-_OWN_LINE = re.compile(r"(\d\d:\d\d:\d\d) (DEBUG|INFO|WARNING|ERROR|CRITICAL)\b")
+_STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})"
+_LEVELS = "(?:DEBUG|INFO|WARNING|(?P<error>ERROR|CRITICAL))"
+_MINDSPORE_LINE = re.compile(rf"\[{_LEVELS}\] [\w.]+\([^)]*\):{_STAMP}")
+_OWN_LINE = re.compile(rf"(\d\d:\d\d:\d\d) {_LEVELS}\b")
 _CODE_LINE = re.compile(r"E[A-Z]\d{4}: ")
-_FATAL_LINE = re.compile(r"error: |Fatal Python error: |terminate called after |Segmentation fault")
 _TRACEBACK = "Traceback (most recent call last):"
+_FATAL_LINE = re.compile(
+    rf"{re.escape(_TRACEBACK)}|error: |Fatal Python error: |terminate called after |Segmentation fault"
+)
 _CHAINED = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -36,14 +39,14 @@ _CHAINED = (
 
 @dataclass(frozen=True)
 class WorkerLog:
-    """What one process left behind.
+    """The log of one process, and how the process ended.
 
     Attributes:
         rank: Rank of the worker; None for the scheduler and msrun.
         path: Its log file, as the user should see it.
         text: Content of the file.
         modified: When the file was last written to, local time.
-        exit_code: How the worker ended by itself, negative for a signal; None if it was ended, or is not known.
+        exit_code: How the worker ended by itself, negative for a signal; None if others ended it or it is not known.
         ended: When its end was noticed, local time.
     """
 
@@ -60,13 +63,13 @@ class WorkerError:
     """One error of one process.
 
     Attributes:
-        rank: As in `WorkerLog`.
-        path: As in `WorkerLog`.
-        line: Its first line in the log, from 1; None for an end without words.
+        rank: Rank of the worker; None for the scheduler and msrun.
+        path: The log file.
+        line: Its first line in the log, from 1; None for an end without a message.
         time: When it happened: its own time stamp, else the next one in its log, else the last change of the log.
-        text: The error, a traceback whole.
+        text: The error; tracebacks are not shortened.
         error_class: ENDED_A_WORKER, LOGGED or FOLLOWS.
-        known: Row of the table of known errors, if it is one.
+        known: The row of the table of known errors that it matches.
         cause: What usually causes it; empty if that is not known.
     """
 
@@ -81,12 +84,11 @@ class WorkerError:
 
 
 def errors_in(log: WorkerLog) -> list[WorkerError]:
-    """All errors of one log in its order; last the end of the worker, unless an error of the log explains it."""
+    """All errors of one log in its order, then the end of the worker, unless an error of the log explains it."""
     lines = log.text.splitlines()
     errors = [_error(log, lines, first, last) for first, last in _blocks(lines)]
     code = log.exit_code or 0
-    # Only a kill needs no reason in the log. A crash behind an error is that error's end: MindSpore may crash while it
-    # shuts down after a lost peer.
+    # An error in the log explains any end but a kill: MindSpore may crash while it shuts down after a lost peer.
     explained = code != -signal.SIGKILL and any(error.error_class != LOGGED for error in errors)
     if log.rank is not None and code and not explained:
         errors.append(_end(log, code))
@@ -94,13 +96,13 @@ def errors_in(log: WorkerLog) -> list[WorkerError]:
 
 
 def earliest_error(logs: Iterable[WorkerLog]) -> WorkerError | None:
-    """The error that most likely caused all others: the earliest of the best class; ties go to the lowest rank."""
+    """The error that most likely caused all others; of several at the same time that of the lowest rank."""
     errors = [error for log in logs for error in errors_in(log)]
     return min(errors, key=_order, default=None)
 
 
 def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
-    """What to tell the user after a failure: the earliest error, its usual cause, what the other ranks said, the logs.
+    """The message after a failure: the earliest error, its usual cause, errors of other ranks, and where the logs are.
 
     Args:
         logs: Those of this machine.
@@ -120,9 +122,8 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
         )
     others = []
     for log in logs:
-        rest = [error for error in errors_in(log) if error != first]
-        if rest and log.rank is not None and log.rank != first.rank:
-            error = min(rest, key=_order)
+        error = earliest_error([log])
+        if error is not None and log.rank not in (None, first.rank):
             others.append(f"  {_where(error)}: {_headline(error.text)}")
     if others:
         paragraphs.append("\n".join(["Errors of other ranks:", *others]))
@@ -136,15 +137,15 @@ def _order(error: WorkerError) -> tuple[int, datetime, int]:
 def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
     """(first, last) line index of every error.
 
-    Lines without a time stamp belong to what stands before; logged errors belong to the traceback right behind them.
+    Lines without a time stamp belong to the error before them; logged errors belong to the traceback that follows.
     """
     blocks = []
     first, in_fatal = None, False
     for index, line in enumerate(lines):
         stamped = _MINDSPORE_LINE.match(line) or _OWN_LINE.match(line)
         chained = in_fatal and any(link in lines[index - 2 : index] for link in _CHAINED)
-        starts_traceback = line.startswith(_TRACEBACK) and not chained
-        starts = starts_traceback or _is_fatal(line) or _is_logged_error(line)
+        fatal = bool(_FATAL_LINE.match(line)) and not chained
+        starts = fatal or bool(stamped and stamped["error"])
         if first is None:
             starts = starts or bool(_CODE_LINE.match(line))  # inside an error a code is part of it
         elif (starts and in_fatal) or (stamped and not starts):
@@ -152,20 +153,10 @@ def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
             first, in_fatal = None, False
         if starts:
             first = index if first is None else first
-            in_fatal = in_fatal or starts_traceback or _is_fatal(line)
+            in_fatal = in_fatal or fatal
     if first is not None:
         blocks.append((first, len(lines) - 1))
     return blocks
-
-
-def _is_fatal(line: str) -> bool:
-    return bool(_FATAL_LINE.match(line))
-
-
-def _is_logged_error(line: str) -> bool:
-    mindspore, own = _MINDSPORE_LINE.match(line), _OWN_LINE.match(line)
-    level = mindspore[1] if mindspore else own[2] if own else ""
-    return level in ("ERROR", "CRITICAL")
 
 
 def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> WorkerError:
@@ -173,18 +164,17 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
     known = recognise(text)
     if log.rank is None or (known is not None and known.follows):
         error_class = FOLLOWS
-    elif known is None and not any(line.startswith(_TRACEBACK) or _is_fatal(line) for line in lines[first : last + 1]):
+    elif known is None and not any(map(_FATAL_LINE.match, lines[first : last + 1])):
         error_class = LOGGED
     else:
         error_class = ENDED_A_WORKER
     time = next(filter(None, (_time(line, log.modified) for line in lines[first:])), log.modified)
-    return WorkerError(
-        log.rank, log.path, first + 1, time, text, error_class, known, "" if known is None else known.cause
-    )
+    cause = "" if known is None else known.cause
+    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, known, cause)
 
 
 def _end(log: WorkerLog, code: int) -> WorkerError:
-    """The end of a worker by a signal, or with an exit code and no word about the reason."""
+    """The end of a worker by a signal, or with an exit code, that its log does not explain."""
     if code < 0:
         text, cause = f"ended by signal {-code} ({_signal_name(-code)})", SIGNAL_CAUSES.get(-code, "")
     else:
@@ -215,7 +205,7 @@ def _where(error: WorkerError) -> str:
 
 
 def _headline(text: str) -> str:
-    """The one line of an error that says most: of a traceback the exception, else the first line."""
+    """The line that says most about an error: of a traceback the exception, else the first line."""
     lines = text.splitlines()
     tracebacks = [index for index, line in enumerate(lines) if line.startswith(_TRACEBACK)]
     after = lines[tracebacks[-1] + 1 :] if tracebacks else lines
@@ -223,7 +213,7 @@ def _headline(text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Indented; the beginning and the end of what is too long."""
+    """The text, indented; of a long one the beginning and the end."""
     lines = text.splitlines()
     if len(lines) > SHOWN_LINES:
         half = SHOWN_LINES // 2

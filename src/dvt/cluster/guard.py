@@ -1,11 +1,11 @@
 """Ends a job whose launcher was killed: `python -m dvt.cluster.guard MSRUN_PROCESS GRACE_SECONDS`.
 
 A launcher that gets SIGKILL can end nothing itself, and msrun and its workers would go on for ever. So the launcher
-starts this beside msrun, in a session of its own; it waits for the end of a pipe that the launcher alone holds open.
+starts this process beside msrun, in a session of its own. It waits for the end of a pipe that the launcher alone holds
+open.
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import IO
 
 import psutil
 
-from dvt.cluster.preflight import PACKAGE
+from dvt.cluster.placement import python_environment
 from dvt.cluster.processes import Deadline, end_all
 
 
@@ -24,15 +24,14 @@ def guarded(msrun: psutil.Process, grace_seconds: float, log: IO[str]) -> Iterat
     Args:
         msrun: The process whose children are the workers.
         grace_seconds: Time that the workers have for saving.
-        log: Where it is noted that the launcher was killed.
+        log: File that notes that the launcher was killed.
     """
-    search = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     guard = subprocess.Popen(
         [sys.executable, "-m", "dvt.cluster.guard", str(msrun.pid), str(grace_seconds)],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONPATH": search},
+        env=python_environment(),
         start_new_session=True,  # what is sent to the launcher's group must not end it
     )
     try:
@@ -43,7 +42,7 @@ def guarded(msrun: psutil.Process, grace_seconds: float, log: IO[str]) -> Iterat
 
 
 def main(process: str, grace_seconds: str) -> None:
-    """Waits for the launcher to go, then lets the workers save and ends the job."""
+    """Waits until the launcher is gone, then lets the workers save and ends the job."""
     try:
         msrun = psutil.Process(int(process))
     except psutil.NoSuchProcess:  # the job was that short

@@ -19,10 +19,10 @@ from dvt.cluster.diagnosis import WorkerLog
 from dvt.cluster.guard import guarded
 from dvt.cluster.placement import Placement
 from dvt.cluster.processes import Deadline, Member, end_all, find_members
+from dvt.signals import stop_signals_handled
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 POLL_SECONDS = 0.2
-SETTLE_SECONDS = 3  # in which msrun and the other workers still say what they have to say about a failure
+SETTLE_SECONDS = 3  # after a failure, in which msrun and the other workers log what they know about it
 FAILURE_GRACE_SECONDS = 10  # for workers that wait for a lost peer and therefore hardly ever react
 MSRUN_LOG = "msrun.log"
 
@@ -41,7 +41,7 @@ class Outcome:
     Attributes:
         succeeded: All workers of this machine ended well.
         signal_number: Signal that stopped the launcher; None if none did.
-        logs: What the processes left behind; empty if all went well.
+        logs: The logs of all processes; empty if all went well.
     """
 
     succeeded: bool
@@ -76,45 +76,37 @@ class Job:
         self._deadline: Deadline | None = None
 
     def run(self, console: TextIO = sys.stdout) -> Outcome:
-        """Blocks until every process of the job has ended; SIGINT, SIGTERM and SIGHUP end it, a second one at once."""
-        before = {number: signal.signal(number, self._on_signal) for number in STOP_SIGNALS}
-        try:
-            with (self.log_dir / MSRUN_LOG).open("w") as file:
-                # A session of its own: Ctrl-C in the terminal reaches the launcher alone.
-                started = subprocess.Popen(
-                    self.arguments,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    env=dict(self.environment),
-                    start_new_session=True,
-                )
-                msrun = psutil.Process(started.pid)
-                with guarded(msrun, self.grace_seconds, file):
-                    succeeded = self._attend(started, msrun, console)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-        logs = () if succeeded else tuple(self._logs())
-        return Outcome(succeeded, self._signal_number, logs)
+        """Blocks until every process of the job has ended; a signal that asks to stop ends it, a second one at once."""
+        with stop_signals_handled(self._on_signal), (self.log_dir / MSRUN_LOG).open("w") as file:
+            msrun = psutil.Popen(
+                self.arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=dict(self.environment),
+                start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone
+            )
+            with guarded(msrun, self.grace_seconds, file):
+                succeeded = self._attend(msrun, console)
+        return Outcome(succeeded, self._signal_number, () if succeeded else tuple(self._logs()))
 
-    def _attend(self, started: subprocess.Popen, msrun: psutil.Process, console: TextIO) -> bool:
-        """Until all processes have ended; whether well."""
+    def _attend(self, msrun: psutil.Popen, console: TextIO) -> bool:
+        """Waits until all processes have ended; whether all ended well."""
         follower = Follower(self._log_of(self.placement.ranks.start), console)
         try:
-            return self._watch(started, msrun, follower)
+            return self._watch(msrun, follower)
         finally:
             grace = self.grace_seconds if self._signal_number is not None else FAILURE_GRACE_SECONDS
             self._deadline = Deadline(grace)
             end_all(msrun, self._members, self._deadline)
-            started.wait()
+            msrun.wait()
             follower.finish()
 
-    def _watch(self, started: subprocess.Popen, msrun: psutil.Process, follower: "Follower") -> bool:
-        """Until msrun has ended (returns whether well), a process failed, or a signal came."""
+    def _watch(self, msrun: psutil.Popen, follower: "Follower") -> bool:
+        """Waits until msrun has ended, a process has failed or a signal came; whether msrun ended well."""
         expected = self.placement.device_num + self.placement.is_master
         settled = None
-        while started.poll() is None and self._signal_number is None and not (settled and settled.over):
+        while msrun.poll() is None and self._signal_number is None and not (settled and settled.over):
             if len(self._members) < expected:
                 self._members += find_members(msrun, [member.process.pid for member in self._members])
             self._update_members()
@@ -123,7 +115,7 @@ class Job:
                 settled = Deadline(SETTLE_SECONDS)
             time.sleep(POLL_SECONDS)
         self._update_members()
-        return started.poll() == 0 and self._signal_number is None
+        return msrun.poll() == 0 and self._signal_number is None
 
     def _update_members(self) -> None:
         now = datetime.now()
@@ -152,7 +144,7 @@ class Job:
 
 
 def msrun_command(command: Sequence[str], placement: Placement, log_dir: Path) -> list[str]:
-    """The call of msrun for the share of this machine."""
+    """The command that runs the share of this machine."""
     arguments = [
         "msrun",
         f"--worker_num={placement.world_size}",
@@ -176,28 +168,22 @@ def msrun_command(command: Sequence[str], placement: Placement, log_dir: Path) -
 def own_ends(members: Iterable[Member], msrun_log: str) -> dict[int, tuple[int, datetime]]:
     """Exit code and time of the workers that ended by themselves, by rank.
 
-    msrun kills all others once it has seen one fail. It names that one; a worker killed at or after its end is not
-    counted, because msrun, not the worker, is the reason.
+    msrun names the first worker that it sees fail and kills all others. Workers killed from then on are not counted.
     """
-    workers = [member for member in members if member.rank is not None and member.ended is not None]
     named = {int(pid): int(code) for pid, code in _WORKER_ENDED.findall(msrun_log)}
+    workers = [member for member in members if member.rank is not None and member.ended is not None]
+    first_failure = min((worker.ended for worker in workers if worker.process.pid in named), default=datetime.max)
     ends = {}
-    for member in workers:
-        code = named.get(member.process.pid, member.exit_code)
-        if code is not None:
-            ends[member.rank] = (code, member.ended)
-    seen = [member.ended for member in workers if member.process.pid in named]
-    first_failure = min(seen, default=None)
-    named_ranks = {member.rank for member in workers if member.process.pid in named}
-    return {
-        rank: (code, ended)
-        for rank, (code, ended) in ends.items()
-        if rank in named_ranks or code != -signal.SIGKILL or first_failure is None or ended < first_failure
-    }
+    for worker in workers:
+        code = named.get(worker.process.pid, worker.exit_code)
+        killed = code == -signal.SIGKILL and worker.process.pid not in named and worker.ended >= first_failure
+        if code is not None and not killed:
+            ends[worker.rank] = (code, worker.ended)
+    return ends
 
 
 class Follower:
-    """Copies what is added to a worker's log to the console, and notices that the worker lost its peers."""
+    """Copies what is added to a worker's log to the console, and notices when the worker loses its peers."""
 
     def __init__(self, path: Path, console: TextIO) -> None:
         self.path, self.console = path, console
@@ -221,7 +207,7 @@ class Follower:
                 print(text, file=self.console, flush=True)
 
     def finish(self) -> None:
-        """Shows all that is left, also a last line that was not ended."""
+        """Shows all that is left, also a last line without its end."""
         self.pump()
         if self._rest:
             print(self._rest.decode(errors="replace"), file=self.console, flush=True)

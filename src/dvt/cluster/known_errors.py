@@ -26,7 +26,7 @@ class KnownError:
 
 
 # On a busy machine a worker may repeat its registration before the answer to the first one has come; MindSpore 2.10
-# takes the second for that of another worker. Nothing has begun by then, so the launcher starts again.
+# takes the second for that of another worker. No training has begun by then, so the launcher starts the job again.
 REGISTERED_TWICE = KnownError(
     "registered twice",
     r"Repeated registration node|registered repeatedly",

@@ -1,25 +1,19 @@
-"""Where a job runs: machines, workers per machine, and the address at which they meet. Imports no framework."""
+"""Where a job runs: machines, workers per machine, and the address at which they meet. Imports no MindSpore."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import dvt
 from dvt.errors import ConfigError
 
+PACKAGE = Path(dvt.__file__).parent
 DEFAULT_PORT = 8118  # msrun's own
 
 # What msrun sets for its workers; left over from an outer job, it would mislead them.
-WORKER_VARIABLES = (
-    "MS_ROLE",
-    "MS_NODE_ID",
-    "MS_SCHED_HOST",
-    "MS_SCHED_PORT",
-    "MS_WORKER_NUM",
-    "RANK_ID",
-    "RANK_SIZE",
-    "DEVICE_ID",
-)
+WORKER_VARIABLES = {"MS_ROLE", "MS_NODE_ID", "MS_SCHED_HOST", "MS_SCHED_PORT", "MS_WORKER_NUM"}
+WORKER_VARIABLES |= {"RANK_ID", "RANK_SIZE", "DEVICE_ID"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +23,7 @@ class Placement:
     Attributes:
         device_num: Workers on this machine, one per device; the same on every machine.
         nnodes: Number of machines.
-        node_rank: Which of them this is, from 0. Machine 0 also runs the scheduler at which all workers meet.
+        node_rank: Which of them this is, from 0. Machine 0 also runs the scheduler, with which all workers register.
         master_addr: Address of machine 0.
         master_port: Port of the scheduler there.
         rank_table_file: HCCL rank table; None where HCCL finds the devices itself (Ascend only).
@@ -101,10 +95,16 @@ def worker_environment(placement: Placement, device_target: str, interpreter: Pa
     On the CPU the workers share the cores; without a limit each would start a thread for every core of the machine.
     """
     environment = {name: value for name, value in os.environ.items() if name not in WORKER_VARIABLES}
-    # msrun looks the interpreter up in PATH.
+    # msrun looks up the interpreter in PATH.
     environment["PATH"] = os.pathsep.join([str(interpreter.parent), environment.get("PATH", os.defpath)])
     environment["PYTHONUNBUFFERED"] = "1"
     if device_target == "CPU":
         cores = len(os.sched_getaffinity(0))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // placement.device_num)))
     return environment
+
+
+def python_environment() -> dict[str, str]:
+    """This process's environment, changed so that a Python started in it finds this package."""
+    search = [str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(search)}

@@ -1,4 +1,4 @@
-"""What is checked before anything starts, and that all ranks start from the same. Imports no framework.
+"""What is checked before a job starts, and the fingerprint of what runs. Imports no MindSpore.
 
 Devices are counted in a process of its own, so that the launcher never holds one.
 """
@@ -11,28 +11,22 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import dvt
-from dvt.cluster.placement import DEFAULT_PORT, Placement
+from dvt.cluster.placement import DEFAULT_PORT, PACKAGE, Placement, python_environment
 from dvt.config.files import config_to_dict, flattened
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DeviceError
 from dvt.safe_files import require_writable
 
-PACKAGE = Path(dvt.__file__).parent
 SOURCE_SUFFIXES = (".py", ".cc")
-
-# What may rightly differ between machines.
-LOCAL_KEYS = ("data.path", "data.workers", "output", "train.init_checkpoint")
-
-# A float32 holds every whole number below this exactly; CPU collectives carry no integers.
-FINGERPRINTS = 2**24
-
+LOCAL_KEYS = ("data.path", "data.workers", "output", "train.init_checkpoint")  # may differ between machines
+FINGERPRINTS = 2**24  # a float32 holds every whole number below this exactly; CPU collectives carry no integers
 COUNT_SECONDS = 300
+_SHOWN_RANKS = 16
 
 
 def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
@@ -59,18 +53,17 @@ def check(placement: Placement, config: RunConfig, device_counts: dict[str, int]
 def count_devices() -> dict[str, int]:
     """Devices of this machine by kind, best kind first (`dvt.device.available`). Raises DeviceError."""
     code = "import json; from dvt import device; print(json.dumps(device.available()))"
-    search = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     try:
         done = subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
             timeout=COUNT_SECONDS,
-            env={**os.environ, "PYTHONPATH": search},
+            env=python_environment(),
         )
     except subprocess.TimeoutExpired:
         raise DeviceError(
-            f"MindSpore did not tell the devices of this machine within {COUNT_SECONDS} s; the driver may hang: see "
+            f"MindSpore did not list the devices of this machine within {COUNT_SECONDS} s; the driver may hang: see "
             "`npu-smi info` or `nvidia-smi`"
         ) from None
     lines = done.stdout.strip().splitlines()
@@ -116,74 +109,56 @@ def fingerprint(config: RunConfig) -> int:
     return int.from_bytes(digest.digest()[:8], "big") % FINGERPRINTS
 
 
-def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
-    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
-    values = [int(value) for value in fingerprints]
-    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
-    others = [rank for rank, value in enumerate(values) if value != usual]
-    if others:
-        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
-        raise ConfigError(
-            f"rank {named} runs other code, another configuration or other versions than the other "
-            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
-            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
-            "HEAD`, `git status` and `pip list`), then start all of them again"
+def _versions(path: str) -> Iterator[str]:
+    found = versions()
+    if found["mindspore"] == "missing":
+        yield f"MindSpore is not installed for {sys.executable}: pip install 'dvt-mindspore[train]'"
+    elif shutil.which("msrun", path=path) is None:
+        yield f"msrun is neither beside {sys.executable} nor in PATH; it comes with MindSpore 2.3 and later"
+    if found["numpy"].partition(".")[0] not in ("0", "1", "missing"):
+        yield f"NumPy is {found['numpy']}; MindSpore's data sets need NumPy 1: pip install 'numpy<2'"
+
+
+def _devices(placement: Placement, target: str, counts: dict[str, int]) -> Iterator[str]:
+    if target not in counts:
+        yield f"DEVICE_TARGET is {target}, but MindSpore finds no such device here, only: {', '.join(counts) or 'none'}"
+    elif target != "CPU" and placement.device_num > counts[target]:
+        yield (
+            f"DEVICE_NUM is {placement.device_num}, but this machine has {counts[target]} {target} device(s); "
+            "DEVICE_NUM counts the devices of one machine, NNODES the machines"
         )
 
 
-def _versions(path: str) -> list[str]:
-    problems, found = [], versions()
-    if found["mindspore"] == "missing":
-        problems.append(f"MindSpore is not installed for {sys.executable}: pip install 'dvt-mindspore[train]'")
-    elif shutil.which("msrun", path=path) is None:
-        problems.append(f"msrun is neither beside {sys.executable} nor in PATH; it comes with MindSpore 2.3 and later")
-    if found["numpy"].partition(".")[0] not in ("0", "1", "missing"):
-        problems.append(f"NumPy is {found['numpy']}; MindSpore's data sets need NumPy 1: pip install 'numpy<2'")
-    return problems
-
-
-def _devices(placement: Placement, target: str, counts: dict[str, int]) -> list[str]:
-    if target not in counts:
-        there = ", ".join(counts) or "none"
-        return [f"DEVICE_TARGET is {target}, but MindSpore finds no such device here, only: {there}"]
-    if target != "CPU" and placement.device_num > counts[target]:
-        return [
-            f"DEVICE_NUM is {placement.device_num}, but this machine has {counts[target]} {target} device(s); "
-            "DEVICE_NUM counts the devices of one machine, NNODES the machines"
-        ]
-    return []
-
-
-def _address(placement: Placement) -> list[str]:
+def _address(placement: Placement) -> Iterator[str]:
     address, port = placement.master_addr, placement.master_port
     try:
         ip = socket.getaddrinfo(address, None, type=socket.SOCK_STREAM)[0][4][0]
     except OSError:
-        return [f"MASTER_ADDR {address} cannot be resolved; give an IP address or a name that this machine knows"]
-    if placement.is_master:
-        error = _bind_error(ip, port)
-        if error == errno.EADDRINUSE:
-            return [
-                f"MASTER_PORT {port} is in use on this machine, perhaps by a run that has not ended; choose another"
-            ]
-        if error == errno.EADDRNOTAVAIL:
-            return [
-                f"MASTER_ADDR {address} is no address of this machine; with NODE_RANK=0 it must be, because the "
-                "scheduler runs here"
-            ]
-        return [f"port {port} of {address} cannot be opened: {os.strerror(error)}"] if error else []
-    if not _bind_error(ip, 0):
-        return [
-            f"MASTER_ADDR {address} is an address of this machine, but NODE_RANK is {placement.node_rank}; give the "
-            "address of the machine with NODE_RANK=0"
-        ]
-    return []
+        yield f"MASTER_ADDR {address} cannot be resolved; give an IP address or a name that this machine knows"
+        return
+    if not placement.is_master:
+        if not _bind_error(ip, 0):
+            yield (
+                f"MASTER_ADDR {address} is an address of this machine, but NODE_RANK is {placement.node_rank}; give "
+                "the address of the machine with NODE_RANK=0"
+            )
+        return
+    error = _bind_error(ip, port)
+    if error == errno.EADDRINUSE:
+        yield f"MASTER_PORT {port} is in use on this machine, perhaps by a run that has not ended; choose another"
+    elif error == errno.EADDRNOTAVAIL:
+        yield (
+            f"MASTER_ADDR {address} is no address of this machine; with NODE_RANK=0 it must be, because the scheduler "
+            "runs here"
+        )
+    elif error:
+        yield f"port {port} of {address} cannot be opened: {os.strerror(error)}"
 
 
 def _bind_error(ip: str, port: int) -> int:
     """The error number of listening there; 0 if that works."""
     with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port whose last connections fade away is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port of connections being closed is free
         try:
             probe.bind((ip, port))
             probe.listen()
@@ -192,46 +167,39 @@ def _bind_error(ip: str, port: int) -> int:
     return 0
 
 
-def _rank_table(placement: Placement, target: str) -> list[str]:
+def _rank_table(placement: Placement, target: str) -> Iterator[str]:
     table = placement.rank_table_file
     if table is None:
-        return []
+        return
     if target != "Ascend":
-        return [f"RANK_TABLE_FILE is for Ascend only, and DEVICE_TARGET is {target}; unset it"]
+        yield f"RANK_TABLE_FILE is for Ascend only, and DEVICE_TARGET is {target}; unset it"
+        return
     try:
         servers = json.loads(table.read_text())["server_list"]
         ranks = sorted(int(device["rank_id"]) for server in servers for device in server["device"])
     except OSError as error:
-        return [f"RANK_TABLE_FILE {table} cannot be read: {error.strerror}"]
+        yield f"RANK_TABLE_FILE {table} cannot be read: {error.strerror}"
     except (ValueError, KeyError, TypeError) as error:
-        return [f"RANK_TABLE_FILE {table} is no rank table ({error!r}): server_list, device and rank_id are needed"]
-    if ranks != list(range(placement.world_size)):
-        return [
-            f"RANK_TABLE_FILE {table} names {len(ranks)} rank(s), {_short(ranks)}; {placement.nnodes} machine(s) with "
-            f"{placement.device_num} device(s) need the ranks 0 to {placement.world_size - 1}, each once"
-        ]
-    return []
+        yield f"RANK_TABLE_FILE {table} is no rank table ({error!r}): server_list, device and rank_id are needed"
+    else:
+        if ranks != list(range(placement.world_size)):
+            named = ", ".join(map(str, ranks[:_SHOWN_RANKS])) + ", ..." * (len(ranks) > _SHOWN_RANKS)
+            yield (
+                f"RANK_TABLE_FILE {table} names {len(ranks)} rank(s), {named}; {placement.nnodes} machine(s) with "
+                f"{placement.device_num} device(s) need the ranks 0 to {placement.world_size - 1}, each once"
+            )
 
 
-def _data(config: RunConfig) -> list[str]:
+def _data(config: RunConfig) -> Iterator[str]:
     path = config.data.path
-    if path is None:
-        if config.data.dataset == "image_folder":
-            return ["data.path is needed for data.dataset image_folder: the folder with train/ and val/"]
-        return []
-    if not Path(path).is_dir():
-        return [f"data.path {path} is not a folder on this machine; every machine needs the data"]
-    return []
+    if path is None and config.data.dataset == "image_folder":
+        yield "data.path is needed for data.dataset image_folder: the folder with train/ and val/"
+    elif path is not None and not Path(path).is_dir():
+        yield f"data.path {path} is not a folder on this machine; every machine needs the data"
 
 
-def _output(config: RunConfig) -> list[str]:
+def _output(config: RunConfig) -> Iterator[str]:
     try:
         require_writable(Path(config.output))
     except ConfigError as error:
-        return [str(error)]
-    return []
-
-
-def _short(ranks: list[int]) -> str:
-    text = ", ".join(map(str, ranks[:16]))
-    return f"{text}, ..." if len(ranks) > 16 else text
+        yield str(error)

@@ -1,7 +1,7 @@
 """The processes of a job, as /proc shows them: which worker is which, how it ended, and ending what is left.
 
 msrun starts each worker in a session of its own, so neither a signal to msrun nor one to its process group reaches
-them; and it collects their exit codes without telling. Hence the look into /proc.
+them, and it does not report their exit codes. Both are found in /proc.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ class Member:
     """One process that msrun started.
 
     Attributes:
-        process: The process; comparing it is safe against reused process ids.
+        process: The process; psutil notices when its id is given to another.
         rank: Rank of a worker; None for the scheduler.
         exit_code: How it ended, negative for a signal; None while it runs, and where that could not be seen.
         ended: When its end was noticed, local time; None while it runs.
@@ -35,7 +35,7 @@ class Member:
     ended: datetime | None = None
 
     def update(self, now: datetime) -> None:
-        """Looks whether the process still runs; `now` is the same for all members that are looked at together."""
+        """Notes whether the process has ended; `now` is the same for all members that are checked together."""
         if self.ended is None and not is_running(self.process):
             self.ended = now
             self.exit_code = _exit_code_of_zombie(self.process.pid)
@@ -52,7 +52,7 @@ def find_members(msrun: psutil.Process, known: Iterable[int]) -> list[Member]:
             environment = child.environ()
         except psutil.Error:  # it has just ended
             continue
-        role = environment.get("MS_ROLE")  # absent in helpers and in a child that is only about to become a worker
+        role = environment.get("MS_ROLE")  # helpers have none, nor has a child that is about to become a worker
         if role == "MS_SCHED":
             found.append(Member(child, None))
         elif role == "MS_WORKER":
@@ -61,7 +61,7 @@ def find_members(msrun: psutil.Process, known: Iterable[int]) -> list[Member]:
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether the process is there and has not ended; one that nobody collected yet has ended."""
+    """Whether the process has not ended; one whose parent has not collected its exit code has ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -82,7 +82,7 @@ def end_all(msrun: psutil.Process, members: Iterable[Member], grace: "Deadline")
         _signal(worker, signal.SIGTERM)
     while any(map(is_running, workers)) and not grace.over:
         time.sleep(0.1)
-    for worker in workers:  # its session holds what it started, also after its own end
+    for worker in workers:  # its session holds what it started, also after its end
         _kill_group(worker)
     for process in everything:
         _signal(process, signal.SIGKILL)
@@ -120,7 +120,7 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 
 def _kill_group(leader: psutil.Process) -> None:
-    # A process id is not given out again while a group bears it, unless group and leader are both gone.
+    # The system gives the id to another process only when both the leader and its group are gone.
     if psutil.pid_exists(leader.pid) and not leader.is_running():
         return
     with contextlib.suppress(ProcessLookupError):  # nobody is left in it
@@ -128,7 +128,7 @@ def _kill_group(leader: psutil.Process) -> None:
 
 
 def _exit_code_of_zombie(pid: int) -> int | None:
-    """The exit code of an ended process that its parent has not collected yet, from the last field of its stat line."""
+    """The exit code of an ended process that its parent has not collected: the last field of its stat line."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

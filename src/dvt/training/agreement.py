@@ -1,17 +1,19 @@
-"""That all ranks train on the same data and from the same weights, and give up together; otherwise they would hang, or
-go on wrongly."""
+"""All ranks must run the same code on the same data and from the same weights, and give up together; otherwise they
+would hang, or go on with wrong results."""
 
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 
-from dvt import device
+from dvt.cluster.preflight import FINGERPRINTS, fingerprint
+from dvt.cluster.ranks import Ranks
+from dvt.config.sections import RunConfig
 from dvt.data import Splits
 from dvt.errors import ConfigError, DataError
 
-_DIGESTS = 2**24  # a float32 holds every whole number below this exactly
 _MESSAGE_BYTES = 1000
 
 
@@ -20,45 +22,65 @@ class SharedDataError(DataError):
 
 
 @contextmanager
-def errors_shared() -> Iterator[None]:
-    """Around what each rank does for itself: a DataError of one becomes a SharedDataError of all, with its message.
+def errors_shared(ranks: Ranks) -> Iterator[None]:
+    """Around what each rank does alone: a DataError of one rank becomes a SharedDataError of all, with its message.
 
-    All ranks must come here equally often. Those without an error of their own hear that of the first rank that has
-    one, as far as it fits.
+    All ranks must come here equally often. A rank without an error of its own gets that of the first rank that has one,
+    cut to what fits into a message.
     """
     error = None
     try:
         yield
-    except DataError as met:
-        error = met
+    except DataError as raised:
+        error = raised
     message = np.frombuffer(str(error or "").encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0"), np.uint8)
-    for heard in device.gather_over_ranks(message):
-        if heard.any():
-            text = heard.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
+    for received in ranks.gather(message):
+        if received.any():
+            text = received.astype(np.uint8).tobytes().rstrip(b"\0").decode(errors="ignore")
             raise SharedDataError(text if error is None else str(error)) from error
 
 
-def require_same_data(splits: Splits) -> None:
-    """Raises ConfigError on all ranks unless they have the same images, as far as classes, labels and numbers tell."""
+def require_same_code(config: RunConfig, ranks: Ranks) -> None:
+    """Raises ConfigError on all ranks unless their source files, configuration and versions are the same."""
+    require_same_fingerprint(ranks.gather(np.array(fingerprint(config))))
+
+
+def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
+    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
+    values = [int(value) for value in fingerprints]
+    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
+    others = [rank for rank, value in enumerate(values) if value != usual]
+    if others:
+        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
+        raise ConfigError(
+            f"rank {named} runs other code, another configuration or other versions than the other "
+            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
+            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
+            "HEAD`, `git status` and `pip list`), then start all of them again"
+        )
+
+
+def require_same_data(splits: Splits, ranks: Ranks) -> None:
+    """Raises ConfigError on all ranks unless the classes, labels and numbers of their images are the same."""
     parts = [repr(splits.class_names).encode(), *(splits.labels(split).tobytes() for split in splits.sizes)]
-    _require_same(parts, "other data", f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)")
+    remedy = f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)"
+    _require_same(parts, ranks, "other data", remedy)
 
 
-def require_same_weights(weights: Mapping[str, np.ndarray]) -> None:
+def require_same_weights(weights: Mapping[str, np.ndarray], ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless their weights, or whatever else the mapping holds, are the same."""
     parts = (np.ascontiguousarray(weights[name]).tobytes() for name in sorted(weights))
-    _require_same(
-        parts, "other weights", "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
-    )
+    remedy = "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
+    _require_same(parts, ranks, "other weights", remedy)
 
 
-def _require_same(parts: Iterable[bytes], what: str, remedy: str) -> None:
-    if device.world_size() == 1:
+def _require_same(parts: Iterable[bytes], ranks: Ranks, what: str, remedy: str) -> None:
+    if ranks.world_size == 1:
         return
     digest = 0
     for part in parts:
         digest = zlib.crc32(part, digest)
-    digests = device.gather_over_ranks(np.array(digest % _DIGESTS)).astype(int).tolist()
+    digests = ranks.gather(np.array(digest % FINGERPRINTS)).astype(int).tolist()
     others = ranks_that_differ(digests)
     if others:
         raise ConfigError(f"rank {', '.join(map(str, others))} of {len(digests)} has {what} than rank 0; {remedy}")

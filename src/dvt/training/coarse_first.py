@@ -1,20 +1,20 @@
 """Training that begins with the first exit alone, which is cheap, and then starts the finer exits from its weights.
 
-Short training favours coarse grids; finer exits that start from a coarser one begin with what it has learnt. A finer
-exit takes what `transfer.start_exit` would take from the first exit in a file: every layer whose tensors all have the
-shapes of its own, which are the attention, norm1 and the MLP's second layer of every block (norm2 and the MLP's first
-layer too, where features are not reused), the last norm, the head and the class token; and learned positions, resized
-bicubically. Patch embeddings and the reuse layers start afresh. So do, of the optimizer's moments and the moving
-averages, those that belong to them; the others are taken along. The bias correction of AdamW begins anew with the finer
-exits: without it the fresh moments would take steps several times too long, and with it those taken along take shorter
-ones for some hundred steps, as after a warm-up.
+Short training favours coarse grids; finer exits that start from a coarser one begin with what it has learned. A finer
+exit takes every layer whose tensors all have the shapes of its own: the attention, norm1 and the MLP's second layer of
+every block (norm2 and the MLP's first layer too, where features are not reused), the last norm, the head and the class
+token; and learned positions, resized bicubically. Patch embeddings and the reuse layers keep their random start. The
+optimizer's moments and the moving averages follow: those of a taken layer are taken too, the others start as in a new
+run. The bias correction of AdamW starts again: without it, moments that start at zero would take steps several times
+too long; with it, those taken along take shorter steps for some hundred steps, as after a warm-up.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
-from mindspore import Parameter, Tensor, nn
+from mindspore import Tensor, nn
 
+from dvt.checkpoint.native import load_weights
 from dvt.checkpoint.transfer import start_exit
 from dvt.models.variants import ModelConfig
 from dvt.training.step import TrainStep
@@ -39,21 +39,19 @@ class FirstExit(nn.Cell):
 
 def start_finer_exits(model: nn.Cell) -> None:
     """Puts what fits of the first exit's weights into the others."""
-    parameters = model.parameters_dict()
-    first = _below(FIRST, {name: parameter.asnumpy() for name, parameter in parameters.items()})
-    _set(parameters, _for_finer_exits(model.config, first))
+    weights = {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()}
+    load_weights(model, weights | _for_finer_exits(model.config, _below(FIRST, weights)))
 
 
 def hand_over(model: nn.Cell, coarse: TrainStep, full: TrainStep) -> None:
-    """Carries the state of the first exit's step to that of all exits, which was made after `start_finer_exits`."""
-    values = {parameter.name: parameter.asnumpy() for parameter in coarse.state()}
+    """Copies the state of the first exit's step to that of all exits, which was made after `start_finer_exits`."""
+    values = coarse.state()
     for prefix in {name.partition(FIRST)[0] for name in values if FIRST in name}:  # "ema.", "adam_moment1." and such
         finer = _for_finer_exits(model.config, _below(prefix + FIRST, values))
         if prefix != AVERAGES:  # resized bicubically, second moments could become negative
             finer = {name: value for name, value in finer.items() if not name.endswith("pos_embed")}
         values |= {prefix + name: value for name, value in finer.items()}
-    values |= {name: np.ones((), np.float32) for name in BIAS_CORRECTION if name in values}
-    _set({parameter.name: parameter for parameter in full.state()}, values)
+    full.load_state(values | {name: np.ones((), np.float32) for name in BIAS_CORRECTION if name in values})
 
 
 def _for_finer_exits(config: ModelConfig, first: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,8 +65,3 @@ def _for_finer_exits(config: ModelConfig, first: Mapping[str, np.ndarray]) -> di
 
 def _below(prefix: str, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
-
-
-def _set(parameters: Mapping[str, Parameter], values: Mapping[str, np.ndarray]) -> None:
-    for name, value in values.items():
-        parameters[name].set_data(Tensor(value.astype(parameters[name].asnumpy().dtype)))

@@ -7,6 +7,8 @@ from itertools import count
 from mindspore import Tensor, nn
 
 from dvt import device
+from dvt.cluster.ranks import Ranks
+from dvt.config.sections import TrainSection
 from dvt.data import Splits
 from dvt.data.pipelines import as_dataset, sunk_into
 
@@ -19,24 +21,21 @@ class Feed:
     Args:
         step: Takes images and targets.
         splits: The data.
-        batch_size: Images per batch and rank.
-        multiple: Batches per step of the optimizer; an epoch ends with a whole one.
+        train: Batch size, batches per step of the optimizer (an epoch ends with a whole one), and whether MindSpore
+            sends batches to the device ahead of time, which the CPU cannot.
+        ranks: The place of this process among those that share the batches.
         first_batch: Batches, counted from the start of training, that a resumed run has behind it.
-        sink: Let MindSpore send the batches to the device ahead of time; the CPU cannot.
     """
 
-    def __init__(
-        self, step: nn.Cell, splits: Splits, batch_size: int, multiple: int, first_batch: int, sink: bool
-    ) -> None:
+    def __init__(self, step: nn.Cell, splits: Splits, train: TrainSection, ranks: Ranks, first_batch: int = 0) -> None:
         self._step = step
         self._compiled_step = device.ahead_of_time(step)
-        sunk = sink and device.current_target() != "CPU"
-        if sink and not sunk:
+        sunk = train.dataset_sink_mode and device.current_target() != "CPU"
+        if train.dataset_sink_mode and not sunk:
             log.warning("train.dataset_sink_mode has no effect on the CPU")
-        shard = (device.rank(), device.world_size())
-        self._batches = splits.training(batch_size, shard, multiple)
+        self._batches = splits.training(train.batch_size, ranks.shard, train.accumulation_steps)
         epoch, skip = divmod(first_batch, self._batches.per_epoch)
-        # Sunk batches are sent in an endless loop, which is not for an epoch that was begun.
+        # Sunk batches are sent in an endless loop, which does not fit an epoch that was begun before.
         self._begun = self._from_host(epoch, skip) if skip else None
         first = epoch + 1 if skip else epoch
         self._whole = self._sunk(first) if sunk else map(self._from_host, count(first))

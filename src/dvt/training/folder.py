@@ -3,17 +3,20 @@
 config.yaml         the resolved configuration
 last.ckpt           the newest weights, to evaluate and export (the moving average, if there is one)
 best.ckpt           those of the epoch with the best last exit on the validation images; epoch_NNN.ckpt the best few
-state.ckpt          everything a resumed run needs; state_previous.ckpt the one before, should the newest be damaged
-train.log           what the console showed; metrics.csv and the rest are those of `dvt.training.metrics`
+state.ckpt          what a resumed run needs (`dvt.training.state`); state_previous.ckpt the one before, in case the
+                    newest is damaged
+train.log           what the console showed
+environment.json    what it ran with (`dvt.training.environment`)
+metrics.csv, tensorboard/, curves.png    losses and accuracies (`dvt.training.metrics`)
 
-Each file is replaced whole or not at all, so that whenever a run is killed one of the two states loads.
+Each file is replaced whole or not at all: one of the two states loads, whenever a run is killed.
 """
 
 import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ STATE_FILE = "state.ckpt"
 PREVIOUS_STATE_FILE = "state_previous.ckpt"
 DAMAGED_STATE_FILE = "state_damaged.ckpt"
 
-# Keys of the recipe that may change between a run and its resumption: they do not touch what is computed.
+# Keys of the recipe that a resumed run may change: they do not change what is computed.
 MAY_CHANGE = (
     "data.max_bad_images",
     "data.on_bad_image",
@@ -50,7 +53,8 @@ MAY_CHANGE = (
 RECIPE_SECTIONS = ("model", "data", "augment", "train")
 
 Weights = Mapping[str, np.ndarray]
-Ranked = tuple[float, int]  # accuracy in percent, epoch
+Ranked = tuple[float, int]
+"""Accuracy in percent of an epoch, and its number."""
 
 log = logging.getLogger(__name__)
 
@@ -70,12 +74,11 @@ class RunFolder:
     def __init__(self, config: RunConfig, writes: bool) -> None:
         self.path = Path(config.output)
         self._config, self._writes = config, writes
-        self._best: list[Ranked] = []
         states = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
         weights = [name for name in (WEIGHTS_FILE, BEST_FILE) if (self.path / name).exists()]
         if config.resume and not states:
             raise CheckpointError(
-                f"cannot resume: there is no {self.path / STATE_FILE}; leave --resume out to start afresh"
+                f"cannot resume: there is no {self.path / STATE_FILE}; leave --resume out to start from the beginning"
             )
         if not writes:
             return
@@ -111,45 +114,44 @@ class RunFolder:
             logger.removeHandler(handler)
             handler.close()
 
-    def save(self, weights: Weights, averaged: Weights, state: Weights, metadata: dict[str, Any]) -> None:
-        """Saves the newest weights, and the state of the run behind them.
+    def save_weights(self, weights: Weights, metadata: dict[str, Any]) -> None:
+        """Saves the newest weights."""
+        if self._writes:
+            save_checkpoint(self.path / WEIGHTS_FILE, weights, metadata)
 
-        Args:
-            weights: All weights of the model.
-            averaged: Their moving averages, which take their place in `last.ckpt`; may be empty.
-            state: Everything else that a resumed run needs.
-            metadata: Of both files.
-        """
+    def save_state(self, tensors: Weights, metadata: dict[str, Any]) -> None:
+        """Saves what a resumed run needs, and keeps the state before it."""
         if not self._writes:
             return
-        save_checkpoint(self.path / WEIGHTS_FILE, {**weights, **averaged}, metadata)
-        newest, previous = self.path / STATE_FILE, self.path / PREVIOUS_STATE_FILE
-        if newest.exists():
-            _replace_by_link(previous, newest)  # from here until the new state is whole, both are the old one
-        save_checkpoint(newest, {**weights, **state}, {**metadata, "best": self._best})
+        newest = self.path / STATE_FILE
+        if newest.exists():  # from here until the new state is whole, both names are those of the old one
+            _replace_by_link(self.path / PREVIOUS_STATE_FILE, newest)
+        save_checkpoint(newest, tensors, metadata)
 
-    def keep_best(self, epoch: int, accuracy: float, weights: Weights, metadata: dict[str, Any]) -> bool:
-        """Keeps the weights of an epoch if they are among the best few; whether they are the best so far.
+    def keep_best(
+        self, best: Sequence[Ranked], entry: Ranked, weights: Weights, metadata: dict[str, Any]
+    ) -> list[Ranked]:
+        """Keeps the weights of an epoch if it is among the best few (`train.keep_best`), and removes what no longer is.
 
         Args:
-            epoch: Epochs done.
-            accuracy: Of the last exit on the validation images, in percent.
+            best: The epochs kept so far.
+            entry: Accuracy of the last exit on the validation images, in percent, and the number of the epoch.
             weights: The weights that were evaluated.
             metadata: Of the file.
+
+        Returns the epochs that are kept now, best first; of equally good ones the earlier goes first.
         """
-        entry, count = (accuracy, epoch), self._config.train.keep_best
-        ranked = sorted({*self._best, entry}, key=lambda each: (-each[0], each[1]))
-        kept, dropped = ranked[:count], ranked[count:]
-        self._best = kept
-        is_best = kept[:1] == [entry]
+        ranked = sorted({*best, entry}, key=lambda each: (-each[0], each[1]))
+        kept, dropped = ranked[: self._config.train.keep_best], ranked[self._config.train.keep_best :]
         if self._writes and entry in kept:
+            accuracy, epoch = entry
             save_checkpoint(self._of_epoch(epoch), weights, {**metadata, "val_accuracy": accuracy})
-            if is_best:
+            if entry == kept[0]:
                 _replace_by_link(self.path / BEST_FILE, self._of_epoch(epoch))
         if self._writes:
-            for _, other in dropped:
-                self._of_epoch(other).unlink(missing_ok=True)
-        return is_best
+            for _, epoch in dropped:
+                self._of_epoch(epoch).unlink(missing_ok=True)
+        return kept
 
     def read_state(self) -> Checkpoint:
         """The newest state that is intact, of the same recipe.
@@ -169,7 +171,6 @@ class RunFolder:
             if self._writes and newest.exists():
                 os.replace(newest, self.path / DAMAGED_STATE_FILE)
         _check_same(self._config, checkpoint.metadata.get("config", {}), path)
-        self._best = [(float(accuracy), int(epoch)) for accuracy, epoch in checkpoint.metadata.get("best", [])]
         return checkpoint
 
     def last_good(self) -> str:
@@ -182,7 +183,7 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """Once the file cannot be written any more (the disk is full), the console alone shows what is logged."""
+    """Stops when the file cannot be written (the disk is full): from then on only the console shows what is logged."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
         logging.getLogger("dvt").removeHandler(self)

@@ -41,7 +41,7 @@ class ExitLosses(nn.Cell):
         return ops.stack(losses)
 
     def _divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """T^2 KL of logits (B, classes) from those of a teacher, which is not taught: a scalar."""
+        """T^2 KL(teacher || student) of logits (B, classes), a scalar; no gradient flows into the teacher."""
         teacher = ops.stop_gradient(teacher.astype(mstype.float32)) / self.temperature
         wanted = ops.log_softmax(teacher, axis=-1)
         given = ops.log_softmax(student.astype(mstype.float32) / self.temperature, axis=-1)

@@ -1,4 +1,4 @@
-"""What a run says while it goes: losses, speed, time left, and when a loss has been bad for too long."""
+"""What a run says while it goes (losses, speed, time left), and what stops it when the loss is no longer finite."""
 
 import logging
 import time
@@ -8,107 +8,104 @@ from datetime import timedelta
 import numpy as np
 
 from dvt.errors import DVTError
+from dvt.training.schedule import Schedule
 
 LOG_SECONDS = 60  # between two lines within an epoch
-
-Rate = Callable[[int, float], float]
-"""(steps, seconds) -> images per second."""
 
 log = logging.getLogger(__name__)
 
 
 class Monitor:
-    """Averages losses over an epoch, counts failed steps and writes the console lines. Axis letters: K exits.
+    """Averages losses over an epoch, counts failed batches and writes the console lines. Axis letters: K exits.
 
     Args:
+        schedule: The steps of the run.
         max_failed_batches: Batches in a row whose loss is not finite, after which the run is given up.
         mixed_precision: Whether steps may be skipped on the way to a fitting loss scale.
-        last_good: A sentence on the newest weights, for the error.
+        last_good: Returns a sentence on the newest weights, for the error.
     """
 
-    def __init__(self, max_failed_batches: int, mixed_precision: bool, last_good: Callable[[], str]) -> None:
+    def __init__(
+        self, schedule: Schedule, max_failed_batches: int, mixed_precision: bool, last_good: Callable[[], str]
+    ) -> None:
         self.failed_in_a_row = 0
         self.first_epoch = True
         self.status = ""
-        self._max_failed, self._mixed_precision, self._last_good = max_failed_batches, mixed_precision, last_good
-        self._epoch_name = ""
-        self._begun = time.monotonic()  # the whole run, for the time left
+        self._schedule, self._max_failed = schedule, max_failed_batches
+        self._mixed_precision, self._last_good = mixed_precision, last_good
+        self._begun = time.monotonic()  # of the whole run, for the time left
         self._begun_at: int | None = None
         self._left: timedelta | None = None  # unknown before the first step
 
-    def begin_epoch(self, epoch: int, epochs: int, step: int) -> None:
-        """Starts the averages of epoch number `epoch`, counted from 0, at `step` steps done."""
-        if self._begun_at is not None:
-            self.first_epoch = False
-        else:
-            self._begun_at = step
-        self._epoch, self._epoch_name = epoch + 1, f"epoch {epoch + 1}/{epochs}"
+    def begin_epoch(self, epoch: int, done: int) -> None:
+        """Starts the averages of epoch number `epoch`, counted from 0, after `done` steps of the run."""
+        self.first_epoch = self._begun_at is None
+        if self._begun_at is None:
+            self._begun_at = done
+        self._epoch = epoch + 1
         self._sum, self._count = 0.0, 0
-        self._first_step, self._started = step, time.monotonic()
+        self._first_step, self._started = done, time.monotonic()
         self._logged = self._started
 
-    def read(self, losses: np.ndarray, step: int, total: int, rate: float, per_second: Rate) -> np.ndarray | None:
-        """Takes note of losses (batches, K) up to `step` of `total`; their mean (K,), None if all failed.
+    def read(self, losses: np.ndarray, done: int) -> np.ndarray | None:
+        """Takes in losses (batches, K) up to step `done`; returns their mean (K,), None if all failed.
 
-        Raises DVTError if more batches in a row than allowed had a loss that is not finite.
+        Raises DVTError if as many batches in a row as are allowed had a loss that is not finite.
         """
         for each in losses:
             self.failed_in_a_row = 0 if np.isfinite(each).all() else self.failed_in_a_row + 1
             if self.failed_in_a_row >= self._max_failed:
                 remedy = " or take train.amp_level O0" if self._mixed_precision else ""
                 raise DVTError(
-                    f"the loss is no longer finite at step {step}, for {self.failed_in_a_row} batches in a row (per "
+                    f"the loss is no longer finite at step {done}, for {self.failed_in_a_row} batches in a row (per "
                     f"exit: {each.tolist()}); lower train.learning_rate, lengthen train.warmup_epochs{remedy}. "
                     f"{self._last_good()}"
                 )
         good = losses[np.isfinite(losses).all(axis=1)]
         self._sum, self._count = self._sum + good.sum(axis=0), self._count + len(good)
-        mean = self._sum / self._count if self._count else np.full(losses.shape[1], np.nan)
-        now = time.monotonic()
-        steps, seconds = step - self._first_step, max(now - self._started, 1e-9)
-        left = timedelta(seconds=round((total - step) * (now - self._begun) / max(step - self._begun_at, 1)))
-        self.status = f"{self._epoch_name}, loss {joined(mean)}"
+        self._mean = self._sum / self._count if self._count else np.full(losses.shape[1], np.nan)
+        self.status = f"epoch {self._epoch}/{self._schedule.epochs}, loss {joined(self._mean)}"
+        now, total = time.monotonic(), self._schedule.steps
+        self._left = timedelta(seconds=round((total - done) * (now - self._begun) / max(done - self._begun_at, 1)))
         if now - self._logged >= LOG_SECONDS:
             self._logged = now
-            log.info(
-                "%s, step %d/%d: lr %.2e, %s images/s, %s left",
-                self.status,
-                step,
-                total,
-                rate,
-                as_rate(per_second(steps, seconds)),
-                left,
-            )
-        self._left, self._mean = left, mean
+            rate, speed = self._schedule.rate_at(done), as_rate(self._images_per_second(done, now))
+            log.info("%s, step %d/%d: lr %.2e, %s images/s, %s left", self.status, done, total, rate, speed, self._left)
         return good.mean(axis=0) if len(good) else None
 
-    def epoch_row(self, step: int, per_second: Rate) -> dict[str, float]:
-        """The epoch in numbers, as they go into `metrics.csv`; call it when its last step is read."""
-        steps, seconds = step - self._first_step, max(time.monotonic() - self._started, 1e-9)
-        row = {"epoch": self._epoch, "step": step}
-        row |= {f"loss_exit_{k}": float(loss) for k, loss in enumerate(self._mean)}
-        return row | {"images_per_second": round(per_second(steps, seconds), 2), "seconds": round(seconds, 2)}
+    def epoch_row(self, done: int) -> dict[str, float]:
+        """The epoch in numbers, as they go into `metrics.csv`; call it when the losses of its last step are read."""
+        now = time.monotonic()
+        return {
+            "epoch": self._epoch,
+            "step": done,
+            **{f"loss_exit_{k}": float(loss) for k, loss in enumerate(self._mean)},
+            "images_per_second": round(self._images_per_second(done, now), 2),
+            "seconds": round(now - self._started, 2),
+            "learning_rate": self._schedule.rate_at(done),
+        }
 
-    def log_epoch(self, row: dict[str, float], epochs: int, is_best: bool = False) -> None:
+    def log_epoch(self, row: dict[str, float], is_best: bool = False) -> None:
         """One line for a row of `metrics.csv`; `is_best` says that no epoch had a better last exit."""
 
         def numbers(key: str) -> np.ndarray:
             return np.array([value for name, value in row.items() if name.startswith(key)])
 
         accuracy, skipped = numbers("val_accuracy_exit_"), row["skipped_steps"]
-        log.info(
-            "epoch %d/%d: loss per exit %s%s%s, lr %.2e, %s images/s%s%s%s",
-            row["epoch"],
-            epochs,
-            joined(numbers("loss_exit_")),
-            f", accuracy per exit {joined(accuracy, 2)} %" if len(accuracy) else "",
-            " (best so far)" if is_best else "",
-            row["learning_rate"],
-            as_rate(row["images_per_second"]),
-            "" if self._left is None else f", {self._left} left",
-            f", {skipped} step{'s' * (skipped > 1)} skipped so far" if skipped else "",
-            f", loss scale {row['loss_scale']:g}" if "loss_scale" in row else "",
-        )
+        parts = [f"loss per exit {joined(numbers('loss_exit_'))}"]
+        if len(accuracy):
+            parts.append(f"accuracy per exit {joined(accuracy, 2)} %{' (best so far)' * is_best}")
+        parts += [f"lr {row['learning_rate']:.2e}", f"{as_rate(row['images_per_second'])} images/s"]
+        if self._left is not None:
+            parts.append(f"{self._left} left")
+        if skipped:
+            parts.append(f"{skipped} step{'s' * (skipped > 1)} skipped so far")
+        if "loss_scale" in row:
+            parts.append(f"loss scale {row['loss_scale']:g}")
+        log.info("epoch %d/%d: %s", row["epoch"], self._schedule.epochs, ", ".join(parts))
+
+    def _images_per_second(self, done: int, now: float) -> float:
+        return (done - self._first_step) * self._schedule.images_per_step / max(now - self._started, 1e-9)
 
 
 def as_rate(per_second: float) -> str:

@@ -1,9 +1,9 @@
 """The optimizers of the published recipes, inside the compiled step: AdamW and SGD with momentum.
 
 AdamW: decoupled weight decay as PyTorch defines it (Loshchilov & Hutter 2019, algorithm 2); `nn.AdamWeightDecay` is
-something else (no bias correction). SGD: PyTorch's, with the decay added to the gradient. Matrices and larger are
-decayed, biases and other 1-D parameters are not (spec: recipes; published for AdamW, taken over for SGD). One fused
-kernel per parameter keeps the CPU step free of thousands of tiny operations.
+another algorithm (no bias correction). SGD: PyTorch's, with the decay added to the gradient. Weight decay applies to
+matrices and larger, not to biases and other 1-D parameters (`is_decayed`; spec: recipes, published for AdamW, taken
+over for SGD). One fused kernel per parameter spares the CPU thousands of tiny operations.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ def _sgd_one(apply_momentum, momentum, learning_rate, decay, lr_scale, parameter
 
 
 class AdamW(nn.Cell):
-    """Updates `parameters` in place from their gradients and a learning rate.
+    """Call: gradients, a learning rate -> that rate, once the parameters are updated in place.
 
     PyTorch's epsilon, which is added after the bias correction, is handed to the kernel as epsilon * sqrt(1 - beta2^t).
 
@@ -80,7 +80,7 @@ class AdamW(nn.Cell):
 
 
 class Sgd(nn.Cell):
-    """SGD with momentum; arguments and use as of `AdamW`, the decay is coupled."""
+    """SGD with momentum, with the arguments of `AdamW`; its decay is added to the gradient."""
 
     def __init__(
         self,

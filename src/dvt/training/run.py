@@ -1,41 +1,46 @@
-"""The training run: data, model, compiled steps, validation, checkpoints, log. What it leaves is described in
-`dvt.training.folder` and `dvt.training.metrics`.
+"""The training run, on all ranks: `train` is the way in, `build` makes the parts, `Training.fit` is the loop.
 
-All ranks run this; rank 0 alone writes (but profiles). Whatever ends a run (Ctrl-C, a signal, a loss that is not
-finite) must end it on all ranks after the same step, so such decisions are taken from values that the ranks have
-exchanged.
+Rank 0 alone writes (but profiles). Whatever ends a run (Ctrl-C, a signal, a loss that is not finite) must end it on all
+ranks after the same step, so such decisions are taken from values that the ranks have exchanged.
 """
 
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from tqdm import tqdm
 
 from dvt import device
 from dvt.checkpoint import transfer
-from dvt.cluster.preflight import fingerprint, require_same_fingerprint
-from dvt.config.files import config_to_dict, config_to_yaml
+from dvt.cluster.ranks import Ranks
+from dvt.config.files import config_to_yaml
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
-from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
+from dvt.errors import ConfigError, DataError, DVTError
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
-from dvt.training.agreement import SharedDataError, errors_shared, require_same_data, require_same_weights
+from dvt.training.agreement import (
+    SharedDataError,
+    errors_shared,
+    require_same_code,
+    require_same_data,
+    require_same_weights,
+)
 from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
+from dvt.training.environment import write_environment
 from dvt.training.feed import Feed
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
 from dvt.training.interrupt import StopBetweenSteps
-from dvt.training.metrics import RunRecords, write_environment
+from dvt.training.metrics import RunRecords
 from dvt.training.monitor import Monitor
 from dvt.training.profiling import profiled
-from dvt.training.schedule import learning_rates, peak_learning_rate
+from dvt.training.schedule import Schedule
+from dvt.training.state import RunPlan, TrainState
 from dvt.training.step import TrainStep
 from dvt.training.validation import Validation
 
@@ -53,334 +58,251 @@ def train(config: RunConfig) -> Path:
     """
     config.model.check()
     used = device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
-    main = used.rank == 0
-    require_same_fingerprint(device.gather_over_ranks(np.array(fingerprint(config))))
+    ranks = Ranks(used.rank, used.world_size)
+    main = ranks.rank == 0
+    require_same_code(config, ranks)
     folder = RunFolder(config, writes=main)
     with folder.logging(), contextlib.ExitStack() as stack:
-        if not main:  # what all ranks say alike is said once
+        if not main:  # what all ranks would say alike is said once
             logging.getLogger("dvt").setLevel(logging.WARNING)
         log.debug("configuration:\n%s", config_to_yaml(config))
         splits = load_splits(
             config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing
         )
-        require_same_data(splits)
-        run = _Run(config, splits, folder)
-        ranks = f", {used.world_size} ranks" if used.world_size > 1 else ""
-        log.info("device: %s%s", used.description, ranks)
+        require_same_data(splits, ranks)
+        run = build(config, splits, folder, ranks)
+        description = used.description + (f", {ranks.world_size} ranks" if ranks.world_size > 1 else "")
+        log.info("device: %s", description)
         for line in splits.describe().splitlines():
             log.info("%s", line)
         folder.begin()
         if main:
-            write_environment(folder.path, used.description + ranks)
-            run.records = stack.enter_context(
-                RunRecords(folder.path, run.done if config.resume else None, run.model.config.name)
-            )
+            write_environment(folder.path, description)
+            resume_step = run.state.done if config.resume else None
+            run.records = stack.enter_context(RunRecords(folder.path, resume_step, run.plan.model.name))
         run.fit()
-    device.leave()
+    ranks.leave()
     return folder.path / WEIGHTS_FILE
 
 
-class _Run:
-    """One training run from its first or resumed step to its last."""
+def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) -> "Training":
+    """The parts of a run, at its first step or, with `config.resume`, where the saved state ends.
 
-    def __init__(self, config: RunConfig, splits: Splits, folder: RunFolder) -> None:
-        self.config, self.splits, self.folder = config, splits, folder
-        self.records: RunRecords | None = None
-        train = config.train
-        model_config = config.model.resolve(splits.num_classes, splits.in_channels)
-        if train.exit_weights is not None and len(train.exit_weights) != model_config.num_exits:
-            raise ConfigError(
-                f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
-            )
-        if train.coarse_first_epochs and model_config.num_exits == 1:
-            raise ConfigError(
-                "train.coarse_first_epochs is for models of two exits or more; this one has a single exit"
-            )
-        shard = (device.rank(), device.world_size())
-        batches = splits.training(train.batch_size, shard, train.accumulation_steps).per_epoch
-        self.steps_per_epoch = batches // train.accumulation_steps
-        self.epochs = train.epochs + train.cooldown_epochs
-        self.images_per_step = train.batch_size * train.accumulation_steps * device.world_size()
-        self.rates = learning_rates(train, self.steps_per_epoch, peak_learning_rate(train, self.images_per_step))
-        self.validation = None
-        if train.eval_every_epochs:
-            shown = splits.with_resize_size(train.eval_resize_size)
-            self.validation = Validation(model_config, shown, "val", config.eval.batch_size)
-        # Here, so that the weights do not depend on what was built before; MindSpore takes seeds below 2**32.
-        ms.set_seed(config.seed % 2**32)
-        self.model = build_from_config(model_config)
-        self._initialise()
-        self.model.set_train(True)
-        set_precision(self.model, train.amp_level)
-        if train.recompute:
-            for exit_ in self.model.exits:
-                for block in exit_.blocks:
-                    block.recompute()
-        self.first_exit_only = train.coarse_first_epochs > 0  # as long as it is the only one that is trained
-        self.step = self._make_step()
-        self.unfinished: dict[str, float] | None = None  # the row of an epoch that is trained but not yet validated
-        self.done = self._load_state() if config.resume else 0  # steps
-        require_same_weights(self._weights() | self._state())
-        self.monitor = Monitor(train.max_failed_batches, train.amp_level != "O0", folder.last_good)
+    Raises ConfigError, DataError and CheckpointError for what cannot be trained or resumed.
+    """
+    train = config.train
+    model_config = config.model.resolve(splits.num_classes, splits.in_channels)
+    if train.exit_weights is not None and len(train.exit_weights) != model_config.num_exits:
+        raise ConfigError(
+            f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
+        )
+    if train.coarse_first_epochs and model_config.num_exits == 1:
+        raise ConfigError("train.coarse_first_epochs is for models of two exits or more; this one has a single exit")
+    batches = splits.training(train.batch_size, ranks.shard, train.accumulation_steps).per_epoch
+    plan = RunPlan(config, model_config, splits, ranks, Schedule.of(train, batches, ranks.world_size))
+    validation = None
+    if train.eval_every_epochs:
+        shown = splits.with_resize_size(train.eval_resize_size)
+        validation = Validation(model_config, shown, "val", config.eval.batch_size, ranks)
+    saved = folder.read_state() if config.resume else None
+    model = _build_model(plan)
+    first_exit_only = train.coarse_first_epochs > 0 and (saved is None or saved.metadata["first_exit_only"])
+    state = TrainState(model, _build_step(FirstExit(model) if first_exit_only else model, plan), first_exit_only)
+    if saved is not None:
+        state.restore(saved, plan)
+        log.info("resuming after step %d of %d", state.done, plan.schedule.steps)
+    require_same_weights(state.tensors(), ranks)
+    monitor = Monitor(plan.schedule, train.max_failed_batches, train.amp_level != "O0", folder.last_good)
+    return Training(plan, folder, state, validation, monitor)
+
+
+def _build_model(plan: RunPlan) -> nn.Cell:
+    """The model in training mode, which starts from `train.init_checkpoint` where that fits."""
+    config, train = plan.config, plan.config.train
+    # Here, so that the weights do not depend on what was built before; MindSpore takes seeds below 2**32.
+    ms.set_seed(config.seed % 2**32)
+    model = build_from_config(plan.model)
+    if train.init_checkpoint is not None and not config.resume:  # a resumed run has its own weights
+        for line in transfer.apply(model, transfer.initial_weights(plan.model, train.init_checkpoint)):
+            log.info("%s", line)
+    model.set_train(True)
+    set_precision(model, train.amp_level)
+    if train.recompute:
+        for exit_ in model.exits:
+            for block in exit_.blocks:
+                block.recompute()
+    return model
+
+
+def _build_step(model: nn.Cell, plan: RunPlan) -> TrainStep:
+    step = TrainStep(model, plan.config.train, plan.schedule.rates, plan.config.seed, plan.ranks)
+    step.set_train(True)
+    return step
+
+
+@dataclass
+class Training:
+    """One run from its first or resumed step to its last."""
+
+    plan: RunPlan
+    folder: RunFolder
+    state: TrainState
+    validation: Validation | None
+    monitor: Monitor
+    records: RunRecords | None = None  # of rank 0
 
     def fit(self) -> None:
         """Trains to the end, or until something ends the run."""
         self._announce()
+        state, schedule = self.state, self.plan.schedule
         feed = self._feed()
-        bar = tqdm(total=len(self.rates), initial=self.done, unit="step", desc="train", smoothing=0.05, disable=None)
-        with bar, StopBetweenSteps() as stop:
-            try:
-                if self.unfinished is not None:
-                    self._finish_epoch(self.unfinished)
-                for epoch in range(self.done // self.steps_per_epoch, self.epochs):
-                    if self.first_exit_only and epoch == self.config.train.coarse_first_epochs:
-                        self._go_on_with_all_exits()
-                        feed = self._feed()
-                    self._epoch(epoch, feed, bar, stop)
-            except KeyboardInterrupt:
-                self._save()
-                log.warning(
-                    "interrupted after step %d of %d; %s is usable, and the same command with --resume goes on",
-                    self.done,
-                    len(self.rates),
-                    self.folder.path / WEIGHTS_FILE,
-                )
-                device.leave()  # all ranks are here, after the same step
-                raise
-            except DataError as error:  # a bad image: what was learnt until then is not lost
-                if not self.done:
-                    raise
-                self._save()
-                if isinstance(error, SharedDataError):
-                    device.leave()
-                raise DataError(f"{error}\n{self.folder.last_good()}; once it is mended, --resume goes on") from error
+        bar = tqdm(total=schedule.steps, initial=state.done, unit="step", desc="train", smoothing=0.05, disable=None)
+        with bar, StopBetweenSteps() as stop, self._saved_when_stopped():
+            if state.unfinished_epoch is not None:
+                self._finish_epoch(state.unfinished_epoch)
+            for epoch in range(state.done // schedule.steps_per_epoch, schedule.epochs):
+                if state.first_exit_only and epoch == self.plan.config.train.coarse_first_epochs:
+                    self._start_all_exits()
+                    feed = self._feed()
+                stopping = self._train_epoch(epoch, feed, bar, stop)
+                self._end_epoch(epoch + 1)
+                if stopping and state.done < schedule.steps:
+                    raise KeyboardInterrupt
         log.info("done: %s", self.folder.path / WEIGHTS_FILE)
 
-    def _make_step(self) -> TrainStep:
-        model = FirstExit(self.model) if self.first_exit_only else self.model
-        step = TrainStep(model, self.config.train, self.rates, self.config.seed)
-        step.set_train(True)
-        return step
+    def _train_epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> bool:
+        """The steps of an epoch, or those that are left of it; whether the run was asked to stop during the last ones.
 
-    def _feed(self) -> Feed:
-        """Batches into the step, from the next one on."""
-        train = self.config.train
-        first_batch = self.done * train.accumulation_steps
-        return Feed(
-            self.step, self.splits, train.batch_size, train.accumulation_steps, first_batch, train.dataset_sink_mode
-        )
-
-    def _go_on_with_all_exits(self) -> None:
-        start_finer_exits(self.model)
-        coarse, self.first_exit_only = self.step, False
-        self.step = self._make_step()
-        hand_over(self.model, coarse, self.step)
-        log.info("all exits are trained from here on; the finer ones start from what fits of the first exit's weights")
-
-    def _epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> None:
-        self.monitor.begin_epoch(epoch, self.epochs, self.done)
+        Raises KeyboardInterrupt on all ranks after the same step if one was asked to stop before, and DVTError if the
+        loss is no longer finite or all steps were skipped.
+        """
+        state, accumulation = self.state, self.plan.config.train.accumulation_steps
+        self.monitor.begin_epoch(epoch, state.done)
+        last, stopping = (epoch + 1) * self.plan.schedule.steps_per_epoch, False
+        skipped_before, alone = self._skipped_steps(), self.plan.ranks.world_size == 1
+        results = feed.epoch()
+        if self.plan.config.profile and self.monitor.first_epoch:
+            results = profiled(results, self.folder.path / "profile")
         pending: list[Tensor] = []  # losses not yet read
-        last = (epoch + 1) * self.steps_per_epoch
-        skipped_before, stopping = self._skipped_steps(), False
-        alone = device.world_size() == 1
-        losses = self._profiled(feed.epoch())
-        for number, each in enumerate(losses, start=1):
-            pending.append(each)
-            if number % self.config.train.accumulation_steps:
+        for number, losses in enumerate(results, start=1):
+            pending.append(losses)
+            if number % accumulation:
                 continue
-            self.done += 1
+            state.done += 1
             bar.update()
-            if alone and stop.requested or self.done % READ_EVERY == 0 or self.done == last:
-                self._read(pending, bar)
+            if (alone and stop.requested) or state.done % READ_EVERY == 0 or state.done == last:
+                self._read(pending)
+                bar.set_postfix_str(self.monitor.status)
                 pending = []
                 # A signal reaches the ranks at different steps; they stop after the same one.
-                stopping = device.sum_over_ranks(np.array([stop.requested]))[0] > 0
-                if stopping and self.done < last:
+                stopping = self.plan.ranks.sum(np.array([stop.requested]))[0] > 0
+                if stopping and state.done < last:
                     raise KeyboardInterrupt
-        if self._skipped_steps() - skipped_before >= self.steps_per_epoch:
+        if self._skipped_steps() - skipped_before >= self.plan.schedule.steps_per_epoch:
             raise DVTError(
-                f"the gradients are no longer finite at step {self.done}: all steps of epoch {epoch + 1} were skipped; "
-                f"lower train.learning_rate, or take train.amp_level O0. {self.folder.last_good()}"
+                f"the gradients are no longer finite at step {state.done}: all steps of epoch {epoch + 1} were "
+                f"skipped; lower train.learning_rate, or take train.amp_level O0. {self.folder.last_good()}"
             )
-        self._end_epoch(epoch + 1)
-        if stopping and self.done < len(self.rates):
-            raise KeyboardInterrupt
+        return stopping
 
-    def _read(self, pending: list[Tensor], bar: tqdm) -> None:
-        """Takes note of the losses of the last few batches; raises DVTError if they stay infinite or NaN."""
+    def _read(self, pending: list[Tensor]) -> None:
+        """Takes in the losses of the last few batches; raises DVTError if they stay infinite or NaN."""
         losses = np.stack([each.asnumpy() for each in pending])  # (batches, K)
-        rate = float(self.rates[self.done - 1])
-        mean = self.monitor.read(losses, self.done, len(self.rates), rate, self._seen_per_second)
-        bar.set_postfix_str(self.monitor.status)
+        mean = self.monitor.read(losses, self.state.done)
         if self.records is not None and mean is not None:
-            self.records.step(self.done, mean, rate)
-
-    def _seen_per_second(self, steps: int, seconds: float) -> float:
-        return steps * self.images_per_step / seconds
+            self.records.step(self.state.done, mean, self.plan.schedule.rate_at(self.state.done))
 
     def _end_epoch(self, epochs_done: int) -> None:
         """All that follows the last step of an epoch."""
-        self._require_finite()
-        row = self.monitor.epoch_row(self.done, self._seen_per_second)
-        row |= {
-            "learning_rate": float(self.rates[self.done - 1]),
-            "skipped_steps": self._skipped_steps(),
-        }
-        if self.config.train.amp_level != "O0":
-            row["loss_scale"] = float(self.step.loss_scale.asnumpy())
-        self.unfinished = row
+        self.state.require_finite(self.folder.last_good())
+        row = self.monitor.epoch_row(self.state.done) | {"skipped_steps": self._skipped_steps()}
+        if self.plan.config.train.amp_level != "O0":
+            row["loss_scale"] = float(self.state.step.loss_scale.asnumpy())
+        self.state.unfinished_epoch = row
         if self._is_validated(epochs_done) and self._is_saved(epochs_done):
-            self._save()  # whatever happens in the validation, the epoch need not be trained again
-        self._tell_bad_images(epochs_done)
+            self._save()  # if the validation fails, the epoch need not be trained again
+        self._check_bad_images(epochs_done - 1)
         self._finish_epoch(row)
 
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
-        epochs_done, is_best = int(row["epoch"]), False
+        state, epochs_done, is_best = self.state, int(row["epoch"]), False
         if self._is_validated(epochs_done):
-            weights = self._weights() | self.step.ema_weights()
+            weights = state.averaged_weights()
             accuracy = self.validation.accuracy(weights)
             row = row | {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
-            is_best = self.folder.keep_best(epochs_done, accuracy[-1], weights, self._metadata())
-        self.monitor.log_epoch(row, self.epochs, is_best)
+            this = (accuracy[-1], epochs_done)
+            state.best = self.folder.keep_best(state.best, this, weights, state.metadata(self.plan))
+            is_best = state.best[:1] == [this]
+        self.monitor.log_epoch(row, is_best)
         if self.records is not None:
             self.records.epoch(row)
-        self.unfinished = None
+        state.unfinished_epoch = None
         if self._is_saved(epochs_done):
             self._save()
 
-    def _tell_bad_images(self, epochs_done: int) -> None:
-        """How many images of the epoch were replaced, over all ranks; raises DataError on all of them if too many."""
-        if not self.splits.bad_images.skips:
+    def _check_bad_images(self, epoch: int) -> None:
+        """Logs how many images of an epoch were replaced over all ranks; if too many, raises DataError on all ranks."""
+        bad_images, ranks = self.plan.splits.bad_images, self.plan.ranks
+        if not bad_images.skips:
             return
-        here = self.splits.bad_images.replaced[epochs_done - 1]
-        replaced = int(device.sum_over_ranks(np.array([here]))[0])
+        replaced = int(ranks.sum(np.array([bad_images.replaced[epoch]]))[0])
         if replaced:
-            log.warning(
-                "epoch %d/%d: %d of the training images shown could not be read; others took their places",
-                epochs_done,
-                self.epochs,
-                replaced,
-            )
-        with errors_shared():
-            self.splits.bad_images.check("train", replaced)
+            text = f"{replaced} of the training images shown could not be read; others took their places"
+            log.warning("epoch %d/%d: %s", epoch + 1, self.plan.schedule.epochs, text)
+        with errors_shared(ranks):
+            bad_images.check("train", replaced)
 
-    def _is_validated(self, epochs_done: int) -> bool:
-        return self._is_due(epochs_done, self.config.train.eval_every_epochs)
+    @contextlib.contextmanager
+    def _saved_when_stopped(self) -> Iterator[None]:
+        """Around the loop: saves where a run can go on later, after a signal or at a bad image."""
+        state, folder = self.state, self.folder
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._save()
+            usable = f"{folder.path / WEIGHTS_FILE} is usable, and the same command with --resume goes on"
+            log.warning("interrupted after step %d of %d; %s", state.done, self.plan.schedule.steps, usable)
+            self.plan.ranks.leave()  # all ranks are here, after the same step
+            raise
+        except DataError as error:
+            if not state.done:
+                raise
+            self._save()
+            if isinstance(error, SharedDataError):
+                self.plan.ranks.leave()
+            raise DataError(f"{error}\n{folder.last_good()}; after that is repaired, --resume goes on") from error
 
-    def _is_saved(self, epochs_done: int) -> bool:
-        return self._is_due(epochs_done, self.config.train.checkpoint_every_epochs)
+    def _start_all_exits(self) -> None:
+        """Ends the epochs of the first exit alone (`train.coarse_first_epochs`)."""
+        state = self.state
+        start_finer_exits(state.model)
+        coarse, state.step, state.first_exit_only = state.step, _build_step(state.model, self.plan), False
+        hand_over(state.model, coarse, state.step)
+        log.info("all exits are trained from here on; the finer ones start from what fits of the first exit's weights")
 
-    def _is_due(self, epochs_done: int, every: int) -> bool:
-        """Whether something that is done after every so many epochs (0: never) follows this one; the last always."""
-        return every > 0 and (epochs_done == self.epochs or epochs_done % every == 0)
-
-    def _announce(self) -> None:
-        train = self.config.train
-        log.info(
-            "training %s: %d epoch%s of %d steps of %d images; the first step compiles for a while",
-            self.model.config.name,
-            self.epochs,
-            "" if self.epochs == 1 else "s",
-            self.steps_per_epoch,
-            self.images_per_step,
-        )
-        peak = peak_learning_rate(train, self.images_per_step)
-        if peak != train.learning_rate:
-            log.info(
-                "learning rate %.3g, scaled from %.3g for %d images per step to the %d of this run",
-                peak,
-                train.learning_rate,
-                train.base_batch_size,
-                self.images_per_step,
-            )
-
-    def _initialise(self) -> None:
-        """Puts `train.init_checkpoint` into the new model; a resumed run has its own weights."""
-        path = self.config.train.init_checkpoint
-        if path is None or self.config.resume:
-            return
-        for line in transfer.apply(self.model, transfer.initial_weights(self.model.config, path)):
-            log.info("%s", line)
-
-    def _weights(self) -> dict[str, np.ndarray]:
-        return {name: parameter.asnumpy() for name, parameter in self.model.parameters_dict().items()}
-
-    def _metadata(self) -> dict[str, Any]:
-        return {
-            "model": self.model.config,
-            "class_names": list(self.splits.class_names),
-            "preprocessing": self.splits.preprocessing,
-            "config": config_to_dict(replace(self.config, resume=False)),
-            "step": self.done,
-            "epoch": self.done / self.steps_per_epoch,
-            "world_size": device.world_size(),
-            "first_exit_only": self.first_exit_only,
-        }
+    def _feed(self) -> Feed:
+        """Batches into the step, from the next one on."""
+        plan, train = self.plan, self.plan.config.train
+        return Feed(self.state.step, plan.splits, train, plan.ranks, self.state.done * train.accumulation_steps)
 
     def _save(self) -> None:
-        self._require_finite()
-        metadata = self._metadata() | {"unfinished_epoch": self.unfinished}
-        self.folder.save(self._weights(), self.step.ema_weights(), self._state(), metadata)
-
-    def _require_finite(self) -> None:
-        if not all(np.isfinite(value).all() for value in self._weights().values()):
-            raise DVTError(
-                f"the weights are no longer finite at step {self.done}; lower train.learning_rate or lengthen "
-                f"train.warmup_epochs. {self.folder.last_good()}"
-            )
-
-    def _state(self) -> dict[str, np.ndarray]:
-        return {parameter.name: parameter.asnumpy() for parameter in self.step.state()}
+        self.state.save(self.folder, self.plan)
 
     def _skipped_steps(self) -> int:
-        return int(self.step.skipped_steps.asnumpy())
+        return int(self.state.step.skipped_steps.asnumpy())
 
-    def _load_state(self) -> int:
-        """Puts back what `_save` saved; steps done."""
-        checkpoint = self.folder.read_state()
-        if checkpoint.model != self.model.config:
-            raise CheckpointError(
-                f"{self.folder.path} holds the state of another model; resume with the configuration it began with"
-            )
-        ranks = checkpoint.metadata.get("world_size", 1)
-        if ranks != device.world_size():
-            raise ConfigError(
-                f"the run in {self.folder.path} was begun on {ranks} devices and cannot be resumed on "
-                f"{device.world_size()}: steps and learning rates would be others. Start as many, or begin a new run "
-                f"with train.init_checkpoint={self.folder.path / WEIGHTS_FILE}"
-            )
-        if self.first_exit_only and not checkpoint.metadata["first_exit_only"]:  # saved after the other exits came in
-            self.first_exit_only = False
-            self.step = self._make_step()
-        state = {parameter.name: parameter for parameter in self.step.state()}
-        missing = [name for name in state if name not in checkpoint.weights]
-        if missing:
-            raise CheckpointError(
-                f"the state in {self.folder.path} lacks {missing[0]}; resume with the version of this package that "
-                "wrote it"
-            )
-        weights = {name: value for name, value in checkpoint.weights.items() if name not in state}
-        ms_weights = self.model.parameters_dict()
-        if set(weights) != set(ms_weights):
-            raise CheckpointError(f"the state in {self.folder.path} is not one of {self.model.config.name}")
-        for name, parameter in (state | ms_weights).items():
-            parameter.set_data(Tensor(checkpoint.weights[name].astype(parameter.asnumpy().dtype)))
-        done = int(checkpoint.metadata["step"])
-        names = list(self.splits.class_names)
-        if names != checkpoint.metadata["class_names"] or done != round(
-            checkpoint.metadata["epoch"] * self.steps_per_epoch
-        ):
-            raise ConfigError(
-                f"the run in {self.folder.path} was begun on other data: data.path now holds other classes or another "
-                "number of images; resume with the images it began with"
-            )
-        # A run that a bad image ended within an accumulated batch begins that batch again.
-        self.step.batches.set_data(Tensor(done * self.config.train.accumulation_steps, ms.int32))
-        self.unfinished = checkpoint.metadata.get("unfinished_epoch")
-        log.info("resuming after step %d of %d", done, len(self.rates))
-        return done
+    def _is_validated(self, epochs_done: int) -> bool:
+        return self.plan.schedule.is_due(epochs_done, self.plan.config.train.eval_every_epochs)
 
-    def _profiled(self, losses: Iterator[Tensor]) -> Iterator[Tensor]:
-        wanted = self.config.profile and self.monitor.first_epoch
-        return profiled(losses, self.folder.path / "profile") if wanted else losses
+    def _is_saved(self, epochs_done: int) -> bool:
+        return self.plan.schedule.is_due(epochs_done, self.plan.config.train.checkpoint_every_epochs)
+
+    def _announce(self) -> None:
+        train, schedule = self.plan.config.train, self.plan.schedule
+        epochs = "1 epoch" if schedule.epochs == 1 else f"{schedule.epochs} epochs"
+        steps = f"{schedule.steps_per_epoch} steps of {schedule.images_per_step} images"
+        log.info("training %s: %s of %s; the first step compiles for a while", self.plan.model.name, epochs, steps)
+        if schedule.peak != train.learning_rate:
+            scaled = f"scaled from {train.learning_rate:.3g} for {train.base_batch_size} images per step"
+            log.info("learning rate %.3g, %s to the %d of this run", schedule.peak, scaled, schedule.images_per_step)

@@ -1,10 +1,52 @@
-"""The learning rate of every step. Imports no framework."""
+"""How many steps a run has, and the learning rate of each. Imports no framework."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from dvt.config.sections import TrainSection
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The steps of a run, the same on all ranks.
+
+    Attributes:
+        epochs: Passes over the training images, the cool-down included.
+        steps_per_epoch: Steps of the optimizer in each.
+        images_per_step: Images of such a step, over all ranks.
+        peak: Highest learning rate.
+        rates: (steps,) float32 learning rate of each step.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+    images_per_step: int
+    peak: float
+    rates: np.ndarray
+
+    @classmethod
+    def of(cls, train: TrainSection, batches: int, world_size: int) -> "Schedule":
+        """The schedule of a run whose ranks have `batches` batches per epoch each."""
+        steps_per_epoch = batches // train.accumulation_steps
+        images_per_step = train.batch_size * train.accumulation_steps * world_size
+        peak = peak_learning_rate(train, images_per_step)
+        rates = learning_rates(train, steps_per_epoch, peak)
+        return cls(train.epochs + train.cooldown_epochs, steps_per_epoch, images_per_step, peak, rates)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return len(self.rates)
+
+    def rate_at(self, done: int) -> float:
+        """The learning rate of the last of `done` steps."""
+        return float(self.rates[done - 1])
+
+    def is_due(self, epochs_done: int, every: int) -> bool:
+        """Whether what follows every so many epochs (0: never) follows this one; it always follows the last."""
+        return every > 0 and (epochs_done == self.epochs or epochs_done % every == 0)
 
 
 def peak_learning_rate(train: TrainSection, images_per_step: int) -> float:

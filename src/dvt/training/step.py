@@ -5,19 +5,21 @@ The step needs nothing from outside but a batch: learning rate, random masks and
 follow from counters that it keeps. So batches can be sunk to a device, and a resumed run goes on as if unbroken.
 """
 
+from collections.abc import Mapping
+
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
-from dvt import device
+from dvt.cluster.ranks import ALONE, Ranks
 from dvt.config.sections import TrainSection
 from dvt.models.noise import IntegerHash
+from dvt.training.gradients import GradientsMean, Mean, finite_check
 from dvt.training.loss import ExitLosses
 from dvt.training.optimizer import build_optimizer
 
 MAX_LOSS_SCALE = 2.0**24
-
 
 # Mapped over the parameters; see `dvt.training.optimizer` on why these are no loops.
 _multiply = ops.MultitypeFuncGraph("multiply")
@@ -51,9 +53,17 @@ class TrainStep(nn.Cell):
         train: How to train.
         learning_rates: (steps,) of each step of the optimizer.
         seed: Of dropout and stochastic depth; ranks draw differently.
+        ranks: The place of this process among those that average their gradients.
     """
 
-    def __init__(self, model: nn.Cell, train: TrainSection, learning_rates: np.ndarray, seed: int = 0) -> None:
+    def __init__(
+        self,
+        model: nn.Cell,
+        train: TrainSection,
+        learning_rates: np.ndarray,
+        seed: int = 0,
+        ranks: Ranks = ALONE,
+    ) -> None:
         super().__init__(auto_prefix=False)
         self.losses = ExitLosses(model, train.label_smoothing, train.distillation, train.distillation_temperature)
         self.parameters = ParameterTuple(model.trainable_params())
@@ -62,15 +72,16 @@ class TrainStep(nn.Cell):
         self.exit_weights = Tensor(weights[: model.num_exits], mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
-        self.reduce_gradients = device.gradient_reducer([parameter.size for parameter in self.parameters])
-        self.reduce_losses = device.mean_over_ranks()
-        self.all_finite = device.finite_check()
+        sizes, alone = [parameter.size for parameter in self.parameters], ranks.world_size == 1
+        self.reduce_gradients = nn.Identity() if alone else GradientsMean(sizes, ranks.world_size)
+        self.reduce_losses = nn.Identity() if alone else Mean(ranks.world_size)
+        self.all_finite = finite_check()
         self.clip_norm = train.clip_norm
 
         self.global_step = _counter("global_step")  # steps of the optimizer, skipped ones included
         self.batches = _counter("batches")  # calls
         self.skipped_steps = _counter("skipped_steps")
-        self.noise_seed = Tensor((seed * 7919 + device.rank() * 104729 + 1) & 0x7FFFFFFF, mstype.int32)
+        self.noise_seed = Tensor((seed * 7919 + ranks.rank * 104729 + 1) & 0x7FFFFFFF, mstype.int32)
         self.hash = IntegerHash()
         self.map = ops.HyperMap()
 
@@ -101,10 +112,20 @@ class TrainStep(nn.Cell):
             done = ops.depend(done, cleared)
         return ops.depend(losses, ops.depend(done, sums))
 
-    def state(self) -> list[Parameter]:
+    def state(self) -> dict[str, np.ndarray]:
         """Everything besides the weights that a resumed run needs, between two steps of the optimizer."""
+        return {name: parameter.asnumpy() for name, parameter in self._kept().items()}
+
+    def load_state(self, values: Mapping[str, np.ndarray]) -> None:
+        """Puts back values of `state`, all or some."""
+        kept = self._kept()
+        for name, value in values.items():
+            kept[name].set_data(Tensor(np.asarray(value).astype(kept[name].asnumpy().dtype)))
+
+    def _kept(self) -> dict[str, Parameter]:
         counters = [self.global_step, self.batches, self.skipped_steps, self.loss_scale, self.good_steps]
-        return [*self.optimizer.state(), *counters, *(self.ema if self.ema is not None else ())]
+        averages = self.ema if self.ema is not None else ()
+        return {parameter.name: parameter for parameter in (*self.optimizer.state(), *counters, *averages)}
 
     def ema_weights(self) -> dict[str, np.ndarray]:
         """The averaged weights under the model's own names; empty if the average is switched off."""

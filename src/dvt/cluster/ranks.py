@@ -1,0 +1,49 @@
+"""What the ranks of a data-parallel job exchange between two steps: small float32 arrays, the one type that all
+backends sum. The gradients are exchanged inside the compiled step (`dvt.training.gradients`)."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor, ops
+
+_LAST_MESSAGE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process in its job. All ranks must call `sum`, `gather` and `leave` equally often.
+
+    `dvt.device.set_up` joins the ranks and says which one this process is. A single process exchanges nothing.
+
+    Attributes:
+        rank: Number of this process, from 0.
+        world_size: Processes of the job.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """(rank, world size): this rank's share of the data, as `Splits.pipeline` takes it."""
+        return self.rank, self.world_size
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The element-wise sum of an array over all ranks, as float32; whole numbers are exact up to 2**24."""
+        values = np.asarray(values, np.float32)
+        return values if self.world_size == 1 else ops.AllReduce()(Tensor(values)).asnumpy()
+
+    def gather(self, values: np.ndarray) -> np.ndarray:
+        """(ranks, ...) float32: the arrays of all ranks, which must have one shape."""
+        values = np.asarray(values, np.float32)[None]
+        return values if self.world_size == 1 else ops.AllGather()(Tensor(values)).asnumpy()
+
+    def leave(self) -> None:
+        """Ends the work of this rank together with the others: on the CPU a rank that exits early kills its peers."""
+        if self.world_size > 1:
+            self.sum(np.zeros(1))
+            time.sleep(_LAST_MESSAGE_SECONDS)
+
+
+ALONE = Ranks()

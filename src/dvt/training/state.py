@@ -1,0 +1,141 @@
+"""All that a training run is between two steps: what is saved in `state.ckpt`, and what `--resume` restores.
+
+Tensors of the file, by name:
+
+- the weights of the model;
+- `adam_moment1.*`, `adam_moment2.*`, `adam_beta1_power`, `adam_beta2_power`, or `sgd_velocity.*`: the optimizer;
+- `ema.*`: the moving average of the weights;
+- `loss_scale`, `good_steps`; `global_step`, `batches`, `skipped_steps`: the loss scale and the counters.
+
+Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `best`, see `TrainState`; and what must be
+the same in the resumed run. Random numbers need no place: they follow from the seed and the counters.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mindspore import nn
+
+from dvt.checkpoint.native import Checkpoint, load_weights
+from dvt.cluster.ranks import Ranks
+from dvt.config.files import config_to_dict
+from dvt.config.sections import RunConfig
+from dvt.data import Splits
+from dvt.errors import CheckpointError, ConfigError, DVTError
+from dvt.models.variants import ModelConfig
+from dvt.training.folder import WEIGHTS_FILE, Ranked, RunFolder
+from dvt.training.schedule import Schedule
+from dvt.training.step import TrainStep
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What is the same for a whole run; `model` is complete, with what only the data set knows."""
+
+    config: RunConfig
+    model: ModelConfig
+    splits: Splits
+    ranks: Ranks
+    schedule: Schedule
+
+
+@dataclass
+class TrainState:
+    """A run between two steps.
+
+    Attributes:
+        model: The DVT that is trained.
+        step: The compiled step; it keeps the moments of the optimizer, the moving average, the loss scale and counters.
+        first_exit_only: Whether the first exit is still the only one that is trained (`train.coarse_first_epochs`).
+        done: Steps of the optimizer that are done.
+        unfinished_epoch: The row for `metrics.csv` of an epoch that is trained but not yet validated.
+        best: Accuracy in percent and number of the epochs whose weights are kept, best first.
+    """
+
+    model: nn.Cell
+    step: TrainStep
+    first_exit_only: bool = False
+    done: int = 0
+    unfinished_epoch: dict[str, float] | None = None
+    best: list[Ranked] = field(default_factory=list)
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights that the next step starts from."""
+        return {name: parameter.asnumpy() for name, parameter in self.model.parameters_dict().items()}
+
+    def averaged_weights(self) -> dict[str, np.ndarray]:
+        """The weights to evaluate: the moving average in place of what it averages, if there is one."""
+        return self.weights() | self.step.ema_weights()
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Everything that `state.ckpt` holds besides its metadata."""
+        return self.weights() | self.step.state()
+
+    def metadata(self, plan: RunPlan) -> dict[str, Any]:
+        """What goes with weights of this state into a checkpoint."""
+        return {
+            "model": plan.model,
+            "class_names": list(plan.splits.class_names),
+            "preprocessing": plan.splits.preprocessing,
+            "config": config_to_dict(replace(plan.config, resume=False)),
+            "step": self.done,
+            "epoch": self.done / plan.schedule.steps_per_epoch,
+            "world_size": plan.ranks.world_size,
+            "first_exit_only": self.first_exit_only,
+        }
+
+    def require_finite(self, last_good: str) -> None:
+        """Raises DVTError, which ends with the sentence `last_good`, if a weight is not finite."""
+        if not all(np.isfinite(value).all() for value in self.weights().values()):
+            raise DVTError(
+                f"the weights are no longer finite at step {self.done}; lower train.learning_rate or lengthen "
+                f"train.warmup_epochs. {last_good}"
+            )
+
+    def save(self, folder: RunFolder, plan: RunPlan) -> None:
+        """Saves the weights to evaluate and this state. Raises DVTError if a weight is not finite."""
+        self.require_finite(folder.last_good())
+        metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
+        folder.save_weights(self.averaged_weights(), metadata)
+        folder.save_state(self.tensors(), metadata | {"best": self.best})
+
+    def restore(self, saved: Checkpoint, plan: RunPlan) -> None:
+        """Puts back what `save` saved.
+
+        Raises:
+            CheckpointError: The file is the state of another model, or lacks something.
+            ConfigError: The run was begun with another number of devices or on other data.
+        """
+        folder, metadata = Path(plan.config.output), saved.metadata
+        if saved.model != plan.model:
+            raise CheckpointError(
+                f"{folder} holds the state of another model; resume with the configuration it was begun with"
+            )
+        before, now = metadata.get("world_size", 1), plan.ranks.world_size
+        if before != now:
+            raise ConfigError(
+                f"the run in {folder} was begun on {before} devices and cannot be resumed on {now}: steps and learning "
+                f"rates would be others. Start as many, or begin a new run with train.init_checkpoint="
+                f"{folder / WEIGHTS_FILE}"
+            )
+        kept = self.step.state().keys()
+        missing = [name for name in kept if name not in saved.weights]
+        if missing:
+            raise CheckpointError(
+                f"the state in {folder} lacks {missing[0]}; resume with the version of this package that wrote it"
+            )
+        done, steps = int(metadata["step"]), metadata["epoch"] * plan.schedule.steps_per_epoch
+        if metadata["class_names"] != list(plan.splits.class_names) or done != round(steps):
+            raise ConfigError(
+                f"the run in {folder} was begun on other data: data.path now holds other classes or another number of "
+                "images; resume with the images it was begun with"
+            )
+        weights = {name: value for name, value in saved.weights.items() if name not in kept}
+        load_weights(self.model, weights, source=f"the state in {folder}")
+        # A run that a bad image ended within an accumulated batch begins that batch again.
+        batches = np.array(done * plan.config.train.accumulation_steps)
+        self.step.load_state({name: saved.weights[name] for name in kept} | {"batches": batches})
+        self.done, self.unfinished_epoch = done, metadata.get("unfinished_epoch")
+        self.best = [(float(accuracy), int(epoch)) for accuracy, epoch in metadata.get("best", [])]
