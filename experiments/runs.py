@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.rules import CONFIDENCE, RULES
+from dvt.early_exit.scores import CONFIDENCE, RULES
 from dvt.safe_files import explained, replacing
 from dvt.training.folder import WEIGHTS_FILE
 from experiments.recipes import Recipe, find_recipe
@@ -122,7 +122,7 @@ class Store:
         return {name: [self.load(name, seed) for seed in common] for name in names}
 
     def begin(self, recipe: Recipe, seed: int) -> Path:
-        """The folder of a run that is to be trained or gone on with; what belongs to another recipe is removed."""
+        """The folder of a run that is to be trained or continued; what belongs to another recipe is removed."""
         folder = self.folder(recipe.name, seed)
         if folder.is_dir() and not self._trained(recipe, seed):
             log.warning(

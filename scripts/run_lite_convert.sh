@@ -11,7 +11,7 @@ usage: bash scripts/run_lite_convert.sh BUNDLE [ascend|cpu]
   BUNDLE  folder that export.py wrote, with MINDIR files for ascend (the default) and ONNX files for cpu
 
 ascend needs `converter_lite` of the MindSpore Lite release that fits MindSpore, on the PATH. The exits are compiled for
-the batch sizes in BUNDLE/exit_*.ascend.ini. Its precision is the bundle's; with float16 measure the thresholds anew
+the batch sizes in BUNDLE/exit_*.ascend.ini. Its precision is the bundle's; with float16 measure the thresholds again
 (docs/deployment.md).
 cpu makes .ms files for the CPU and edge devices, with `converter_lite` or, where that is not on the PATH, with the
 package mindspore_lite of the Python that DVT_LITE_PYTHON names.

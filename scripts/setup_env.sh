@@ -91,11 +91,11 @@ install() {
 
 if [[ -n ${PYTHON:-} && -e $python && $(version_of "$PYTHON") != "$(version_of "$python")" ]]; then
     find_python # refuses an unsuitable one before anything is removed
-    echo ".venv is of Python $(version_of "$python"), PYTHON=$PYTHON is another: making it anew."
+    echo ".venv is of Python $(version_of "$python"), PYTHON=$PYTHON is another: making it again."
     rm -rf "$venv"
 elif [[ -e $venv ]] && ! { suitable "$(version_of "$python")" && "$python" -m pip --version >/dev/null 2>&1; }; then
     [[ -f $venv/pyvenv.cfg ]] || fail "$venv is there but is no virtual environment; move it away"
-    echo ".venv does not work (any more): making it anew."
+    echo ".venv does not work (any more): making it again."
     rm -rf "$venv"
 fi
 [[ -e $venv ]] || make_venv

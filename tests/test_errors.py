@@ -55,7 +55,7 @@ COMMANDS = [
     ("train --model.name dvt_deit_smal", "'dvt_deit_smal'", "did you mean 'dvt_deit_small'?"),
     ("train --data.dataset fashion", "'fashion'", "it must be one of image_folder, cifar10"),
     ("train --data.path images --output run", "images has no folder train/", "images belong in train/CLASS/"),
-    ("train --resume --output run", "run/state.ckpt", "leave --resume out to start afresh"),
+    ("train --resume --output run", "run/state.ckpt", "leave --resume out"),
     ("train --config folder", "folder is a folder", "give a configuration file in YAML"),
     ("train --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
     ("eval --checkpoint a.ckpt --config empty.yaml", "empty.yaml is empty", "it must hold keys with values"),
@@ -98,7 +98,7 @@ COMMANDS = [
 
 SCRIPTS = [
     (make_mindrecord, "", "data_path, output", "--help` shows how to call it"),
-    (make_mindrecord, "nowhere out", "nowhere is not a folder", "give the one that holds train/CLASS/"),
+    (make_mindrecord, "nowhere out", "nowhere is not a folder", "holds train/CLASS/"),
     (make_mindrecord, "images out --shards x", "shards is 'x'", "whole number"),
     (make_mindrecord, "images out --shard 3", "--shard", "did you mean '--shards'?"),
     (make_mindrecord, "images out --part trian", "'trian'", "there are train, val"),

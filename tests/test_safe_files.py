@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all; what cannot be written is told with what to do.
+"""Files that are there whole or not at all; what cannot be written is reported with what to do.
 
 How they survive kills and full disks is tested in tests/reliability.
 """

@@ -175,7 +175,7 @@ def _join(target: str) -> tuple[int, int]:
         except (RuntimeError, ValueError) as error:
             raise DeviceError(
                 f"this rank cannot join the others: {reason_of(error)} Check that all nodes run the same command, with "
-                f"the same MASTER_ADDR and MASTER_PORT, and that {target} is there on all of them"
+                f"the same MASTER_ADDR and MASTER_PORT, and that every node has {target}"
             ) from error
         ms.set_auto_parallel_context(
             parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=communication.get_group_size()

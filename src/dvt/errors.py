@@ -19,7 +19,7 @@ class ConfigError(DVTError, ValueError):
 
 
 class CheckpointError(DVTError, ValueError):
-    """A weights file that is missing, torn, of another model, or not to be trusted."""
+    """A weights file that is missing, incomplete, of another model, or not to be trusted."""
 
 
 class DataError(DVTError, ValueError):

@@ -36,7 +36,7 @@ MODULES = {
     "deploy.onnx_files": "deploy.onnx.files",
     "deploy.onnx_graph": "deploy.onnx.graph",
     "entry": "cli.start",
-    "exit_rules": "early_exit.rules",
+    "exit_rules": "early_exit.scores",
     "gathering": "early_exit.gathering",
     "grids": "models.grids",
     "inference": "early_exit.classifier",

@@ -10,7 +10,8 @@ import pytest
 from data_files import photographs, write_image
 from PIL import Image
 
-from dvt.data.preprocess import Preprocessing, centre_box, default_resize_size, read_image, resized_size, to_mode
+from dvt.data.decode import read_image, to_mode
+from dvt.data.preprocess import Preprocessing, centre_box, default_resize_size, resized_size
 from dvt.errors import ConfigError, DataError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -22,7 +22,7 @@ from dvt.early_exit.budgets import (
     setting,
 )
 from dvt.early_exit.outcomes import Outcomes, Predictions, StoredPredictions
-from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.scores import ExitRule
 from dvt.early_exit.search import Budget
 from dvt.errors import ConfigError, DataError
 

@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 from dvt import AdaptiveClassifier
 from dvt.early_exit import ALWAYS, NEVER, assign_exits
 from dvt.early_exit import classifier as inference
-from dvt.early_exit.rules import ExitRule, stacked_scores
+from dvt.early_exit.scores import ExitRule, stacked_scores
 from dvt.errors import ConfigError, DataError
 from dvt.models.cascade import build_model
 

@@ -8,7 +8,7 @@ import pytest
 from dvt.early_exit import check_thresholds, gathering
 from dvt.early_exit.gathering import Timing, run_gathered
 from dvt.early_exit.loop import Predictions, run_cascade
-from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.scores import ExitRule
 
 CLASSES = 3
 COUNT = 500

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from dvt.early_exit.rules import at_temperature
+from dvt.early_exit.scores import at_temperature
 from dvt.early_exit.temperature import fit_temperature, negative_log_likelihood, reliability
 from dvt.errors import DataError
 

@@ -9,7 +9,7 @@ import pytest
 from mindspore import Tensor
 
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.rules import RULES
+from dvt.early_exit.scores import RULES
 from dvt.errors import ConfigError
 from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.pictures import class_token_attention

@@ -222,7 +222,7 @@ def test_shutdown_under_load_loses_no_accepted_request(service_bundle: Path, tmp
         held.close()
         for client in clients:
             client.join(timeout=30)
-        assert service.process.wait(timeout=20) == -signal.SIGTERM  # which uvicorn raises anew
+        assert service.process.wait(timeout=20) == -signal.SIGTERM  # which uvicorn raises again
     assert {answer.status for answer in answers} == {200, 503}
     assert all("shutting down" in answer.content["detail"] for answer in answers if answer.status == 503)
     # Only connections that came as the socket closed, long after the last request was accepted, may have been reset.

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from dvt.data import Preprocessing
-from dvt.data.preprocess import read_image
+from dvt.data.decode import read_image
 from dvt.errors import DataError
 from fuzz.harness import run_fuzz
 from fuzz.mutations import mutated
 
 PREPROCESSING = Preprocessing("image_folder", 55, 64, 3, (0.5,) * 3, (0.5,) * 3)
 KEPT: tuple[tuple[int, int], ...] = ()
-"""(seed, case) of failures found before, which stay mended."""
+"""(seed, case) of failures found before, which stay fixed."""
 
 # Most damage cannot be told from a picture, or is told by a warning of PIL beside it.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")

@@ -1,4 +1,4 @@
-"""Masks drawn from a key: against a NumPy twin, their statistics, and where they must differ or be the same."""
+"""Masks drawn from a key: against the same in NumPy, their statistics, and where they must differ or be the same."""
 
 from dataclasses import replace
 

@@ -7,7 +7,7 @@ model from the recipe in tests/models/recipe.py. For tests/models/test_parity.py
 of each gradient in the order of the released names, and every STRIDE-th number of what the exits hand on.
 
 It also holds randaugment.npz: one `image`, and what became of it for each `Operation/magnitude/sign/interpolation`. Of
-equal results, tests/data/test_policies.py gets one only (signs and interpolation mean nothing to most operations).
+equal results, test_policies.py gets one only (signs and interpolation mean nothing to most operations).
 """
 
 import sys

@@ -76,7 +76,7 @@ def test_replacements_do_not_depend_on_workers_or_the_place_of_a_resumption(fold
     assert_same(batches(load(folder, workers=3, augment=augment)), expected)
     assert_same(batches(load(folder, workers=3, augment=augment), skip=2), expected[2:])
     splits = load(folder, augment=augment)
-    batches(splits, epoch=0)  # nor on what was met before
+    batches(splits, epoch=0)  # nor on what was read before
     assert_same(batches(splits), expected)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dvt.config import DataSection
 from dvt.data import Preprocessing, load_splits
-from dvt.data.preprocess import read_image
+from dvt.data.decode import read_image
 from dvt.data.sources.record_writer import write_records
 from dvt.errors import DataError
 from reliability.pictures import BAD, make_folder, text

@@ -5,7 +5,7 @@ import json
 import pytest
 from report_results import made_up, results_of, with_everything
 
-from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.scores import ExitRule
 from dvt.errors import DataError
 from dvt.report import Results, write_report
 

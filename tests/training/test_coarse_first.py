@@ -32,8 +32,8 @@ TINY = {
 }
 TAKEN = ("blocks.0.norm1.gamma", "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.bias", "blocks.0.mlp.fc2.weight")
 TAKEN += ("norm.beta", "head.weight", "cls_token")
-AFRESH = ("tokens.proj.weight", "blocks.0.norm2.gamma", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc1.bias")
-AFRESH += ("blocks.0.feature_reuse.fc1.weight", "relation_reuse.fc1.weight")
+NEW_WEIGHTS = ("tokens.proj.weight", "blocks.0.norm2.gamma", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc1.bias")
+NEW_WEIGHTS += ("blocks.0.feature_reuse.fc1.weight", "relation_reuse.fc1.weight")
 
 
 def values_of(parameters: list) -> dict[str, np.ndarray]:
@@ -68,7 +68,7 @@ def test_finer_exits_start_from_what_fits(handed_over):
     for name in TAKEN:
         np.testing.assert_array_equal(now[f"exits.1.{name}"], now[f"exits.0.{name}"], err_msg=name)
         assert name.endswith(("gamma", "beta")) or (now[f"exits.1.{name}"] != fresh[f"exits.1.{name}"]).any()
-    for name in AFRESH:
+    for name in NEW_WEIGHTS:
         np.testing.assert_array_equal(now[f"exits.1.{name}"], fresh[f"exits.1.{name}"], err_msg=name)
     resized = resize_positions(now["exits.0.pos_embed"], 3)
     np.testing.assert_allclose(now["exits.1.pos_embed"], resized, atol=1e-6)
@@ -84,7 +84,7 @@ def test_moments_and_averages_are_taken_along(handed_over):
             np.testing.assert_array_equal(full[f"{prefix}exits.0.{name}"], expected)
             np.testing.assert_array_equal(full[f"{prefix}exits.1.{name}"], expected)
     now = values_of(model.get_parameters())
-    for name in AFRESH:
+    for name in NEW_WEIGHTS:
         assert not full[f"adam_moment2.exits.1.{name}"].any()
         np.testing.assert_array_equal(full[f"ema.exits.1.{name}"], now[f"exits.1.{name}"])
     assert all((full[name] >= 0).all() for name in full if name.startswith("adam_moment2."))

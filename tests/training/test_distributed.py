@@ -109,8 +109,8 @@ def broken(image: Path) -> Iterator[None]:
 
 
 def test_a_job_that_broken_images_stop_goes_on_as_if_unbroken(images: Path, alone: Path, tmp_path: Path) -> None:
-    """Both times the cause is told. In validation all ranks end together, and rank 0 saves what has been learnt, though
-    rank 1 reads the image and no checkpoint is due; in training the others are ended."""
+    """Both times the message names the cause. In validation all ranks end together, and rank 0 saves what was learnt,
+    though rank 1 reads the image and no checkpoint is due; in training the launcher ends the others."""
     output = tmp_path / "run"
     with broken(images / "val" / "light" / "4.png"):
         said = run(images, output, 2, "--train.checkpoint_every_epochs=3", returncode=1)

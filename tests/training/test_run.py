@@ -123,7 +123,7 @@ def test_resume_refuses_another_recipe(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("accumulation", [1, 4])
 def test_a_broken_image_in_mid_run_loses_nothing(accumulation: int, folder: Path, tmp_path: Path) -> None:
-    """Also where it is met within an accumulated batch, which is begun again."""
+    """Also where it is found within an accumulated batch, which is begun again."""
     keys = {"train__batch_size": 2, "train__accumulation_steps": accumulation}
     broken = tmp_path / "pictures"
     shutil.copytree(folder, broken)

@@ -195,7 +195,7 @@ def _read_torch_file(path: Path) -> Any:
         with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torn files fail in a dozen ways
+    except Exception as error:  # damaged files raise many kinds of errors
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))
         if needs:
             raise CheckpointError(

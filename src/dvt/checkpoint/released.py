@@ -35,7 +35,7 @@ def to_reference(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict
     if config.average_exits:
         raise CheckpointError(
             "a model with model.average_exits answers with means over its exits, which a PyTorch DVT does not take: "
-            "accuracy and thresholds would be others. Only models without it are converted"
+            "accuracy and thresholds would differ. Only models without it are converted"
         )
     check_weights(parameter_shapes(config), weights, "the weights to convert")
     return {row.theirs: np.asarray(weights[row.ours]).reshape(row.shape) for row in table(config)}

@@ -1,6 +1,6 @@
 """Ends a job whose launcher was killed: `python -m dvt.cluster.guard MSRUN_PROCESS GRACE_SECONDS`.
 
-A launcher that gets SIGKILL can end nothing itself, and msrun and its workers would go on for ever. So the launcher
+A launcher that gets SIGKILL can end nothing itself, and msrun and its workers would go on forever. So the launcher
 starts this process beside msrun, in a session of its own. It waits for the end of a pipe that the launcher alone holds
 open.
 """

@@ -39,9 +39,9 @@ KNOWN_ERRORS = (
     KnownError(
         "EI0002",
         r"\bEI0002\b",
-        "A rank waited in vain for another one inside a collective operation (notify timeout). Look for an earlier "
-        "error of another rank; if there is none, a rank was too slow (evaluation, saving, data) or ranks made "
-        "different numbers of steps. HCCL_EXEC_TIMEOUT, in seconds, sets how long to wait.",
+        "A rank waited for another one inside a collective operation until its time ran out (notify timeout). Look "
+        "for an earlier error of another rank; if there is none, a rank was too slow (evaluation, saving, data) or ranks "
+        "made different numbers of steps. HCCL_EXEC_TIMEOUT, in seconds, sets how long to wait.",
         follows=True,
     ),
     KnownError(
@@ -84,7 +84,7 @@ KNOWN_ERRORS = (
     KnownError(
         "out of memory",
         r"(?i)out of memory|memory (?:is )?not enough|\bMemoryError\b|std::bad_alloc|\bEL0004\b|\bEL0005\b",
-        "The memory of a device or of the host did not suffice: lower train.batch_size (and raise "
+        "The memory of a device or of the host was not enough: lower train.batch_size (and raise "
         "train.accumulation_steps), set train.recompute, or lower data.workers if it was the host's.",
     ),
     KnownError(
@@ -103,7 +103,7 @@ KNOWN_ERRORS = (
     KnownError(
         "cluster incomplete",
         r"processes in the cluster are not successfully spawned|Building networking for MS_\w+ failed",
-        "Not all workers came together in time: a worker or a whole machine did not start, MASTER_ADDR or MASTER_PORT "
+        "Not all workers connected in time: a worker or a whole machine did not start, MASTER_ADDR or MASTER_PORT "
         "differ between machines or cannot be reached from here, or NNODES does not fit.",
         follows=True,
     ),

@@ -16,6 +16,7 @@ import yaml
 
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, did_you_mean, listing
+from dvt.safe_files import replacing
 from dvt.value_checks import check_value
 
 
@@ -38,7 +39,8 @@ def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str,
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write every key of `config` as YAML; `load_config` reads it back equal."""
-    Path(path).write_text(config_to_yaml(config), encoding="utf-8")
+    with replacing(Path(path)) as written:
+        written.write_text(config_to_yaml(config), encoding="utf-8")
 
 
 def config_to_yaml(config: RunConfig) -> str:

@@ -18,7 +18,8 @@ from PIL import Image
 from dvt.data.augment.basic import CROP_FLIP_DRAWS, SHIFT_FLIP_DRAWS, random_resized_crop_flip, random_shift_flip
 from dvt.data.augment.draws import uniforms
 from dvt.data.augment.recipe import Recipe
-from dvt.data.preprocess import Preprocessing, read_image
+from dvt.data.decode import read_image
+from dvt.data.preprocess import Preprocessing
 from dvt.data.workers import BadImages, Task
 from dvt.errors import DataError
 

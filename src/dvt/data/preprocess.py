@@ -2,33 +2,26 @@
 
 The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
 cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own
-and therefore equal to it bit for bit, but for images of absurd shape (`MAX_RATIO`); the arithmetic of the sizes is that
-of torchvision, with which the published models were evaluated.
-
-Every image that this package reads is decoded by `read_image`, which ignores the orientation in the EXIF data.
+and therefore equal to it bit for bit, except for extremely long images (`MAX_RATIO`); the arithmetic of the sizes is
+that of torchvision, with which the published models were evaluated.
 
 Legend: C channels, S side of the square model input.
 """
 
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from dvt.errors import ConfigError, DataError, reason_of
+from dvt.data.decode import read_image, to_mode
+from dvt.errors import ConfigError
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 EVALUATION_CROP = 224 / 256
 """Share of the resized image's shorter side that the published evaluation keeps."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What files may hold, whatever their extension. PIL knows more, some of which (EPS) start other programs."""
-MAX_PIXELS = 89_478_485
-"""Larger images are refused before they take memory; it is where PIL begins to warn of decompression bombs."""
 MAX_RATIO = 64
 """Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
 memory. That differs from PIL's resize and crop by rounding, one level in a few pixels of a thousand."""
@@ -147,62 +140,3 @@ def centre_box(width: int, height: int, side: int) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of the centre crop; halves go to the even neighbour, as Python rounds."""
     left, top = round((width - side) / 2), round((height - side) / 2)
     return left, top, left + side, top + side
-
-
-def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
-    """The decoded image of a file in the PIL mode asked for; of an animation, the first frame.
-
-    The EXIF orientation is ignored, as by PIL and torchvision: the published models were trained on images as stored.
-
-    Args:
-        file: Path, or an open file.
-        mode: "RGB" or "L".
-        name: Returns what messages call it; None: its path.
-
-    Raises:
-        DataError: The file is missing, cannot be opened, is no image, is cut short, or is larger than `MAX_PIXELS`; the
-            message names it.
-    """
-    try:
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
-            return to_mode(image, mode)
-    except MemoryError:  # not the file's fault
-        raise
-    except Exception as error:  # decoders report broken files in more ways than can be listed
-        called = file if name is None else name()
-        if isinstance(error, FileNotFoundError):
-            link = f": it is a link to {os.readlink(file)}" if os.path.islink(file) else ""
-            raise DataError(f"image file {called} does not exist{link}") from error
-        raise DataError(f"image file {called} cannot be read: {_reason(error, file)}; replace or remove it") from error
-
-
-def _reason(error: Exception, file: str | Path | BinaryIO) -> str:
-    """Why a file cannot be read, without its name."""
-    if isinstance(error, UnidentifiedImageError):
-        size = os.path.getsize(file) if isinstance(file, str | os.PathLike) else file.seek(0, os.SEEK_END)
-        return f"it is none of {', '.join(FORMATS)}" if size else "it is empty"
-    return reason_of(error)
-
-
-def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in PIL mode `mode` ("RGB" or "L"). Transparency is dropped, as PIL's own conversion does.
-
-    16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
-
-    Raises:
-        DataError: The pixels are floats or 32-bit numbers, whose white is not known.
-    """
-    if image.mode == mode:
-        image.load()
-        return image
-    if image.mode == "F" or (image.mode == "I" and not 0 <= image.getextrema()[0] <= image.getextrema()[1] < 2**16):
-        raise DataError("its pixels are floats or 32-bit numbers; save it with 8 or 16 bits")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode in ("P", "L", "RGB") and "transparency" in image.info:
-        # A palette with transparency warns when converted straight to RGB; RGBA in between gives the same colours.
-        image = image.convert("RGBA")
-    return image.convert(mode)

@@ -1,4 +1,4 @@
-"""What runs the files of a bundle; `BACKENDS` lists them. Each imports its runtime only when it is made."""
+"""What runs the files of a bundle; `choose` takes one of `BACKENDS`. Each imports its runtime only when it is made."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from dvt.deploy.manifest import CONVERTED, GraphSet
-from dvt.errors import BundleError, DeviceError
+from dvt.errors import BundleError, ConfigError, DeviceError
 
 
 class Backend(Protocol):
@@ -100,9 +100,18 @@ def _lite(folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -
     return LiteBackend(folder, graphs, threads, device_id)
 
 
-BACKENDS: dict[str, tuple[Callable[[Path, GraphSet, int | None, int], Backend], tuple[str, ...]]] = {
+MakeBackend = Callable[[Path, GraphSet, int | None, int], Backend]
+
+BACKENDS: dict[str, tuple[MakeBackend, tuple[str, ...]]] = {
     "onnxruntime": (OnnxRuntimeBackend, ("ONNX", "ONNX_INT8")),
     "mindspore": (MindSporeBackend, ("MINDIR",)),
     "lite": (_lite, (CONVERTED,)),
 }
 """By name: what makes the backend, and the formats that it runs, the first unless another is asked for."""
+
+
+def choose(name: str) -> tuple[MakeBackend, tuple[str, ...]]:
+    """The entry of `BACKENDS` of this name. Raises ConfigError for an unknown one."""
+    if name not in BACKENDS:
+        raise ConfigError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
+    return BACKENDS[name]

@@ -1,7 +1,8 @@
 """Weights in int8: ONNX files whose dense layers multiply 8-bit integers.
 
 Only weights are stored as integers; activations are scaled to integers at run time ("dynamic quantisation"). That moves
-confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`).
+confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`), measured on
+calibration images (`dvt.data.splits.calibration_images`).
 """
 
 from pathlib import Path

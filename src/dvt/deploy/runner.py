@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from dvt.data.preprocess import Preprocessing
-from dvt.deploy.backends import BACKENDS
+from dvt.deploy.backends import choose
 from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
@@ -48,9 +48,7 @@ class Cascade:
         device_id: int = 0,
         verify: bool = True,
     ) -> None:
-        if backend not in BACKENDS:
-            raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
-        make, formats = BACKENDS[backend]
+        make, formats = choose(backend)
         self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:

@@ -1,8 +1,8 @@
 """Early exit: who leaves where, which thresholds to take, and running a model so that images really leave.
 
-`decisions` has the rule and the published way to thresholds, `loop` runs exits one call at a time and `gathering` many
-batches, `classifier` does so with a MindSpore model; `rules`, `temperature`, `search` and `budgets` choose thresholds.
-All but `classifier` is plain NumPy.
+`scores` says how sure an exit is, `decisions` who leaves (and holds the published way to thresholds); `loop` runs exits
+one call at a time, `gathering` over many batches, `classifier` with a MindSpore model; `search` and `budgets` choose
+thresholds, `temperature` scales what they are compared with. All but `classifier` is plain NumPy.
 """
 
 from dvt.early_exit.decisions import (

@@ -11,7 +11,7 @@ import numpy as np
 from dvt.config.sections import EvalSection
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.rules import CONFIDENCE, RANDOM, RULES, ExitRule, describe
+from dvt.early_exit.scores import CONFIDENCE, RANDOM, RULES, ExitRule, describe
 from dvt.early_exit.search import Budget, BudgetKind, Frontier, choose, find_frontier
 from dvt.errors import ConfigError
 

@@ -25,7 +25,7 @@ from dvt.early_exit.loop import (
     run_cascade,
     run_in_batches,
 )
-from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
 from dvt.models.cost import handed_on_shapes
 

@@ -1,4 +1,4 @@
-"""Early exit: confidence, thresholds for a budget, exit decisions, budgeted evaluation. Plain NumPy, no framework.
+"""Exit decisions (`>=` at the threshold), the published way to thresholds, budgeted evaluation. Plain NumPy.
 
 Axis letters: K exits, n images, C classes, P points of a sweep. Exits are counted from 0. Source: paper, section 3.3
 ("budgeted batch classification"), and the published evaluation code, whose numbers these functions reproduce.
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
 
 NEVER = 1e8  # the threshold of an exit that no image takes
@@ -81,6 +82,23 @@ def find_thresholds(confidence: ArrayLike, shares: ArrayLike) -> np.ndarray:
             thresholds[k] = np.partition(here, rank)[rank]
         left |= values[k] >= thresholds[k]
     return thresholds
+
+
+def leaving(
+    exit_index: int, probabilities: np.ndarray, thresholds: np.ndarray, rule: ExitRule = CONFIDENCE
+) -> np.ndarray:
+    """(n,) bool: which images of one exit's softmax outputs (n, classes) leave there; at the last exit all.
+
+    Raises DataError for probabilities that are not finite.
+    """
+    scores = rule.scores(exit_index, probabilities)
+    if not np.isfinite(scores).all():
+        raise DataError(
+            f"exit {exit_index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
+            "its precision is too low for them"
+        )
+    last = exit_index == len(thresholds) - 1
+    return np.ones(len(scores), bool) if last else scores >= thresholds[exit_index]
 
 
 def assign_exits(confidence: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
@@ -173,7 +191,7 @@ def sweep(
 ) -> Sweep:
     """The published sweep: thresholds from `calibration_confidence` (K, m), evaluated on `probabilities` (K, n, C).
 
-    `confidence(calibration_probabilities)` gives the former; the other arguments are those of `evaluate`.
+    `confidence(calibration_probabilities)` gives `calibration_confidence`; the other arguments are those of `evaluate`.
     """
     return evaluate_many(probabilities, labels, cumulative_cost, find_sweep_thresholds(calibration_confidence, points))
 
@@ -234,7 +252,7 @@ def _per_exit(name: str, values: ArrayLike, num_exits: int) -> np.ndarray:
     if array.shape != (num_exits,):
         raise ConfigError(f"{name} has shape {array.shape}; {num_exits} exits need shape ({num_exits},)")
     if np.isnan(array).any():
-        raise ConfigError(f"{name} is {array.tolist()}; NaN decides nothing")
+        raise ConfigError(f"{name} is {array.tolist()}; NaN cannot be compared; give numbers")
     return array
 
 

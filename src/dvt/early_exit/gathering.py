@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dvt.early_exit.loop import HandedOn, Predictions, RunExit, leaving
-from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.early_exit.decisions import leaving
+from dvt.early_exit.loop import HandedOn, Predictions, RunExit
+from dvt.early_exit.scores import CONFIDENCE, ExitRule
 
 MOST_PENDING_BATCHES = 32
 """Answers are given in the order of the images. One image that waits for a late exit holds up all after it, so after

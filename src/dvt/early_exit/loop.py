@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.early_exit.decisions import leaving
+from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
 
 DEFAULT_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -82,23 +83,6 @@ def run_all(run_exit: RunExit, images: np.ndarray, num_exits: int, num_classes: 
         probabilities, handed_on = run_exit(index, images, handed_on)
         results.append(probabilities)
     return np.stack(results)
-
-
-def leaving(
-    exit_index: int, probabilities: np.ndarray, thresholds: np.ndarray, rule: ExitRule = CONFIDENCE
-) -> np.ndarray:
-    """(n,) bool: which images of one exit's softmax outputs (n, classes) leave there; at the last exit all.
-
-    Raises DataError for probabilities that are not finite.
-    """
-    scores = rule.scores(exit_index, probabilities)
-    if not np.isfinite(scores).all():
-        raise DataError(
-            f"exit {exit_index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
-            "its precision is too low for them"
-        )
-    last = exit_index == len(thresholds) - 1
-    return np.ones(len(scores), bool) if last else scores >= thresholds[exit_index]
 
 
 def run_in_batches(

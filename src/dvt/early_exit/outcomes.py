@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dvt.early_exit.rules import RANDOM, RULES, ExitRule, random_scores, stacked_scores
+from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.errors import ConfigError, DataError
 from dvt.safe_files import explained, replacing
 
@@ -70,7 +70,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """The content of `predictions.npz`; the head of this module says what it holds."""
+    """The content of `predictions.npz`; the docstring of this module says what it holds."""
 
     val: Outcomes
     cumulative_gmacs: np.ndarray

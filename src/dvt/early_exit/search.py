@@ -6,7 +6,7 @@ them come from one histogram, without going over the images again. The published
 candidates, so that on the calibration images no budget gets less than the published sweep gives it.
 
 Plain NumPy. Axis letters: K exits, n images, G grid points per threshold, P candidates. A score is what a rule of
-`dvt.early_exit.rules` gives; a cost is anything that adds up along the exits: GMACs, or seconds.
+`dvt.early_exit.scores` gives; a cost is anything that adds up along the exits: GMACs, or seconds.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvt.early_exit.rules import at_temperature
+from dvt.early_exit.scores import at_temperature
 from dvt.errors import DataError
 
 BINS = 15  # of equal width, as in the paper cited

@@ -24,7 +24,7 @@ from dvt.errors import ConfigError
 from dvt.models.cascade import AllExits
 from dvt.safe_files import explained, replacing
 
-SAVE_SECONDS = 30.0  # what an interruption may cost, besides the batch under way
+SAVE_SECONDS = 30.0  # what an interruption may cost, besides the current batch
 PARTIAL_FOLDER = ".evaluation"
 
 log = logging.getLogger(__name__)

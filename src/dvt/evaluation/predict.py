@@ -18,7 +18,7 @@ from dvt.data.preprocess import Preprocessing
 from dvt.data.sources.image_folder import EXTENSIONS
 from dvt.early_exit.budgets import Choice
 from dvt.early_exit.classifier import AdaptiveClassifier
-from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.scores import ExitRule
 from dvt.errors import CheckpointError, ConfigError, DataError
 from dvt.models.cost import cumulative_gmacs
 

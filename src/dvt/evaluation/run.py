@@ -25,7 +25,7 @@ from dvt.early_exit import budgets
 from dvt.early_exit.budgets import Choice, Costs
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
-from dvt.early_exit.rules import CONFIDENCE, ExitRule
+from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.early_exit.search import Frontier, find_frontier
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import ConfigError

@@ -18,7 +18,7 @@ from dvt.early_exit.budgets import Setting
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.gathering import Timing
 from dvt.early_exit.loop import padded
-from dvt.early_exit.rules import ExitRule
+from dvt.early_exit.scores import ExitRule
 from dvt.models.cascade import AllExits
 from dvt.report.results import Throughput, TimedSetting
 

@@ -35,7 +35,7 @@ class ScaledDotProduct(nn.Cell):
         self.swap = SwapMiddle()
         self.split = ops.Split(axis=1, output_num=3)
         self.product = ops.BatchMatMul()
-        self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # spares the CPU a copy of k
+        self.product_with_transposed = ops.BatchMatMul(transpose_b=True)  # avoids a copy of k on the CPU
         self.softmax = Softmax()
 
     def construct(self, qkv: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ one would have drawn and every rank draws differently.
 MindSpore's generator begins again in each process and cannot be put back in graph mode. Here a training step hands one
 int32 key to the model, made of seed, step and rank; every place that drops something mixes its own number, its `site`,
 into it. The mask is a hash in int32 arithmetic that wraps around (the constants are those of the "lowbias32" integer
-hash; tests hold a NumPy twin; tried on the CPU). Axis letters: B batch, T tokens, E channels.
+hash; tests hold the same in NumPy; tried on the CPU). Axis letters: B batch, T tokens, E channels.
 """
 
 import numpy as np
@@ -107,7 +107,7 @@ class StochasticDepth(nn.Cell):
 
 
 class DrawnKey(nn.Cell):
-    """A key from MindSpore's generator, another one at each call: 31 coins are tossed."""
+    """A key from MindSpore's generator, another one at each call: 31 random bits."""
 
     def __init__(self) -> None:
         super().__init__()

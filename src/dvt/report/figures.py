@@ -214,7 +214,7 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
 
 
 def _by_cost(gmacs: Sequence[float], accuracy: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """(gmacs, accuracy) in order of the former."""
+    """(gmacs, accuracy) sorted by GMACs."""
     return tuple(zip(*sorted(zip(gmacs, accuracy, strict=True)), strict=True))
 
 

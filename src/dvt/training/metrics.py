@@ -152,7 +152,7 @@ class Board:
 
     The run does not depend on it: where it can no longer be written, it logs that once and stops. tensorboardX's own
     `SummaryWriter` leaves the writing to a thread. A full disk, or a clock set back by a month, ends that thread, and
-    ten numbers later the run would wait for ever for its queue to empty.
+    ten numbers later the run would wait forever for its queue to empty.
 
     Args:
         folder: Made if it is missing.

@@ -1,4 +1,8 @@
-"""What a run says while it goes (losses, speed, time left), and what stops it when the loss is no longer finite."""
+"""What a run says while it goes (losses, speed, time left), and what stops it when the loss is NaN or infinite.
+
+Weights are checked before they are saved (`TrainState.require_finite`), and an epoch whose steps were all skipped for
+their gradients ends the run as well (`Training`).
+"""
 
 import logging
 import time

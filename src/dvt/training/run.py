@@ -248,7 +248,7 @@ class Training:
             return
         replaced = int(ranks.sum(np.array([bad_images.replaced[epoch]]))[0])
         if replaced:
-            text = f"{replaced} of the training images shown could not be read; others took their places"
+            text = f"{replaced} of the training images shown could not be read; other images were used instead"
             log.warning("epoch %d/%d: %s", epoch + 1, self.plan.schedule.epochs, text)
         with errors_shared(ranks):
             bad_images.check("train", replaced)

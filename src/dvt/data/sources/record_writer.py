@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from dvt.config.sections import DataSection
 from dvt.data.bad_images import BadImagePolicy
-from dvt.data.preprocess import read_image
+from dvt.data.decode import read_image
 from dvt.data.sources.image_folder import PARTS, ROOT, classes_of_both_parts, list_images
 from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
 from dvt.data.sources.source import required_folder

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dvt.data.preprocess import read_image
+from dvt.data.decode import read_image
 from dvt.errors import DataError
 
 FORMAT = 1

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from dvt.early_exit.rules import RULES, ExitRule, at_temperature, describe, random_scores, stacked_scores
+from dvt.early_exit.scores import RULES, ExitRule, at_temperature, describe, random_scores, stacked_scores
 from dvt.errors import ConfigError
 
 LOGITS = np.random.default_rng(0).standard_normal((3, 50, 7)) * 3

@@ -113,7 +113,7 @@ def test_the_command(image_folder, tmp_path, capsys):
 
 
 def test_the_script_explains_itself():
-    script = Path(__file__).resolve().parents[2] / "scripts" / "make_mindrecord.py"
+    script = Path(__file__).resolve().parents[3] / "scripts" / "make_mindrecord.py"
     run = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0 and "--shards" in run.stdout and "data_path" in run.stdout
 

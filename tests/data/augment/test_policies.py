@@ -17,7 +17,7 @@ from dvt.data.augment.draws import stream_key, uniforms
 from dvt.data.augment.policies import AUTO_AUGMENT, OPERATIONS, build_policy
 from dvt.errors import ConfigError
 
-REFERENCE = Path(__file__).parents[1] / "reference"
+REFERENCE = Path(__file__).parents[2] / "reference"
 FILL = (124, 116, 104)
 RAND_AUGMENT = "rand-m9-mstd0.5-inc1"
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

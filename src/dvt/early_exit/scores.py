@@ -1,4 +1,4 @@
-"""How sure an exit is of an image: the rules that decide who leaves, and the temperature that may precede them.
+"""How sure an exit is of an image: the scores that are compared with thresholds, and temperatures before them.
 
 Every rule gives a score that rises with certainty, so that "leave where the score is at least the threshold" holds for
 all of them. Plain NumPy. Axis letters: K exits, n images, C classes.

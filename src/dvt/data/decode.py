@@ -1,0 +1,75 @@
+"""Image files to PIL images: every image that this package reads is decoded here, and ignores EXIF orientation."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dvt.errors import DataError, reason_of
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""What files may hold, whatever their extension. PIL knows more, some of which (EPS) start other programs."""
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they take memory; it is where PIL begins to warn of decompression bombs."""
+
+
+def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
+    """The decoded image of a file in the PIL mode asked for; of an animation, the first frame.
+
+    The EXIF orientation is ignored, as by PIL and torchvision: the published models were trained on images as stored.
+
+    Args:
+        file: Path, or an open file.
+        mode: "RGB" or "L".
+        name: Returns what messages call it; None: its path.
+
+    Raises:
+        DataError: The file is missing, cannot be opened, is no image, is cut short, or is larger than `MAX_PIXELS`; the
+            message names it.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
+            return to_mode(image, mode)
+    except MemoryError:  # not the file's fault
+        raise
+    except Exception as error:  # decoders report broken files in more ways than can be listed
+        called = file if name is None else name()
+        if isinstance(error, FileNotFoundError):
+            link = f": it is a link to {os.readlink(file)}" if os.path.islink(file) else ""
+            raise DataError(f"image file {called} does not exist{link}") from error
+        raise DataError(f"image file {called} cannot be read: {_reason(error, file)}; replace or remove it") from error
+
+
+def _reason(error: Exception, file: str | Path | BinaryIO) -> str:
+    """Why a file cannot be read, without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        size = os.path.getsize(file) if isinstance(file, str | os.PathLike) else file.seek(0, os.SEEK_END)
+        return f"it is none of {', '.join(FORMATS)}" if size else "it is empty"
+    return reason_of(error)
+
+
+def to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """The image in PIL mode `mode` ("RGB" or "L"). Transparency is dropped, as PIL's own conversion does.
+
+    16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
+
+    Raises:
+        DataError: The pixels are floats or 32-bit numbers, whose white is not known.
+    """
+    if image.mode == mode:
+        image.load()
+        return image
+    if image.mode == "F" or (image.mode == "I" and not 0 <= image.getextrema()[0] <= image.getextrema()[1] < 2**16):
+        raise DataError("its pixels are floats or 32-bit numbers; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in ("P", "L", "RGB") and "transparency" in image.info:
+        # A palette with transparency warns when converted straight to RGB; RGBA in between gives the same colours.
+        image = image.convert("RGBA")
+    return image.convert(mode)
