@@ -89,8 +89,8 @@ def test_walkthrough_shows_what_its_script_prints(tmp_path):
 
 def test_checks_see_what_is_wrong(tmp_path):
     """The helpers themselves, on things that are not there."""
-    assert defined_at(ROOT / "src/dvt/early_exit/loop.py", "leaving")
-    assert not defined_at(ROOT / "src/dvt/early_exit/loop.py", "leavin")
+    assert defined_at(ROOT / "src/dvt/early_exit/decisions.py", "leaving")
+    assert not defined_at(ROOT / "src/dvt/early_exit/decisions.py", "leavin")
     assert defined_at(ROOT / "src/dvt/early_exit/classifier.py", "AdaptiveClassifier.predict")
     assert not defined_at(ROOT / "src/dvt/early_exit/classifier.py", "AdaptiveClassifier.predicts")
     assert is_in_package("dvt.early_exit") and is_in_package("dvt.models.grids.resize_matrix")

@@ -132,5 +132,5 @@ def test_named_settings():
     assert named_settings(None, 2) == {}
     with pytest.raises(ConfigError, match=r"thresholds 'fast': thresholds has shape \(3,\); 2 exits need"):
         named_settings({"fast": [0.1, 0.2, 0.3]}, 2)
-    with pytest.raises(ConfigError, match="NaN decides nothing"):
+    with pytest.raises(ConfigError, match="NaN cannot be compared"):
         named_settings([np.nan, 0.0], 2)

@@ -258,7 +258,7 @@ def test_only_listed_batch_sizes_are_compiled(model: nn.Cell, images: np.ndarray
     [
         (None, "no thresholds: give 3 numbers"),
         ((0.5, 0.5), r"thresholds has shape \(2,\); 3 exits need shape \(3,\)"),
-        ((0.5, float("nan"), 0.5), "NaN decides nothing"),
+        ((0.5, float("nan"), 0.5), "NaN cannot be compared"),
         (0.5, "3 exits need shape"),
         (("a", "b", "c"), "one number per exit is needed"),
     ],

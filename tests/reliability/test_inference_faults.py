@@ -73,7 +73,7 @@ def test_thresholds_of_any_value_decide_as_specified(thresholds: list[float], se
 
 
 def test_a_threshold_of_nan_is_refused(classifier: AdaptiveClassifier):
-    with pytest.raises(ConfigError, match="NaN decides nothing"):
+    with pytest.raises(ConfigError, match="NaN cannot be compared"):
         classifier.predict(images_of(1), (0.5, float("nan"), 0.5))
 
 

@@ -224,7 +224,7 @@ def manifest() -> dict:
         (lambda m: m.update(batch_sizes=[0]), "batch_sizes is .0."),
         (lambda m: m.update(batch_sizes=[float("inf")]), "is damaged"),
         (lambda m: m["thresholds"]["recommended"].update(values=[0.5]), "thresholds 'recommended': .*3 exits need"),
-        (lambda m: m["thresholds"]["recommended"].update(values=[0.5, float("nan"), 0]), "NaN decides nothing"),
+        (lambda m: m["thresholds"]["recommended"].update(values=[0.5, float("nan"), 0]), "NaN cannot be compared"),
         (lambda m: m["graphs"]["ONNX"]["exits"].pop(), "ONNX has 2 files for 3 exits"),
         (lambda m: m["graphs"]["ONNX"]["exits"][1]["inputs"].pop(), r"exit_1\.onnx takes or returns features, images"),
         (lambda m: m["graphs"]["ONNX"]["exits"][0]["outputs"][0].update(role="x"), r"exit_0\.onnx takes or returns"),

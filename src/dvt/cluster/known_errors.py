@@ -40,8 +40,8 @@ KNOWN_ERRORS = (
         "EI0002",
         r"\bEI0002\b",
         "A rank waited for another one inside a collective operation until its time ran out (notify timeout). Look "
-        "for an earlier error of another rank; if there is none, a rank was too slow (evaluation, saving, data) or ranks "
-        "made different numbers of steps. HCCL_EXEC_TIMEOUT, in seconds, sets how long to wait.",
+        "for an earlier error of another rank; if there is none, a rank was too slow (evaluation, saving, data), or "
+        "ranks made different numbers of steps. HCCL_EXEC_TIMEOUT, in seconds, sets how long to wait.",
         follows=True,
     ),
     KnownError(
