@@ -24,10 +24,12 @@ class ExitLosses(nn.Cell):
         self.off_value = label_smoothing / self.num_classes
         self.on_value = 1.0 - label_smoothing + self.off_value
         self.distillation, self.temperature = distillation, temperature
+        # Without these, one_hot is of int64 values, which Ascend refuses for int32 labels.
+        self.one, self.zero = Tensor(1.0, mstype.float32), Tensor(0.0, mstype.float32)
 
     def construct(self, images: Tensor, targets: Tensor, noise_key: Tensor | None = None) -> Tensor:
         if targets.ndim == 1:
-            targets = ops.one_hot(targets, self.num_classes)
+            targets = ops.one_hot(targets, self.num_classes, self.one, self.zero)
             targets = targets * (self.on_value - self.off_value) + self.off_value  # (B, classes)
         all_logits = self.model(images, noise_key)
         last = len(all_logits) - 1
