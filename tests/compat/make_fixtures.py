@@ -1,6 +1,6 @@
 """Makes `fixtures/` with version 0.1.0 of the package, and with no other: what later versions must still read.
 
-    cd CHECKOUT_OF_0.1.0 && PYTHONPATH=src .venv/bin/python /tmp/compat/make_fixtures.py [PART ...]
+    cd CHECKOUT_OF_0.1.0 && PYTHONPATH=src .venv/bin/python PATH_OF/make_fixtures.py [PART ...]
 
 Parts: runs, evaluations, bundles, t2t, configs, names; all by default, about four minutes on two cores. Each works in a
 scratch folder, with relative paths, so that no path of this machine is in the files. It reaches into 0.1.0 in one
