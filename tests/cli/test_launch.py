@@ -23,6 +23,7 @@ from PIL import Image
 
 from dvt.cli import launch
 from dvt.cluster.placement import Placement
+from processes import processes_of
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "run_distribute_train.sh"
@@ -85,16 +86,6 @@ def launched(folder: Path, *arguments: str, rank: int = 0, prefix: tuple[str, ..
             with contextlib.suppress(psutil.NoSuchProcess):
                 left.kill()
         process.wait()
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Everything that runs in `folder`, where launchers and workers of one test are alone."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
 
 
 @pytest.mark.slow

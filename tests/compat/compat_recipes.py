@@ -1,9 +1,10 @@
 """What the fixtures of 0.1.0 were made of, made again: images on disk, model inputs, numbers that sum up weights.
 
-Used by `make_fixtures.py`, which ran once on 0.1.0, and by the tests. Imports NumPy and Pillow alone, nothing of the
-package, so that it means the same whatever the package looks like.
+Used by `make_fixtures.py`, which ran once on 0.1.0, and by the tests. Names no module of the package, so that it means
+the same whatever the package looks like.
 """
 
+import importlib
 import re
 import zlib
 from collections.abc import Mapping
@@ -83,3 +84,18 @@ def spread_thresholds(probabilities: np.ndarray, share: float) -> list[float]:
         widest = max(near, key=lambda i: values[i + 1] - values[i])
         result.append(float((values[widest] + values[widest + 1]) / 2))
     return [*result, 0.0]
+
+
+def resolves(name: str) -> bool:
+    """Whether `name` is a module, or something that a module has."""
+    value, path = importlib.import_module("dvt"), "dvt"
+    for part in name.split(".")[1:]:
+        path += f".{part}"
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            try:
+                value = importlib.import_module(path)
+            except ImportError:
+                return False
+    return True

@@ -526,9 +526,8 @@ def names() -> None:
     """Every dotted name of the package that pages and examples use and that 0.1.0 has."""
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "README_CN.md", ROOT / "docs/tutorial.ipynb"]
     pages += [*(ROOT / "examples").rglob("*.py"), *(ROOT / "examples").rglob("*.md")]
-    sources: dict[str, list[str]] = {}
+    found: set[str] = set()
     for page in pages:
-        found: set[str] = set()
         text = page.read_text(encoding="utf-8")
         if page.suffix == ".ipynb":
             text = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
@@ -536,29 +535,9 @@ def names() -> None:
         for module, imported in re.findall(r"from (dvt(?:\.\w+)*) import (\([^)]*\)|[^\n(]+)", text):
             words = re.findall(r"\w+(?: as \w+)?", imported.split("#")[0])
             found.update(f"{module}.{word.split()[0]}" for word in words)
-        for name in found:
-            sources.setdefault(name, []).append(str(page.relative_to(ROOT)))
-    there = {name: sorted(sources[name]) for name in sorted(sources) if resolves(name)}
-    print("left out:", sorted(set(sources).difference(there)))
-    write_json(FIXTURES / "public_names.json", list(there))
-    write_json(HERE / "baseline/public_names_sources.json", there)
-
-
-def resolves(name: str) -> bool:
-    """Whether importing gives the name."""
-    import importlib
-
-    value, path = importlib.import_module("dvt"), "dvt"
-    for part in name.split(".")[1:]:
-        path += f".{part}"
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            try:
-                value = importlib.import_module(path)
-            except ImportError:
-                return False
-    return True
+    there = sorted(name for name in found if recipes.resolves(name))
+    print("left out:", sorted(found.difference(there)))
+    write_json(FIXTURES / "public_names.json", there)
 
 
 def call(command: list) -> str:

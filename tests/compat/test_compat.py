@@ -311,22 +311,7 @@ def test_public_names_are_still_there() -> None:
     """Every name of the package that pages of the documentation and examples of 0.1.0 use."""
     names = json.loads((FIXTURES / "public_names.json").read_text(encoding="utf-8"))
     assert len(names) > 80
-    assert [name for name in names if name not in GONE and not resolves(name)] == []
-
-
-def resolves(name: str) -> bool:
-    """Whether `name` is a module, or something that a module has."""
-    value, path = importlib.import_module("dvt"), "dvt"
-    for part in name.split(".")[1:]:
-        path += f".{part}"
-        try:
-            value = getattr(value, part)
-        except AttributeError:
-            try:
-                value = importlib.import_module(path)
-            except ImportError:
-                return False
-    return True
+    assert [name for name in names if name not in GONE and not recipes.resolves(name)] == []
 
 
 # ------------------------------------------------------------------------------------------------------- helpers

@@ -15,20 +15,11 @@ import pytest
 from faults import arguments, make_pictures
 
 from dvt.checkpoint import read_checkpoint
+from processes import processes_of
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Everything that runs in `folder`, where the job of one test is alone."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.cwd() == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
 
 
 @contextlib.contextmanager
