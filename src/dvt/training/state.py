@@ -86,20 +86,22 @@ class TrainState:
             "first_exit_only": self.first_exit_only,
         }
 
-    def require_finite(self, last_good: str) -> None:
-        """Raises DVTError, which ends with the sentence `last_good`, if a weight is not finite."""
-        if not all(np.isfinite(value).all() for value in self.weights().values()):
+    def require_finite(self, last_good: str) -> dict[str, np.ndarray]:
+        """The weights. Raises DVTError, which ends with the sentence `last_good`, if one of them is not finite."""
+        weights = self.weights()
+        if not all(np.isfinite(value).all() for value in weights.values()):
             raise DVTError(
                 f"the weights are no longer finite at step {self.done}; lower train.learning_rate or lengthen "
                 f"train.warmup_epochs. {last_good}"
             )
+        return weights
 
     def save(self, folder: RunFolder, plan: RunPlan) -> None:
         """Saves the weights to evaluate and this state. Raises DVTError if a weight is not finite."""
-        self.require_finite(folder.last_good())
+        weights = self.require_finite(folder.last_good())
         metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
-        folder.save_weights(self.averaged_weights(), metadata)
-        folder.save_state(self.tensors(), metadata | {"best": self.best})
+        folder.save_weights(weights | self.step.ema_weights(), metadata)
+        folder.save_state(weights | self.step.state(), metadata | {"best": self.best})
 
     def restore(self, saved: Checkpoint, plan: RunPlan) -> None:
         """Puts back what `save` saved.
