@@ -240,7 +240,7 @@ def test_an_interrupt_while_mindspore_is_imported_ends_with_130(seconds: float, 
 
 @pytest.mark.slow
 def test_an_interrupt_of_an_evaluation_ends_with_130(tmp_path: Path):
-    """Not before the first images: while MindSpore compiles it may be lost."""
+    """Also where MindSpore turns it into another error, or drops it."""
     process = evaluation(tmp_path)
     said = b""
     while b"img/s" not in said:

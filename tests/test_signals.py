@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dvt.signals import INTERRUPTED, interrupt_on_signals, stop_signals
+from dvt.cli.support import run_command
+from dvt.signals import INTERRUPTED, interrupt_on_signals, stop_done, stop_signals
 
 SOURCE = Path(__file__).parents[1] / "src"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -21,6 +22,7 @@ def as_from_a_terminal() -> Iterator[None]:
     usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in usual.items()}
     yield
+    stop_done()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -30,6 +32,39 @@ def test_work_is_interrupted(number: signal.Signals):
     interrupt_on_signals()
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(number)
+
+
+def test_an_interrupt_that_comes_back_as_another_error_is_one(capsys: pytest.CaptureFixture):
+    """As MindSpore's C++ turns exceptions of the Python that it calls into a RuntimeError."""
+
+    def command(argv: list[str]) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise RuntimeError from None
+
+    interrupt_on_signals()
+    assert run_command(command, []) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+    assert run_command(lambda argv: 7, []) == 7  # nothing is left of it
+
+
+def test_an_interrupt_that_is_lost_ends_the_process():
+    """As MindSpore's C++ may drop an exception of the Python that it calls."""
+    program = (
+        "import contextlib, signal, time\nfrom dvt import signals\nsignals.GRACE = 0.3\n"
+        "signals.interrupt_on_signals()\n"
+        "with contextlib.suppress(KeyboardInterrupt):\n    signal.raise_signal(signal.SIGINT)\n"
+        "time.sleep(50)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, "", "interrupted\n")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

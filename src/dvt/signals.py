@@ -6,6 +6,7 @@ Imports nothing that takes time, so that an entry script can call `interrupt_on_
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
@@ -13,6 +14,8 @@ from typing import NoReturn
 INTERRUPTED = 130
 """Exit code of a command that was asked to stop. One for all signals, because MindSpore turns a SIGINT that comes while
 it runs a graph into a SIGTERM of this process."""
+GRACE = 5.0
+"""Seconds that a command has to end after such a signal."""
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
@@ -35,11 +38,12 @@ def stop_signals_handled(handler: Callable[[int, FrameType | None], None]) -> It
 
 
 def interrupt_on_signals() -> None:
-    """From now on they raise KeyboardInterrupt, but end the process at once while something is imported.
+    """From now on they raise KeyboardInterrupt, and end the process itself where that is lost for `GRACE` seconds.
 
-    An exception during an import may end as an abort (in MindSpore's C++) or as an import error, and no work has begun.
-    What is ignored stays ignored, as for jobs that a script started in the background. Does nothing outside the main
-    thread.
+    MindSpore calls Python from C++, for example while it compiles; such a call may drop the exception, or turn it into
+    one of its own (`stop_was_asked` tells). While something is imported the process ends at once: an exception there
+    may end as an abort in C++ or as an import error, and no work has begun. What is ignored stays ignored, as for jobs
+    that a script started in the background. Does nothing outside the main thread.
     """
     with contextlib.suppress(ValueError):  # not the main thread
         for number in stop_signals():
@@ -47,11 +51,33 @@ def interrupt_on_signals() -> None:
                 signal.signal(number, _interrupt)
 
 
+def stop_was_asked() -> bool:
+    """Whether a signal raised KeyboardInterrupt since the last `stop_done`."""
+    return bool(_deadlines)
+
+
+def stop_done() -> None:
+    """The command has ended, for whatever reason: it need not be ended any more."""
+    while _deadlines:
+        _deadlines.pop().cancel()
+
+
+_deadlines: list[threading.Timer] = []  # of the process, as signals are
+
+
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            with contextlib.suppress(OSError):  # the terminal may be closed
-                os.write(2, b"interrupted\n")
-            os._exit(INTERRUPTED)
+            _end_process()
         frame = frame.f_back
+    deadline = threading.Timer(GRACE, _end_process)
+    deadline.daemon = True
+    _deadlines.append(deadline)
+    deadline.start()
     raise KeyboardInterrupt
+
+
+def _end_process() -> NoReturn:
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        os.write(2, b"interrupted\n")
+    os._exit(INTERRUPTED)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from dvt.config.files import config_to_yaml, key_hints, merge, read_yaml, value_of_text
 from dvt.config.sections import DeviceTarget, RunConfig
 from dvt.errors import ConfigError, DVTError, did_you_mean, listing
-from dvt.signals import INTERRUPTED
+from dvt.signals import INTERRUPTED, stop_done, stop_was_asked
 from dvt.value_checks import check_value
 
 HIDDEN = argparse.SUPPRESS  # as help or default: not shown
@@ -208,9 +208,14 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
     except Exception as error:
         if "--debug" in argv:
             traceback.print_exc()
+        if stop_was_asked():  # the error is what became of KeyboardInterrupt
+            _tell("interrupted")
+            return INTERRUPTED
         message = _of_user(error)
         _tell(f"error: {message}" if message else _of_bug(error, "--debug" in argv))
         return 2 if message else 1
+    finally:
+        stop_done()
 
 
 def _tell(message: str) -> None:
