@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, communication, nn
+from mindspore import Tensor, _c_expression, communication, nn
 
 from dvt.errors import DeviceError, reason_of
 
@@ -31,6 +31,8 @@ NEEDS = {
     "exists, and CUDA's lib64 in LD_LIBRARY_PATH",
     "CPU": "nothing beyond MindSpore itself",
 }
+
+SIMULATED_CHIP = "ascend910b"  # of the Atlas 800T A2, in MindSpore's words
 
 GRAPH_LOCK = threading.Lock()
 """Held while a thread compiles or runs a MindSpore graph: two at a time crash the process (MindSpore 2.10, CPU)."""
@@ -102,6 +104,9 @@ def set_up(
         DeviceError: the device is unknown, not there, or another one is already in use in this process.
     """
     target = resolve(device_target)
+    if is_simulated() and target == "Ascend":
+        _name_chip(SIMULATED_CHIP)
+        jit_level = "O0"  # the one level that a simulation can compile
     count = _count(target)
     chosen = _device_id(target, count, device_id)
     try:
@@ -121,7 +126,7 @@ def set_up(
         ms.set_deterministic(True)
     if jit_level != "auto":
         ms.set_context(jit_config={"jit_level": jit_level})
-    rank, world_size = _join(target) if _started_by_msrun() else (0, 1)
+    rank, world_size = _join(target) if _one_of_several() else (0, 1)
     return Device(target, _describe(target, count, chosen or 0), rank, world_size)
 
 
@@ -162,8 +167,35 @@ def describe_machine() -> dict[str, str | int | float]:
     }
 
 
-def _started_by_msrun() -> bool:
-    return "MS_ROLE" in os.environ
+def is_simulated() -> bool:
+    """Whether this process is a dry run of MindSpore: Ascend is simulated, compiles, and computes nothing."""
+    return bool(os.environ.get("MS_SIMULATION_LEVEL"))
+
+
+def _one_of_several() -> bool:
+    # msrun sets no MS_ROLE where it simulates.
+    return "MS_ROLE" in os.environ or (is_simulated() and os.environ.get("RANK_SIZE", "1") != "1")
+
+
+def _name_chip(name: str) -> None:
+    """Tells MindSpore which chip to compile for: in a simulation it knows none, and then takes other operators.
+
+    There is no public function for it; this calls MindSpore's own in C++. Raises DeviceError where it is not there.
+    """
+    context = _c_expression.MSContext.get_instance()
+    if context.get_ascend_soc_version():
+        return
+    try:
+        core = ctypes.CDLL(str(Path(ms.__file__).parent / "lib/libmindspore_core.so"))
+        text, shared_pointer = ctypes.c_void_p(), (ctypes.c_void_p * 2)()
+        ctypes.CDLL("libstdc++.so.6")._ZNSsC1EPKcRKSaIcE(
+            ctypes.byref(text), name.encode(), ctypes.byref(ctypes.c_char())
+        )
+        core._ZN9mindspore9MsContext11GetInstanceEv(ctypes.byref(shared_pointer))
+        set_version = core._ZN9mindspore9MsContext22set_ascend_soc_versionERKSs
+        set_version(ctypes.c_void_p(shared_pointer[0]), ctypes.byref(text))
+    except (OSError, AttributeError) as error:
+        raise DeviceError(f"this MindSpore {ms.__version__} does not say how to simulate an Ascend: {error}") from None
 
 
 def _join(target: str) -> tuple[int, int]:
@@ -186,7 +218,7 @@ def _join(target: str) -> tuple[int, int]:
 def _count(target: str) -> int:
     # `is_available` would log warnings for every backend that is missing; counting says the same quietly.
     try:
-        return int(ms.hal.device_count(target))
+        return int(ms.hal.device_count(target)) or int(target == "Ascend" and is_simulated())
     except (ValueError, RuntimeError):
         return 0
 
@@ -195,7 +227,7 @@ def _device_id(target: str, count: int, device_id: int | None) -> int | None:
     origin = "device_id"
     given: int | str | None = device_id
     # Under msrun MindSpore hands the cards out itself.
-    if given is None and target != "CPU" and not _started_by_msrun():
+    if given is None and target != "CPU" and not _one_of_several():
         origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID")
     if given is None or given == "":
         return None
@@ -210,6 +242,8 @@ def _device_id(target: str, count: int, device_id: int | None) -> int | None:
 
 
 def _describe(target: str, count: int, device_id: int) -> str:
+    if is_simulated() and target == "Ascend":
+        return f"Ascend: a simulated {SIMULATED_CHIP}; nothing is computed"
     if target == "CPU":
         cores = _usable_cores()
         return f"CPU: {_processor_name()}, {cores} core{'s' * (cores > 1)}"
