@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from dvt.config import RunConfig
-from dvt.config.files import config_from_dict, did_you_mean, merge, nested, read_yaml
+from dvt.config.files import config_from_dict, did_you_mean, read_yaml
 from dvt.errors import ConfigError
 
 FOLDER = Path(__file__).parent
@@ -45,9 +45,11 @@ class Recipe:
     @cached_property
     def content(self) -> dict[str, Any]:
         """The keys that the recipe names; all others have their defaults."""
-        values = copy.deepcopy(read_yaml(FOLDER / f"{self.base}.yaml"))
-        merge(values, nested(self.changes))
-        return values
+        content: dict[str, Any] = {}
+        for key, value in (read_yaml(FOLDER / f"{self.base}.yaml") | self.changes).items():
+            section, _, leaf = key.rpartition(".")
+            (content.setdefault(section, {}) if section else content)[leaf] = value
+        return content
 
     @property
     def identity(self) -> str:

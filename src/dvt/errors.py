@@ -1,11 +1,13 @@
 """The errors this package raises for a user's mistake: each says what was given, what is needed and what to do.
 
-`dvt.cli.support.run_command` prints the message alone and ends with code 2; anything else that escapes is a bug, which
-ends with code 1 and says so. With --debug both show their traceback.
+`dvt.cli.support.run_command` prints the message alone. It ends with code 2, or with 1 for an error that has left
+`work_begun`; anything else that escapes is a bug, which ends with code 1 and says so. With --debug both show their
+traceback.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _SHOWN = 3  # names per kind in a message
 
@@ -32,6 +34,16 @@ class DeviceError(DVTError, RuntimeError):
 
 class BundleError(DVTError, ValueError):
     """An exported bundle that is incomplete, altered, of another version, or lacks what is asked of it."""
+
+
+@contextmanager
+def work_begun() -> Iterator[None]:
+    """Around the work that follows all checks: an error that leaves it is a failure on the way, not a refusal."""
+    try:
+        yield
+    except Exception as error:
+        error.after_work_begun = True
+        raise
 
 
 def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) -> str:

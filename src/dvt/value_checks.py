@@ -5,6 +5,8 @@
 `check_fields` checks all fields of a dataclass, so that a new key is covered by naming its type. Imports no framework.
 """
 
+import os
+import re
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
@@ -55,16 +57,37 @@ def bounds(*least_and_most: float, **more: Any) -> dict[str, Bounds]:
     return {"bounds": Bounds(*least_and_most, **more)}
 
 
+PATH = {"path": True}
+"""The metadata of a field that holds a path, which `check_fields` expands."""
+
+
 def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> None:
     """Raises ConfigError for a field of dataclass `values` that has another type, or lies outside of its bounds.
 
     The message names `prefix` and the field. Fields that are dataclasses themselves are left to their own checks.
-    With `bounds_from`, the bounds are those of the fields of the same name there.
+    With `bounds_from`, the bounds are those of the fields of the same name there. Paths are expanded in place.
     """
     limits = {field.name: field.metadata.get("bounds", Bounds()) for field in fields(bounds_from or values)}
+    paths = {field.name for field in fields(values) if "path" in field.metadata}
     for name, hint in typing.get_type_hints(type(values)).items():
+        value = getattr(values, name)
         if not is_dataclass(hint):
-            check_value(f"{prefix}{name}", getattr(values, name), hint, limits.get(name, Bounds()))
+            check_value(f"{prefix}{name}", value, hint, limits.get(name, Bounds()))
+        if name in paths and value is not None:
+            object.__setattr__(values, name, type(value)(expanded(value, f"{prefix}{name}")))
+
+
+def expanded(path: str | os.PathLike, key: str = "the path") -> str:
+    """`path` with the home folder for a leading ~ and the values of environment variables, $NAME or ${NAME}.
+
+    Raises ConfigError, naming `key`, where there is no such folder or variable: a folder called "~" helps nobody.
+    """
+    text = os.path.expanduser(os.path.expandvars(path))
+    if missing := re.search(r"\$\w+|\$\{\w*\}", text):
+        raise ConfigError(f"{key} is {str(path)!r}, but the environment has no variable {missing[0]}; set it")
+    if text.startswith("~"):
+        raise ConfigError(f"{key} is {str(path)!r}, but no home folder is known for it; write the path in full")
+    return text
 
 
 def check_value(key: str, value: Any, hint: Any, limits: Bounds | None = None) -> None:

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -49,15 +49,14 @@ def test_later_files_go_over_earlier_ones(tmp_path: Path):
     assert config.train.batch_size == 5
 
 
-@pytest.mark.parametrize(("key", "hint"), key_hints(RunConfig).items())
-def test_dashes_and_underscores_are_alike_for_every_key(key: str, hint: Any):
+def test_dashes_and_underscores_are_alike_for_every_key():
     parser = Parser("dvt train", "Train.")
     parser.add_config(shown=vars(RunConfig()))
-    text = {"float": "0.25", "int": "290", "str": "a-b_c", "bool": "true"}.get(getattr(hint, "__name__", ""), "null")
-    if text == "null" and type(None) not in get_args(hint):
-        text = get_args(hint)[0]
-    given = parser.parse([f"--{key}={text}"], defaults=False)
-    assert given and parser.parse([f"--{key.replace('_', '-')}", text], defaults=False) == given
+    for key, hint in key_hints(RunConfig).items():
+        text = {"float": "0.25", "int": "290", "str": "a-b_c", "bool": "true"}.get(getattr(hint, "__name__", ""))
+        text = text or ("null" if type(None) in get_args(hint) else get_args(hint)[0])
+        given = parser.parse([f"--{key}={text}"])
+        assert key in given and parser.parse([f"--{key.replace('_', '-')}", text]) == given
 
 
 def test_yes_or_no_keys_need_no_value():
@@ -138,10 +137,13 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
         ("train --train.epochs null", "train.epochs is null; it must be a whole number"),
         ("train --train.epochs", "expected one argument"),
         ("train --config", "expected one argument"),
-        ("train --model.grid_sizes 3,6", "model.grid_sizes is '3,6'; it must be a list of whole numbers, such as"),
+        ("train --model.grid_sizes 3,x", "model.grid_sizes is [3, 'x']; it must be a list of whole numbers, such as"),
         ("train --data /images", "--data is a section of keys; give one of them: --data.dataset, --data.path"),
         ("train --device-target tpu", "device_target is 'tpu'; it must be one of auto, CPU, GPU, Ascend"),
-        ("train images", "unrecognized arguments: images"),
+        ("train images", "does not know what images is for: --config takes configuration files, --data_path the im"),
+        ("train --resume runs/a/last.ckpt", "what runs/a/last.ckpt is for: .* --resume takes no file and goes on with"),
+        ("eval a.ckpt b.ckpt", "unrecognized arguments: b.ckpt"),
+        ("train --output $NOWHERE/a", "output is '$NOWHERE/a', but the environment has no variable $NOWHERE"),
         ("train --log_level loud", "invalid choice: 'loud'"),
         ("train --config nowhere.yaml", "there is no configuration file nowhere.yaml"),
         ("eval --chekpoint x", "unknown option --chekpoint; did you mean '--checkpoint'?"),
@@ -159,7 +161,9 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
     ],
 )
 def test_mistakes_are_one_clear_message(argv: str, message: str, capsys: pytest.CaptureFixture[str]):
-    assert message in refusal(capsys, *argv.split())
+    first, _, second = message.partition(".*")
+    said = refusal(capsys, *argv.split())
+    assert first in said and second.strip() in said
 
 
 def test_a_mistake_in_a_file_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -178,7 +182,7 @@ def test_eval_starts_from_the_saved_run():
     expected = {**saved, "device_target": "auto", "eval": {**saved["eval"], "batch_size": 7}}
     assert config == config_from_dict(expected)
     options, given = evaluate.parse(["--checkpoint=x.ckpt", "--mode=1", "--output", "o", "--data-path", "/here"])
-    assert (options.mode, given_keys(given)) == (1, {"output": "o", "data": {"path": "/here"}})
+    assert (options.mode, given_keys(given)) == (1, {"output": "o", "data.path": "/here"})
 
 
 def test_a_missing_checkpoint_is_refused_before_any_work(capsys: pytest.CaptureFixture[str], tmp_path: Path):
@@ -286,7 +290,7 @@ def test_standalone_training_passes_everything_on():
 
 def test_budgets_have_short_names():
     _, given = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
-    assert given["eval"] == {"budget_gmacs": 1.5, "exit_rule": "margin"}
+    assert given_keys(given) == {"eval.budget_gmacs": 1.5, "eval.exit_rule": "margin"}
     _, options = thresholds.parse(["p.npz", "--budget_images_per_second=40", "--json"])
     assert (options.eval.budget_images_per_second, options.json) == (40.0, True)
     path, options = thresholds.parse(["there", "--max-accuracy-drop", "0"])
@@ -297,6 +301,26 @@ def test_predict_takes_images_before_and_after_options():
     images, options = predict.parse(["a.png", "b", "--checkpoint", "c.ckpt", "--json", "--top", "2"])
     assert (images, options.checkpoint, options.json, options.top) == (["a.png", "b"], "c.ckpt", True, 2)
     assert Path(predict.parse(["a.png"])[1].checkpoint).is_file()  # the one that is shipped
+
+
+@pytest.mark.parametrize("text", ["[0.5,0.5,0]", "0.5,0.5,0", "0.5 0.5 0"])
+def test_lists_are_written_as_other_tools_write_them(text: str):
+    """Also before a file, which a switch or a list does not take for its value."""
+    images, options = predict.parse(["--json", "--thresholds", *text.split(), "a.png"])
+    assert (images, options.json, options.thresholds) == (["a.png"], True, [0.5, 0.5, 0.0])
+    assert train.parse(["--model.grid_sizes", "3,6", "--model.soft-splits=[7,4,3],[5,2,2]"]).model.soft_splits == [
+        [7, 4, 3],
+        [5, 2, 2],
+    ]
+
+
+@pytest.mark.parametrize("argv", ["a.ckpt --mode 1", "--mode 1 a.ckpt", "--mode=1 --checkpoint a.ckpt"])
+def test_a_checkpoint_needs_no_option(argv: str):
+    options, _ = evaluate.parse(argv.split())
+    assert (options.checkpoint, options.mode) == ("a.ckpt", 1)
+    assert export.parse(argv.replace("--mode 1", "--batch_size 1").replace("--mode=1", "").split())[0].checkpoint == (
+        "a.ckpt"
+    )
 
 
 def test_info_has_parts_and_memory(capsys: pytest.CaptureFixture[str]):

@@ -15,8 +15,8 @@ def run(argv: Sequence[str], prog: str) -> None:
         "Converts a released PyTorch checkpoint of DVT to MindSpore, or back, with the results stored in it. The "
         "PyTorch file is only read, never executed. PyTorch comes from requirements-torch.txt.",
     )
-    parser.add_argument("input", help="file to convert: .pth.tar, or .ckpt with --to-pytorch")
-    parser.add_argument("output", help="file to write: .ckpt, or .pth.tar with --to-pytorch")
+    parser.add_path("input", "file to convert: .pth.tar, or .ckpt with --to-pytorch")
+    parser.add_path("output", "file to write: .ckpt, or .pth.tar with --to-pytorch")
     parser.add_argument(
         "--model",
         metavar="NAME",
@@ -28,7 +28,7 @@ def run(argv: Sequence[str], prog: str) -> None:
         help="which weights to take where the file has several, such as state_dict_ema; null takes "
         "model_state_dict, else a moving average, else what there is",
     )
-    parser.add_argument("--to-pytorch", "--to_pytorch", action="store_true", help="from .ckpt to the released layout")
+    parser.add_argument("--to_pytorch", action="store_true", help="from .ckpt to the released layout")
     parser.add_argument("--force", action="store_true", help="replace the file to write if it exists")
     given = parser.parse(argv)
     paths = given["input"], given["output"]

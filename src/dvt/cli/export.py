@@ -10,7 +10,7 @@ from dvt.config.sections import DeviceTarget
 from dvt.deploy.manifest import FORMATS
 from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import ConfigError
-from dvt.value_checks import bounds, check_fields
+from dvt.value_checks import PATH, bounds, check_fields
 
 
 @dataclass
@@ -31,15 +31,15 @@ class ExportOptions:
         calibration_images: Images with which the thresholds of ONNX_INT8 are measured, at most all there are.
     """
 
-    checkpoint: str
-    output: str | None = None
+    checkpoint: str = field(metadata=PATH)
+    output: str | None = field(default=None, metadata=PATH)
     format: str = "MINDIR"
     precision: Literal["float32", "float16"] = "float32"
     whole: bool = False
     batch_size: int | None = field(default=None, metadata=bounds(1))
     batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES))
     device_target: DeviceTarget = "auto"
-    calibration_path: str | None = None
+    calibration_path: str | None = field(default=None, metadata=PATH)
     calibration_images: int = field(default=500, metadata=bounds(1))
 
     def __post_init__(self) -> None:
@@ -73,9 +73,9 @@ def parse(argv: Sequence[str], prog: str = "dvt export") -> tuple[ExportOptions,
     parser = Parser(
         prog,
         "Write a trained model as files that run without this package, and check them by loading them again.",
-        usage=f"{prog} --checkpoint FILE [--KEY VALUE ...]",
+        usage=f"{prog} CHECKPOINT [--KEY VALUE ...]",
     )
     parser.add_log_level()
-    parser.add_keys(ExportOptions)
+    parser.add_keys(ExportOptions, word="checkpoint")
     given = parser.parse(argv)
     return parser.options(ExportOptions, given), given["log_level"]

@@ -17,9 +17,9 @@ def run(argv: Sequence[str], prog: str = "infer") -> None:
     """The command."""
     usage = f"{prog} bundle data_path [--KEY VALUE ...]"
     parser = Parser(prog, "Classify images with an exported bundle.", usage=usage)
-    parser.add_argument("bundle", help="folder that export.py wrote")
-    parser.add_argument("data_path", help="an image, a folder of images, or a folder of class folders")
-    parser.add_argument("--output", help="write the predictions to this CSV file, not to standard output")
+    parser.add_path("bundle", "folder that export.py wrote")
+    parser.add_path("data_path", "an image, a folder of images, or a folder of class folders")
+    parser.add_path("--output", "write the predictions to this CSV file, not to standard output")
     parser.add_keys(InferRequest, skip=["bundle", "data_path"])
     given = parser.parse(argv)
     paths = {name: Path(given[name]) for name in ("bundle", "data_path")}

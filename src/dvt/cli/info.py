@@ -25,11 +25,11 @@ def parse(argv: Sequence[str], prog: str = "dvt info") -> ModelConfig | None:
     parser.add_argument("variant", nargs="?", metavar="MODEL", help=f"One of {', '.join(list_models())}.")
     parser.add_config(["model"])
     parser.set_help("print_config", HIDDEN)
-    given = parser.parse(argv, defaults=False)
-    if given["variant"] is None and not {"model", "config"} & given.keys():
-        return None
-    keys = given_keys(given).get("model", {})
+    given = parser.parse(argv)
+    keys = {key: value for key, value in given_keys(given).items() if key.startswith("model.")}
     if given["variant"] is not None:
-        keys["name"] = given["variant"]
-    model = config_from_dict({"model": keys}).model
-    return model.resolve(model.num_classes or ModelConfig.num_classes, ModelConfig.in_channels)
+        keys["model.name"] = given["variant"]
+    elif not keys and not given["config"]:
+        return None
+    model = config_from_dict(keys).model
+    return model.resolve(model.num_classes or ModelConfig.num_classes, model.in_channels or ModelConfig.in_channels)

@@ -14,7 +14,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str]) -> None:
     parser = Parser("lite_files", "Register files converted for MindSpore Lite.")
-    parser.add_argument("bundle", help="folder that export.py wrote")
+    parser.add_path("bundle", "folder that export.py wrote")
     parser.add_argument("target", choices=TARGETS)
     given = parser.parse(argv)
     converted = register(given["bundle"], given["target"])

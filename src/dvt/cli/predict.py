@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dvt.cli.support import Parser, shipped_checkpoint
 from dvt.config.sections import DeviceTarget
-from dvt.value_checks import bounds, check_fields
+from dvt.value_checks import PATH, bounds, check_fields
 
 
 @dataclass
@@ -20,7 +20,7 @@ class PredictOptions:
         device_target: Device to run on; auto takes the best one that is there.
     """
 
-    checkpoint: str | None = None
+    checkpoint: str | None = field(default=None, metadata=PATH)
     thresholds: list[float] | None = None
     top: int = field(default=5, metadata=bounds(1))
     json: bool = False
@@ -50,7 +50,8 @@ def parse(argv: Sequence[str], prog: str = "dvt predict") -> tuple[list[str], Pr
         epilog="Exit code 0: all done; 1: some files could not be classified; 2: nothing was done.",
     )
     parser.add_log_level()
-    parser.add_argument("images", nargs="+", metavar="IMAGE_OR_FOLDER", help="PNG, JPEG, WebP or BMP files, or folders")
+    text = "PNG, JPEG, WebP or BMP files, or folders; - reads an image from standard input"
+    parser.add_path("images", text, nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_keys(PredictOptions)
     given = parser.parse(argv)
     return given["images"], parser.options(PredictOptions, given)

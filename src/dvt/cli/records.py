@@ -39,8 +39,8 @@ def _run(argv: Sequence[str], prog: str) -> None:
         "Make MindRecord files of an image folder, to be given as data.path in its place.",
         usage=f"{prog} data_path output [--KEY VALUE ...]",
     )
-    parser.add_argument("data_path", help="folder that holds train/CLASS/* and val/CLASS/*")
-    parser.add_argument("output", help="folder for the record files; made if need be")
+    parser.add_path("data_path", "folder that holds train/CLASS/* and val/CLASS/*")
+    parser.add_path("output", "folder for the record files; made if need be")
     parser.add_keys(RecordOptions)
     given = parser.parse(argv)
     set_up_logging()

@@ -54,10 +54,10 @@ def parse(argv: Sequence[str], prog: str = "dvt thresholds") -> tuple[str, Thres
         epilog="--KEY stands for --eval.KEY.",
     )
     parser.add_log_level()
-    parser.add_argument("predictions", metavar="PREDICTIONS", help="predictions.npz, or the folder that holds it")
+    parser.add_path("predictions", "predictions.npz, or the folder that holds it", metavar="PREDICTIONS")
     parser.add_keys(ThresholdOptions, hidden=[f"eval.{key}" for key in WITHOUT_EFFECT])
     given = parser.parse(argv)
-    return given["predictions"], ThresholdOptions(given["json"], EvalSection(**given["eval"]))
+    return given["predictions"], parser.options(ThresholdOptions, given)
 
 
 def _described(found: "Recommended", last_exit_accuracy: float) -> str:

@@ -3,12 +3,13 @@
 Unknown keys are refused with the nearest valid one, values of the wrong type with what is needed; both name the key.
 """
 
+import contextlib
 import difflib
 import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, did_you_mean, listing
 from dvt.safe_files import replacing
 from dvt.value_checks import check_value
+
+SECTIONS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if is_dataclass(hint)}
 
 
 def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> RunConfig:
@@ -32,9 +35,8 @@ def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str,
     """
     merged: dict[str, Any] = {}
     for each in [path] if isinstance(path, str | Path) else path:
-        merge(merged, read_yaml(each))
-    merge(merged, nested(overrides or {}))
-    return config_from_dict(merged)
+        merged |= read_yaml(each)
+    return config_from_dict(merged | flattened(overrides or {}))
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
@@ -54,12 +56,16 @@ def config_to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def config_from_dict(values: Mapping[str, Any], source: str = "the configuration") -> RunConfig:
-    """Inverse of `config_to_dict`; keys that are left out take their defaults. Raises ConfigError, naming `source`."""
-    return _build(RunConfig, _typed(RunConfig, values, source))
+    """Inverse of `config_to_dict`; keys may be dotted, and those that are left out take their defaults.
+
+    Raises ConfigError, naming `source`.
+    """
+    return build(RunConfig, _typed(flattened(values), source))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file as it stands there, checked for unknown keys and types. Raises ConfigError."""
+    """Dotted keys and values of a YAML file as they stand there, once checked for unknown keys and types. Raises
+    ConfigError."""
     path = Path(path)
     _check_is_file(path)
     try:
@@ -85,7 +91,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         )
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds {_short(values)}; it must hold keys with values, such as `seed: 0`")
-    _typed(RunConfig, values, str(path))  # only to be refused here, where the file can be named
+    values = flattened(values)
+    _typed(values, str(path))  # only to be refused here, where the file can be named
     return values
 
 
@@ -109,50 +116,59 @@ def _check_is_file(path: Path) -> None:
 def key_hints(cls: type, prefix: str = "") -> dict[str, Any]:
     """Dotted key -> type of every leaf of a nested dataclass, in order."""
     hints: dict[str, Any] = {}
-    types_of = typing.get_type_hints(cls)
-    for field in fields(cls):
-        hint = types_of[field.name]
-        if is_dataclass(hint):
-            hints.update(key_hints(hint, f"{prefix}{field.name}."))
-        else:
-            hints[prefix + field.name] = hint
+    for name, hint in typing.get_type_hints(cls).items():
+        hints |= key_hints(hint, f"{prefix}{name}.") if is_dataclass(hint) else {prefix + name: hint}
     return hints
 
 
-def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Lay nested `over` over nested `base`, in place."""
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            merge(base[key], value)
-        else:
-            base[key] = dict(value) if isinstance(value, Mapping) else value
-
-
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested mappings: {"train.epochs": 3} -> {"train": {"epochs": 3}}."""
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        section, _, rest = key.partition(".")
-        merge(result, {section: nested({rest: value})} if rest else {section: value})
-    return result
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Inverse of `nested`: {"train": {"epochs": 3}} -> {"train.epochs": 3}."""
+def flattened(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys for nested ones: {"train": {"epochs": 3}} -> {"train.epochs": 3}; dotted ones stay as they are."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat.update(flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value})
+        if key in SECTIONS and isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            flat[str(key)] = value
     return flat
 
 
-def value_of_text(text: str, hint: Any) -> Any:
-    """What a text stands for where `hint` wants something else than text: "3" or "[1, 2]" for numbers."""
-    if str in (hint, *typing.get_args(hint)) or not text.strip():
-        return text
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return text
+def build(cls: type, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """The nested dataclass with the values of dotted keys; other keys are left to others."""
+    parts = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        key = prefix + name
+        if is_dataclass(hint):
+            parts[name] = build(hint, values, f"{key}.")
+        elif key in values:
+            parts[name] = values[key]
+    return cls(**parts)
+
+
+def typed_value(key: str, value: Any, hint: Any) -> Any:
+    """`value` with the type `hint`. Raises ConfigError, naming `key`.
+
+    Text may stand for what is not text: "3", "true", "0.5,0.5,0" for a list; choices may be written in any case.
+    """
+    wanted = (hint, *typing.get_args(hint))
+    if isinstance(value, str) and str not in wanted:
+        value = _value_of_text(value, wanted)
+    check_value(key, value, hint)
+    if float in wanted and value is not None:
+        return float(value)  # 20 is a fine value for a float key; one type keeps saved files stable
+    if list[float] in wanted and value is not None:
+        return [float(each) for each in value]
+    return value
+
+
+def _value_of_text(text: str, wanted: Sequence[Any]) -> Any:
+    choices = {each.lower(): each for each in wanted if isinstance(each, str)}
+    is_list = any(typing.get_origin(each) is list for each in wanted)
+    for spelling in (text, f"[{text}]") if is_list else (text,):
+        with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+            value = yaml.load(spelling, Loader=_Loader)
+            if value is None or isinstance(value, list) or not is_list:
+                return choices.get(text.lower(), value)
+    return text
 
 
 class _Loader(yaml.SafeLoader):
@@ -179,45 +195,20 @@ _Dumper.add_representer(
 )
 
 
-def _typed(cls: type, values: Mapping[Any, Any], source: str, prefix: str = "") -> dict[str, Any]:
-    """The nested `values` with the types of dataclass `cls`; whether they fit together is not checked."""
-    hints = typing.get_type_hints(cls)
-    typed = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if name not in hints:
-            known = dict.fromkeys([*key_hints(RunConfig), *vars(RunConfig())])
-            raise ConfigError(f"in {source}: unknown key {key!r}{did_you_mean(key, known)}")
-        hint = hints[name]
-        if not is_dataclass(hint):
-            typed[name] = _typed_value(f"in {source}: {key}", value, hint)
-        elif isinstance(value, Mapping):
-            typed[name] = _typed(hint, value, source, f"{key}.")
-        else:
+def _typed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Values by dotted key with the types of `RunConfig`; whether they fit together is not checked."""
+    hints, typed = key_hints(RunConfig), {}
+    for key, value in values.items():
+        if key in hints:
+            typed[key] = typed_value(f"in {source}: {key}", value, hints[key])
+        elif key in SECTIONS:
             raise ConfigError(
                 f"in {source}: {key} is {_short(value)}; it is a section and needs keys of its own, such as "
-                f"{listing(key_hints(hint, f'{key}.'))}"
+                f"{listing(key_hints(SECTIONS[key], f'{key}.'))}"
             )
+        else:
+            raise ConfigError(f"in {source}: unknown key {key!r}{did_you_mean(key, [*hints, *SECTIONS])}")
     return typed
-
-
-def _typed_value(key: str, value: Any, hint: Any) -> Any:
-    if isinstance(value, str):  # a number in quotes is fine
-        value = value_of_text(value, hint)
-    check_value(key, value, hint)
-    wanted = (hint, *typing.get_args(hint))
-    if float in wanted and value is not None:
-        return float(value)  # 20 is a fine value for a float key; one type keeps saved files stable
-    if list[float] in wanted and value is not None:
-        return [float(each) for each in value]
-    return value
-
-
-def _build(cls: type, values: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(cls)
-    return cls(
-        **{name: _build(hints[name], value) if is_dataclass(hints[name]) else value for name, value in values.items()}
-    )
 
 
 def _short(value: Any) -> str:

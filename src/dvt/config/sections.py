@@ -1,6 +1,7 @@
 """The configuration of a run: type, bounds, default and meaning of every key. Imports no framework.
 
 The docstrings are the help texts of the command line, where `dvt.cli.support.Parser` makes options of these classes.
+Paths are relative to the working directory, wherever they are written; ~ and $NAME in them are replaced.
 """
 
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Literal
 
 from dvt.errors import ConfigError
 from dvt.models.variants import ModelConfig, model_config
-from dvt.value_checks import bounds, check_fields
+from dvt.value_checks import PATH, bounds, check_fields
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -122,7 +123,7 @@ class DataSection:
     """
 
     dataset: DatasetName = "image_folder"
-    path: str | None = None
+    path: str | None = field(default=None, metadata=PATH)
     train_images: int | None = field(default=None, metadata=bounds(1))
     val_images: int | None = field(default=None, metadata=bounds(1))
     calibration_images: int = field(default=50000, metadata=bounds(1))
@@ -240,7 +241,7 @@ class TrainSection:
     loss_scale_window: int = field(default=2000, metadata=bounds(1))
     max_failed_batches: int = field(default=10, metadata=bounds(1))
     recompute: bool = False
-    init_checkpoint: str | None = None
+    init_checkpoint: str | None = field(default=None, metadata=PATH)
     checkpoint_every_epochs: int = field(default=1, metadata=bounds(1))
     eval_every_epochs: int = field(default=1, metadata=bounds(0))
     eval_resize_size: int | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))
@@ -328,7 +329,7 @@ class RunConfig:
     eval: EvalSection = field(default_factory=EvalSection)
     device_target: DeviceTarget = "auto"
     seed: int = field(default=0, metadata=bounds(0, 2**63 - 1))
-    output: str = "runs/dvt"
+    output: str = field(default="runs/dvt", metadata=PATH)
     resume: bool = False
     deterministic: bool = False
     jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
