@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dvt.errors import ConfigError
+from dvt.errors import ConfigError, DVTError
 from dvt.safe_files import (
+    HELD,
     explained,
+    held,
     put_in_place,
     replacing,
     require_writable,
@@ -53,9 +55,21 @@ def test_a_scratch_folder_leaves_only_what_was_put_in_place(tmp_path: Path):
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_a_folder_is_made_and_nothing_is_left_in_it(tmp_path: Path):
+def test_a_check_leaves_nothing_and_a_held_folder_is_made(tmp_path: Path):
     require_writable(tmp_path / "new" / "folder")
-    assert os.listdir(tmp_path / "new" / "folder") == []
+    assert os.listdir(tmp_path) == []
+    with held(tmp_path / "new" / "folder", "a test"):
+        assert os.listdir(tmp_path / "new" / "folder") == [HELD]
+    assert os.listdir(tmp_path) == []
+    with held(tmp_path / "new" / "folder", "a test"):
+        (tmp_path / "new" / "folder" / "kept").touch()
+    assert os.listdir(tmp_path / "new" / "folder") == ["kept"]
+
+
+def test_a_folder_that_was_removed_is_named(tmp_path: Path):
+    path, message = tmp_path / "run" / "a", "cannot write .*run/a: .*: the folder .*run is gone"
+    with pytest.raises(DVTError, match=message), explained(path), replacing(path):
+        pass
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "file/run/deeper"])

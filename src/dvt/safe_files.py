@@ -1,13 +1,16 @@
 """Files that are there whole or not at all, and what to say where they cannot be written.
 
 `replacing` writes one file beside its place and moves it there when it is finished; `scratch_folder` and `put_in_place`
-do so for several. `explained` and `require_writable` turn what the system refuses into a message with what to do.
+do so for several. `held` keeps a folder for one process. `explained` and `require_writable` turn what the system
+refuses into a message with what to do.
 """
 
 import errno
 import fcntl
+import logging
 import os
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -17,11 +20,14 @@ from typing import BinaryIO
 
 from dvt.errors import ConfigError, DVTError, reason_of
 
+HELD = ".in_use"  # the file that is locked in a folder that is held
 _SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
 _LOCK = "lock"  # the file in them that is locked while they are in use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
+
+log = logging.getLogger(__name__)
 
 
 def write_failure(path: Path, error: Exception) -> str:
@@ -31,6 +37,8 @@ def write_failure(path: Path, error: Exception) -> str:
         place = next(each for each in path.parents if each.exists())
         free = shutil.disk_usage(place).free / 2**20
         return f"{reason}: {free:.1f} MiB are free in {place}; make room or choose another folder"
+    if number == errno.ENOENT and not path.parent.exists():
+        return f"{reason}: the folder {path.parent} is gone, somebody has removed or renamed it"
     if number in _IN_THE_WAY:
         taken = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), path)
         return f"{reason}: {taken} is a file; choose another folder, or move the file away"
@@ -49,13 +57,77 @@ def explained(path: Path, raises: type[DVTError] = DVTError) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Makes the output folder `folder` if need be. Raises ConfigError unless files can be written to it."""
+    """Raises ConfigError unless files can be written to the output folder `folder`, which may still have to be made."""
+    with _made(folder):
+        pass
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Keeps other processes out of the output folder `folder` until the block ends, also where it is killed.
+
+    The folder is made if need be; one that is still empty at the end is removed. Raises ConfigError where files cannot
+    be written, or where another process holds the folder; `what` says what it does there.
+    """
+    path = folder / HELD
+    with _made(folder):
+        while True:
+            with explained(path, ConfigError):
+                lock = path.open("a+b")
+            with lock:
+                _take(lock, folder, what)
+                if not _is_at(path, lock):
+                    continue  # the process that held it has removed it since it was opened
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+                lock.flush()
+                try:
+                    yield
+                    return
+                finally:
+                    if _is_at(path, lock):
+                        path.unlink()
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Makes `folder` with those above it, and removes at the end those made here that are empty. Raises ConfigError."""
+    new: list[Path] = []
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        try:
+            new += [each for each in (folder, *folder.parents) if not each.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            reason = write_failure(folder, error)
+            raise ConfigError(f"cannot write to the output folder {folder}: {reason}") from error
+        yield
+    finally:
+        for each in new:
+            with suppress(OSError):  # not empty
+                each.rmdir()
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _take(lock: BinaryIO, folder: Path, what: str) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read(200).decode(errors="replace") or "another process"
+        raise ConfigError(
+            f"{what} is under way in {folder} already ({holder}); wait for its end, or choose another folder"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"cannot write to the output folder {folder}: {write_failure(folder, error)}") from error
+        text = "%s: the file system has no locks (%s); see to it that nothing else writes there"
+        log.warning(text, folder, reason_of(error))
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def test_a_broken_image_in_validation_loses_nothing(every: int, pictures: Path, 
     keys = f"--train.checkpoint_every_epochs={every}"
     content = broken.read_bytes()
     broken.write_bytes(content[:100])
-    assert train(pictures, run, keys) == 2
+    assert train(pictures, run, keys) == 1
     said = capsys.readouterr().err
     assert "0.png" in said and "--resume goes on" in said
     assert f"The last good weights are in {run / 'last.ckpt'}" in said
@@ -106,7 +106,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     with small_disk(tmp_path / "disk", "8m") as disk:
         filler, run = disk / "filler", disk / "run"
         in_epoch_2(lambda: fill_up(filler))
-        assert train(pictures, run) == 2
+        assert train(pictures, run) == 1
         said = capsys.readouterr().err
         assert f"error: cannot save the checkpoint {run / 'last.ckpt'}: No space left on device: " in said
         assert f"MiB are free in {run}; make room or choose another folder. " in said
@@ -132,7 +132,8 @@ def test_a_full_disk_does_not_hold_up_what_only_tensorboard_needs(tmp_path: Path
 
 def test_a_log_that_cannot_be_written_is_told_once(tmp_path: Path, caplog, capsys) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
-    with RunFolder(RunConfig(output=str(tmp_path)), writes=True).logging():
+    with RunFolder.opened(RunConfig(output=str(tmp_path)), writes=True) as folder:
+        folder.begin()
         for _ in range(3):
             logging.getLogger("dvt.training").info("a line")
     assert caplog.text.count("train.log is incomplete") == 1
@@ -169,7 +170,8 @@ def test_a_folder_of_somebody_else_is_refused() -> None:
         def begin() -> None:
             os.setuid(NOBODY)
             try:
-                RunFolder(RunConfig(output=name), writes=True)
+                with RunFolder.opened(RunConfig(output=name), writes=True):
+                    pass
             except ConfigError as error:
                 said.write_text(str(error))
 
@@ -216,7 +218,7 @@ def test_a_killed_data_worker_ends_the_run_which_goes_on(pictures: Path, tmp_pat
 
     in_epoch_2(kill)
     run, keys = tmp_path / "run", ("--data.worker_type=process", "--train.batch_size=2")
-    assert train(pictures, run, *keys) == 2
+    assert train(pictures, run, *keys) == 1
     said = capsys.readouterr().err
     assert "error: a worker process ended unexpectedly" in said and "--resume goes on" in said
     assert 8 <= read_checkpoint(run / "state.ckpt").metadata["step"] < 16

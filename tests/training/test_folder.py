@@ -1,6 +1,10 @@
 """The run folder: two states of which one always loads, the best few epochs, refusals; small arrays for weights."""
 
+import contextlib
+import errno
+import logging
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +16,7 @@ from dvt.config import RunConfig, TrainSection
 from dvt.config.files import config_to_dict
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.variants import model_config
+from dvt.safe_files import HELD
 from dvt.training.folder import BEST_FILE, DAMAGED_STATE_FILE, PREVIOUS_STATE_FILE, STATE_FILE, RunFolder
 
 MODEL = model_config("dvt_deit_small", num_classes=2)
@@ -27,6 +32,10 @@ def weights(value: float) -> dict[str, np.ndarray]:
 
 def metadata(config: RunConfig, step: int) -> dict:
     return {"model": MODEL, "config": config_to_dict(replace(config, resume=False)), "step": step}
+
+
+def opened(config: RunConfig) -> contextlib.AbstractContextManager[RunFolder]:
+    return RunFolder.opened(config, writes=True)
 
 
 def saved(path: Path, steps: int, **keys: object) -> RunConfig:
@@ -89,16 +98,19 @@ def test_two_damaged_states_are_refused(tmp_path: Path) -> None:
 
 def test_a_run_is_neither_overwritten_nor_resumed_from_nothing_nor_mixed_up(tmp_path: Path) -> None:
     config = config_for(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="cannot resume"):
-        resumed(config)
+    with pytest.raises(CheckpointError, match="cannot resume"), opened(replace(config, resume=True)):
+        pass
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()
     config = saved(tmp_path / "run", 1)
-    with pytest.raises(ConfigError, match="already holds a run"):
-        RunFolder(config, writes=True)
-    RunFolder(config, writes=False)  # other ranks leave that to rank 0
+    with pytest.raises(ConfigError, match="already holds a run"), opened(config):
+        pass
+    with RunFolder.opened(config, writes=False):  # other ranks leave that to rank 0
+        pass
     (tmp_path / "best" / BEST_FILE).parent.mkdir()
     (tmp_path / "best" / BEST_FILE).write_bytes(b"x")  # killed before its first state
-    with pytest.raises(ConfigError, match="already holds a run"):
-        RunFolder(config_for(tmp_path / "best"), writes=True)
+    with pytest.raises(ConfigError, match="already holds a run"), opened(config_for(tmp_path / "best")):
+        pass
     other = replace(config, train=replace(config.train, learning_rate=1.0))
     with pytest.raises(ConfigError, match=r"train\.learning_rate is 1\.0"):
         resumed(other).read_state()
@@ -108,8 +120,54 @@ def test_a_run_is_neither_overwritten_nor_resumed_from_nothing_nor_mixed_up(tmp_
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
-    with pytest.raises(ConfigError, match="cannot write"):
-        RunFolder(config_for(tmp_path / "run"), writes=True)
+    with pytest.raises(ConfigError, match="cannot write"), opened(config_for(tmp_path / "run")):
+        pass
+
+
+def test_a_run_is_written_to_by_one_process_at_a_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The second is refused, also with --resume, and where the first was killed there is no lock any more."""
+    config = config_for(tmp_path / "run")
+    with opened(config) as folder:
+        folder.begin()
+        folder.save_state(weights(1), metadata(config, 1))
+        for resume in (False, True):
+            message, second = f"is under way in .*run already .process {os.getpid()} on", replace(config, resume=resume)
+            with pytest.raises(ConfigError, match=message), opened(second):
+                pass
+        with RunFolder.opened(replace(config, resume=True), writes=False):  # another rank of the same run
+            pass
+    child = os.fork()
+    if child == 0:
+        with opened(replace(config, resume=True)):
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    with opened(replace(config, resume=True)) as folder:
+        assert folder.read_state().metadata["step"] == 1
+    assert not (tmp_path / "run" / HELD).exists()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    def flock(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with opened(config_for(tmp_path / "run")):
+        assert "the file system has no locks" in caplog.text
+
+
+def test_a_start_that_is_refused_leaves_nothing(tmp_path: Path) -> None:
+    """What was logged before the checks were passed is in the log of a run that begins."""
+    config = config_for(tmp_path / "new" / "run")
+    with pytest.raises(ConfigError, match="faulty"), opened(config):
+        logging.getLogger("dvt").info("early")
+        raise ConfigError("faulty")
+    assert not list(tmp_path.iterdir())
+    with opened(config) as folder:
+        logging.getLogger("dvt").info("early")
+        folder.begin()
+        logging.getLogger("dvt").info("late, with a file name that is not UTF-8: \udcff")
+    lines = (tmp_path / "new" / "run" / "train.log").read_text(encoding="utf-8").splitlines()
+    assert [line.rpartition("INFO ")[2][:4] for line in lines] == ["earl", "late"]
 
 
 def test_the_best_few_epochs_are_kept(tmp_path: Path) -> None:
@@ -142,9 +200,8 @@ def test_nothing_is_kept_where_nothing_is_to_be_chosen(tmp_path: Path) -> None:
 
 def test_other_ranks_write_nothing(tmp_path: Path) -> None:
     config = config_for(tmp_path / "run")
-    folder = RunFolder(config, writes=False)
-    folder.begin()
-    with folder.logging():
+    with RunFolder.opened(config, writes=False) as folder:
+        folder.begin()
         folder.save_weights(weights(1), metadata(config, 1))
         folder.save_state(weights(1), metadata(config, 1))
         assert folder.keep_best([], (10.0, 1), weights(1), metadata(config, 1)) == [(10.0, 1)]

@@ -51,7 +51,8 @@ def _launch(argv: list[str]) -> int:
     placement = placement_from(os.environ, device_num or (CPU_WORKERS if target == "CPU" else counts.get(target, 1)))
     environment = worker_environment(placement, target, Path(sys.executable))
     preflight.check(placement, config, counts, environment["PATH"])
-    RunFolder(config, placement.is_master)  # refuses one that holds a run, and to resume where there is none
+    with RunFolder.opened(config, placement.is_master):
+        pass  # refuses one that holds a run or in which one is under way, and to resume where there is none
     log.info("%s: %s", target, placement.describe())
     log.info("%s", ", ".join(f"{name} {number}" for name, number in preflight.versions().items()))
     if shutil.which("ip") is None:

@@ -100,7 +100,7 @@ class Partial:
         with explained(self._folder, ConfigError):
             if not note.is_file() or note.read_text(encoding="utf-8") != text:
                 self.remove()
-                self._folder.mkdir()
+                self._folder.mkdir(parents=True)
                 note.write_text(text, encoding="utf-8")
 
     def load(self, split: str) -> list[SplitOutputs]:

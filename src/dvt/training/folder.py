@@ -27,7 +27,7 @@ from dvt.checkpoint.native import Checkpoint, read_checkpoint, save_checkpoint
 from dvt.config.files import config_from_dict, config_to_dict, flattened, save_config
 from dvt.config.sections import RunConfig
 from dvt.errors import CheckpointError, ConfigError
-from dvt.safe_files import explained, replacing, require_writable
+from dvt.safe_files import explained, held, replacing
 
 CONFIG_FILE = "config.yaml"
 LOG_FILE = "train.log"
@@ -60,59 +60,67 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The run folder of a configuration, for one rank.
+    """The run folder of a configuration, for one rank; `opened` makes one.
 
-    Args:
-        config: The configuration of the run.
-        writes: Whether this rank makes the folder and writes to it.
-
-    Raises:
-        CheckpointError: The run is to be resumed, and there is none.
-        ConfigError: There is a run, and it is not to be resumed; or the folder cannot be written to.
+    Nothing is written before `begin`, so that a start that is refused leaves no folder.
     """
 
     def __init__(self, config: RunConfig, writes: bool) -> None:
         self.path = Path(config.output)
         self._config, self._writes = config, writes
+        self._log = _LogFile(self.path / LOG_FILE)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, config: RunConfig, writes: bool) -> Iterator["RunFolder"]:
+        """Holds the folder against other runs until the block ends, and logs to `train.log` what this package logs.
+
+        Args:
+            config: The configuration of the run.
+            writes: Whether this rank makes the folder and writes to it.
+
+        Raises:
+            CheckpointError: The run is to be resumed, and there is none.
+            ConfigError: There is a run, and it is not to be resumed; another process trains there at this moment; or
+                the folder cannot be written to.
+        """
+        folder = cls(config, writes)
+        if not writes:
+            folder.check()
+            yield folder
+            return
+        logger = logging.getLogger("dvt")
+        level = logger.level
+        with held(folder.path, "a training run"):
+            folder.check()
+            if level == logging.NOTSET:  # called from Python rather than from the command line, which sets it
+                logger.setLevel(logging.INFO)
+            logger.addHandler(folder._log)
+            try:
+                yield folder
+            finally:
+                logger.setLevel(level)
+                logger.removeHandler(folder._log)
+                folder._log.close()
+
+    def check(self) -> None:
+        """Raises what `opened` does for a run that is there, or is not."""
         states = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
         weights = [name for name in (WEIGHTS_FILE, BEST_FILE) if (self.path / name).exists()]
-        if config.resume and not states:
+        if self._config.resume and not states:
             raise CheckpointError(
                 f"cannot resume: there is no {self.path / STATE_FILE}; leave --resume out to start from the beginning"
             )
-        if not writes:
-            return
-        if not config.resume and (states or weights):
+        if not self._config.resume and (states or weights) and self._writes:
             raise ConfigError(f"{self.path} already holds a run; continue it with --resume, or choose another --output")
-        require_writable(self.path)
-        with explained(self.path / LOG_FILE, ConfigError):
-            (self.path / LOG_FILE).touch()
 
     def begin(self) -> None:
-        """Writes the resolved configuration, once all checks are passed."""
+        """Writes the resolved configuration and what was logged so far, once all checks are passed."""
         if self._writes:
             with explained(self.path / CONFIG_FILE):
                 save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
-
-    @contextlib.contextmanager
-    def logging(self) -> Iterator[None]:
-        """Sends what this package logs to `train.log` as well."""
-        if not self._writes:
-            yield
-            return
-        handler = _LogFile(self.path / LOG_FILE)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logger = logging.getLogger("dvt")
-        level = logger.level
-        if level == logging.NOTSET:  # called from Python rather than from the command line, which sets it
-            logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-            logger.removeHandler(handler)
-            handler.close()
+            with explained(self.path / LOG_FILE, ConfigError):
+                self._log.begin()
 
     def save_weights(self, weights: Weights, metadata: dict[str, Any]) -> None:
         """Saves the newest weights."""
@@ -183,7 +191,28 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """Stops when the file cannot be written (the disk is full): from then on only the console shows what is logged."""
+    """Keeps what is logged in memory until `begin`.
+
+    It stops when the file cannot be written (the disk is full): from then on only the console shows what is logged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._early: list[logging.LogRecord] | None = []
+
+    def begin(self) -> None:
+        """Opens the file. Raises OSError."""
+        self.stream = self._open()
+        early, self._early = self._early, None
+        for record in early:
+            self.emit(record)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._early is None:
+            super().emit(record)
+        else:
+            self._early.append(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
         logging.getLogger("dvt").removeHandler(self)

@@ -21,7 +21,7 @@ from dvt.cluster.ranks import Ranks
 from dvt.config.files import config_to_yaml
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
-from dvt.errors import ConfigError, DataError, DVTError
+from dvt.errors import ConfigError, DataError, DVTError, work_begun
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 from dvt.training.agreement import (
@@ -61,8 +61,7 @@ def train(config: RunConfig) -> Path:
     ranks = Ranks(used.rank, used.world_size)
     main = ranks.rank == 0
     require_same_code(config, ranks)
-    folder = RunFolder(config, writes=main)
-    with folder.logging(), contextlib.ExitStack() as stack:
+    with RunFolder.opened(config, writes=main) as folder, contextlib.ExitStack() as stack:
         if not main:  # what all ranks would say alike is said once
             logging.getLogger("dvt").setLevel(logging.WARNING)
         log.debug("configuration:\n%s", config_to_yaml(config))
@@ -80,7 +79,8 @@ def train(config: RunConfig) -> Path:
             write_environment(folder.path, description)
             resume_step = run.state.done if config.resume else None
             run.records = stack.enter_context(RunRecords(folder.path, resume_step, run.plan.model.name))
-        run.fit()
+        with work_begun():
+            run.fit()
     ranks.leave()
     return folder.path / WEIGHTS_FILE
 
