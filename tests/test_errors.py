@@ -263,7 +263,8 @@ def test_an_interrupt_of_an_evaluation_ends_with_130(tmp_path: Path):
     """Also where MindSpore turns it into another error, or drops it."""
     process = evaluation(tmp_path)
     said = b""
-    while b"img/s" not in said:
+    while b"device: " not in said:
+        assert process.poll() is None, said
         said += process.stderr.read1()
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=60)

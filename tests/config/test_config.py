@@ -46,7 +46,9 @@ CHANGED = RunConfig(
         soft_splits=[[7, 4, 3], [5, 2, 2]],
         resize_sides=[6],
     ),
-    data=DataSection(dataset="cifar10", path="1e3", mean=[0.5, 0.25, 1e-7], std=[1.0, 2.0, 3.0], item_sizes=[14, 28]),
+    data=DataSection(
+        dataset="fashion_mnist_scale", path="1e3", mean=[0.5, 0.25, 1e-7], std=[1.0, 2.0, 3.0], item_sizes=[14, 28]
+    ),
     augment=AugmentSection(policy="autoaugment", interpolation="random", erasing=0.25, mixup=0.8),
     train=TrainSection(epochs=7, warmup_epochs=1.5, learning_rate=1e-12, schedule_unit="step", exit_weights=[0.1, 2.0]),
     eval=EvalSection(batch_size=1, throughput_images=10),

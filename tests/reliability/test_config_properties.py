@@ -176,6 +176,7 @@ def test_a_section_that_is_none_is_refused_by_name(section: str, value: Any):
         ("train.learning_rate", 1e308, "train.learning_rate is 1e.308; .* at most 3e.38"),
         ("train.epochs", 10**9, "train.epochs is 1000000000; .* at most 100000"),
         ("eval.max_accuracy_drop", float("inf"), "eval.max_accuracy_drop is inf; .* at most 3e.38"),
+        ("data.canvas_size", 56, "data.canvas_size is set, but has no effect on data.dataset image_folder"),
         ("model.embed_dim", 10**9, "model.embed_dim is 1000000000; .* at most 16384"),
         ("model.drop_path_rate", 0.9999999, "model.drop_path_rate is 0.9999999; .* at most 0.999"),
         ("model.init_std", float("inf"), "model.init_std is inf; .* at most 10"),

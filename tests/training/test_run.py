@@ -99,11 +99,14 @@ def test_refusals_come_before_any_work(folder: Path, tmp_path: Path) -> None:
         ({"data__path": str(tmp_path / "nowhere")}, DataError, "nowhere"),
         ({"train__exit_weights": [1.0]}, ConfigError, "exit_weights"),
         ({"train__batch_size": 64}, ConfigError, "batch_size"),
-        ({"model__num_classes": 3}, ConfigError, "num_classes"),
+        ({"model__num_classes": 3}, ConfigError, "num_classes is 3, but that of the data set is 2"),
+        ({"model__in_channels": 1}, ConfigError, "in_channels is 1, but that of the data set is 3"),
+        ({"data__mean": [0.5]}, ConfigError, "mean has 1 entries"),
+        ({"data__resize_size": 8}, ConfigError, "resize_size is 8, smaller than"),
     ):
         with pytest.raises(error, match=words):
             train(config(folder, tmp_path / "run", **changes))
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:

@@ -85,12 +85,14 @@ class ModelSection:
 
     def resolve(self, num_classes: int, in_channels: int) -> ModelConfig:
         """The checked model configuration, with what the data set knows filled in."""
-        if self.num_classes is not None and self.num_classes != num_classes:
-            raise ConfigError(f"model.num_classes is {self.num_classes}, but the data set has {num_classes} classes")
-        overrides = {key: value for key, value in vars(self).items() if key != "name"}
-        overrides["num_classes"] = num_classes
-        overrides["in_channels"] = in_channels if self.in_channels is None else self.in_channels
-        return model_config(self.name, **overrides)
+        known = {"num_classes": num_classes, "in_channels": in_channels}
+        for key, value in known.items():
+            if getattr(self, key) not in (None, value):
+                raise ConfigError(
+                    f"model.{key} is {getattr(self, key)}, but that of the data set is {value}; leave it out, or give "
+                    "other data"
+                )
+        return model_config(**vars(self) | known)
 
 
 @dataclass
@@ -140,6 +142,10 @@ class DataSection:
 
     def __post_init__(self) -> None:
         check_fields(self, "data.")
+        drawn = self.dataset == "fashion_mnist_scale"
+        for key, has_effect in (("canvas_size", drawn), ("item_sizes", drawn), ("resize_size", not drawn)):
+            if getattr(self, key) is not None and not has_effect:
+                raise ConfigError(f"data.{key} is set, but has no effect on data.dataset {self.dataset}; leave it out")
         if self.max_bad_images > 1 and self.max_bad_images % 1:
             raise ConfigError(
                 f"data.max_bad_images is {self.max_bad_images:g}; it must be a share of at most 1 or a whole number"

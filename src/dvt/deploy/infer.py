@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from tqdm import tqdm
 
+from dvt.data.progress import progress
 from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
 from dvt.deploy.manifest import Manifest
 from dvt.deploy.runner import Cascade
@@ -108,7 +108,7 @@ def infer(request: InferRequest) -> Inference:
         thresholds = _thresholds(request.thresholds, cascade.thresholds)
         files, true_labels = find_images(request.data_path, cascade.class_names)
         answers, seconds = [], 0.0
-        for start in tqdm(range(0, len(files), request.batch_size), unit="batch", desc="infer"):
+        for start in progress(range(0, len(files), request.batch_size), unit="batch", desc="infer"):
             images = np.stack([cascade.preprocessing(file) for file in files[start : start + request.batch_size]])
             started = time.perf_counter()
             answers.append(cascade.predict(images, thresholds))

@@ -10,8 +10,8 @@ from pathlib import Path
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.quantization.shape_inference import quant_pre_process
-from tqdm import tqdm
 
+from dvt.data.progress import progress
 from dvt.deploy.manifest import GraphSet, describe_file
 
 # Kept in float32: the fixed resize of relations, whose entries are exact shares, the head, whose cost is nothing and
@@ -22,7 +22,7 @@ KEPT_IN_FLOAT = ("relation_reuse/", "head/", "tokens/performer")
 def write_int8(folder: Path, graphs: GraphSet) -> GraphSet:
     """Writes the exits of `graphs`, float32 ONNX files in `folder`, beside them with their dense layers in int8."""
     entries = []
-    for entry in tqdm(graphs.exits, unit="file", desc="int8"):
+    for entry in progress(graphs.exits, unit="file", desc="int8"):
         target = folder / f"{Path(entry.file).stem}.int8.onnx"
         _quantize(folder / entry.file, target)
         entries.append(describe_file(target, entry.inputs, entry.outputs))

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dvt import early_exit
+from dvt.data.progress import progress
 from dvt.deploy.backends import BACKENDS
 from dvt.deploy.manifest import Setting, read_manifest, write_manifest
 from dvt.deploy.runner import Cascade
@@ -62,7 +62,7 @@ def _probabilities(folder: str | os.PathLike, graph_format: str, images: np.ndar
     """Those of all exits on all images, (K, n, C), with the files of one format."""
     backend = next((name for name, (_, formats) in BACKENDS.items() if graph_format in formats), "onnxruntime")
     with Cascade(folder, backend, graph_format) as cascade:
-        starts = tqdm(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {graph_format}")
+        starts = progress(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {graph_format}")
         return np.concatenate([cascade.all_exits(images[start : start + BATCH]) for start in starts], axis=1)
 
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 from mindspore import nn
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from dvt.data.progress import progress
 from dvt.deploy.backends import Backend
 from dvt.deploy.manifest import GraphFile, GraphSet, Value, describe_file, exit_values
 from dvt.early_exit.classifier import AdaptiveClassifier
@@ -70,7 +70,7 @@ class Writer(Protocol):
 def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Sequence[Reference]) -> GraphSet:
     """Writes a file for each of what is wanted, and checks it. Raises DVTError if it computes something else."""
     entries = []
-    with logging_redirect_tqdm(), tqdm(wanted, unit="file", desc=writer.suffix) as bar:
+    with logging_redirect_tqdm(), progress(wanted, unit="file", desc=writer.suffix) as bar:
         for reference in bar:
             started, index = time.perf_counter(), reference.exit_index
             inputs, outputs = exit_values(config, index, writer.precision, writer.batch_size)

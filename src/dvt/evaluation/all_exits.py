@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
 from dvt import device, early_exit
 from dvt.data import Splits
+from dvt.data.progress import progress
 from dvt.early_exit.loop import padded
 from dvt.early_exit.outcomes import Outcomes
 from dvt.errors import ConfigError
@@ -162,7 +162,7 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
     if done:
         log.info("%s: going on after %d of %d images, which were evaluated before", split, done, splits.sizes[split])
     try:
-        with tqdm(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
+        with progress(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
             if done < splits.sizes[split]:
                 for images, labels in splits.batches(split, batch_size, skip=done // batch_size):
                     parts.append(keep.of(_padded_run(run, images, batch_size), labels))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor
-from tqdm import tqdm
 
 from dvt import device
 from dvt.data import Splits
+from dvt.data.progress import progress
 from dvt.early_exit.budgets import Setting
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.gathering import Timing
@@ -78,7 +78,7 @@ class SpeedTest:
         """
         classifier = self._classifier.with_rule(rule)
         base, early = [], []
-        with tqdm(total=(1 + ROUNDS) * (1 + len(settings)), desc="images/s", unit="run") as bar:
+        with progress(total=(1 + ROUNDS) * (1 + len(settings)), desc="images/s", unit="run") as bar:
             for _ in range(1 + ROUNDS):
                 base.append(self._run_all())
                 bar.update()

@@ -21,6 +21,7 @@ from dvt.cluster.ranks import Ranks
 from dvt.config.files import config_to_yaml
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
+from dvt.data.progress import progress
 from dvt.errors import ConfigError, DataError, DVTError, work_begun
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
@@ -156,7 +157,7 @@ class Training:
         self._announce()
         state, schedule = self.state, self.plan.schedule
         feed = self._feed()
-        bar = tqdm(total=schedule.steps, initial=state.done, unit="step", desc="train", smoothing=0.05, disable=None)
+        bar = progress(total=schedule.steps, initial=state.done, unit="step", desc="train", smoothing=0.05)
         with bar, StopBetweenSteps() as stop, self._saved_when_stopped():
             if state.unfinished_epoch is not None:
                 self._finish_epoch(state.unfinished_epoch)

@@ -12,8 +12,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
+from dvt.data.progress import progress
 from dvt.errors import DataError
 from dvt.safe_files import replacing
 
@@ -81,7 +80,7 @@ def _download(url: str, file: Path, sha256: str) -> None:
         with replacing(file) as part:
             with urllib.request.urlopen(url, timeout=TIMEOUT) as answer, part.open("wb") as out:
                 size = int(answer.headers.get("Content-Length") or 0) or None
-                with tqdm(total=size, desc=file.name, unit="B", unit_scale=True) as bar:
+                with progress(total=size, desc=file.name, unit="B", unit_scale=True) as bar:
                     while block := answer.read(_BLOCK):
                         out.write(block)
                         bar.update(len(block))

@@ -15,11 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dvt.config.sections import DataSection
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.decode import read_image
+from dvt.data.progress import progress
 from dvt.data.sources.image_folder import PARTS, ROOT, classes_of_both_parts, list_images
 from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
 from dvt.data.sources.source import required_folder
@@ -131,7 +130,7 @@ def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePol
         writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
         writer.add_schema(SCHEMA, "photographs")
         writer.add_index(list(INDEXED))
-        bar = tqdm(total=len(photos.files), unit="img", desc=f"writing {target.name}")
+        bar = progress(total=len(photos.files), unit="img", desc=f"writing {target.name}")
         with bar, ThreadPoolExecutor(available_cores()) as threads:
             for start in range(0, len(photos.files), IMAGES_AT_ONCE):
                 rows = []
@@ -172,7 +171,7 @@ def _encoded(file: str) -> bytes | DataError:
 def _verify(folder: Path, part: str, written: list[tuple[int, int]]) -> None:
     """Raises DataError unless every image can be read back as it was."""
     records = RecordSet.open(folder, part)
-    for index, expected in enumerate(tqdm(written, unit="img", desc=f"reading back {record_file_name(part)}")):
+    for index, expected in enumerate(progress(written, unit="img", desc=f"reading back {record_file_name(part)}")):
         record = records[index]
         if (records.labels[index], zlib.crc32(record.read())) != expected:
             raise DataError(f"{record.name} was not read back as it was written to {record.file}; check the disk")
