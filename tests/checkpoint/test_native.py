@@ -161,7 +161,7 @@ def test_a_missing_file_names_its_neighbours(saved):
     with pytest.raises(CheckpointError, match=r"is a folder.*model\.ckpt"):
         read_checkpoint(saved.parent)
     saved.unlink()
-    with pytest.raises(CheckpointError, match=r"no \.ckpt file"):
+    with pytest.raises(CheckpointError, match="There is none in"):
         read_checkpoint(saved)
 
 
@@ -187,8 +187,9 @@ def test_a_flipped_bit(saved, place):
     [
         (b"", "is empty"),
         (b"some notes " * 100, "not a MindSpore checkpoint"),
-        (b"PK\x03\x04" + bytes(100), "convert_checkpoint.py"),
-        (b"\x80\x02" + bytes(100), "convert_checkpoint.py"),
+        (b"PK\x03\x04" + bytes(100), "convert_checkpoint.py .*init_checkpoint"),
+        (b"\x80\x02" + bytes(100), "convert_checkpoint.py .*init_checkpoint"),
+        (bytes(8) + b"{" + bytes(100), "is a safetensors file"),
     ],
 )
 def test_another_kind_of_file(path, content, message):
@@ -209,9 +210,9 @@ def write_plain(path, metadata):
         (None, "does not say of which model"),
         ("not json", "cannot be read"),
         ("[]", "cannot be read"),
-        (json.dumps({"format": 2, "model": {}}), r"newer version .*format 2"),
-        (json.dumps({"format": "x", "model": {}}), "unknown format"),
-        (json.dumps({"format": 1}), "lacks 'model'"),
+        (json.dumps({"format": 2, "model": {}}), r"format 2, .*newer version"),
+        (json.dumps({"format": "x", "model": {}}), "the format 'x'"),
+        (json.dumps({"format": 1}), "does not say of which model"),
         (json.dumps({"format": 1, "model": {"name": "dvt_deit_small"}}), "lacks"),
         (json.dumps({"format": 1, "model": {**CONFIG.to_dict(), "depth": 0}}), "model.depth"),
     ],

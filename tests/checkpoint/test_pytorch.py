@@ -1,9 +1,13 @@
 """The files of released PyTorch checkpoints and the command that converts them. Skipped where PyTorch is missing."""
 
+import argparse
+import copy
 import os
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,7 +17,7 @@ import pytest
 from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dvt.checkpoint.pytorch import convert_from_pytorch
 from dvt.cli import main as cli
-from dvt.convert import from_reference, reference_shapes, to_reference_state_dict
+from dvt.convert import exit_rows, from_reference, reference_shapes, to_reference_state_dict
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_model
 from dvt.models.variants import VARIANTS, model_config
@@ -119,6 +123,25 @@ def test_a_bare_state_dict_with_module_prefix(torch, released, tmp_path, capsys)
     assert "results" not in read_checkpoint(tmp_path / "out.ckpt").metadata
 
 
+def test_a_checkpoint_of_the_published_trainer(torch, released, tmp_path, capsys):
+    """It holds the arguments of the training, a Namespace, with paths in them."""
+    args = argparse.Namespace(lr=1e-3, model="tiny", output_dir=Path("runs"), inner=argparse.Namespace(local_rank=0))
+    content = {"epoch": 299, "state_dict": released["model_state_dict"], "optimizer": {"state": {}}, "args": args}
+    torch.save(content, tmp_path / "in.pth.tar")
+    assert main([str(tmp_path / "in.pth.tar"), str(tmp_path / "out.ckpt")]) == 0
+    assert "left out: epoch, optimizer, args" in capsys.readouterr().out
+    assert read_checkpoint(tmp_path / "out.ckpt").model.name == "tiny"
+
+
+@pytest.mark.parametrize("prefix", ["module.model.", "_orig_mod."])
+def test_names_as_trainers_write_them(torch, released, tmp_path, capsys, prefix):
+    wrapped = {f"{prefix}{name}": value for name, value in released["model_state_dict"].items()}
+    torch.save({"state_dict": wrapped}, tmp_path / "in.pth")
+    assert main([str(tmp_path / "in.pth"), str(tmp_path / "out.ckpt")]) == 0
+    first = next(iter(released["model_state_dict"]))
+    assert f"names: {prefix}{first} is read as {first}, and the others alike" in capsys.readouterr().out
+
+
 def test_several_sets_of_weights(torch, released, tmp_path, capsys):
     plain = released["model_state_dict"]
     averaged = OrderedDict((name, value + 1) for name, value in plain.items())
@@ -185,6 +208,35 @@ def test_nothing_in_the_file_is_executed(torch, released, tmp_path, capsys, how)
         torch.save({"model_state_dict": Malicious(mark)}, source, _use_new_zipfile_serialization=how == "zip")
     check_refused(capsys, [source, tmp_path / "out.ckpt"], "system", left=["in.pth.tar"])
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("claims", ["compressed", "shared"])
+def test_archives_that_unpack_to_more_than_they_are(torch, released, tmp_path, capsys, claims):
+    """They are refused by the sizes in their list of contents, before anything is unpacked."""
+    source = tmp_path / "in.pth.tar"
+    torch.save({"model_state_dict": {"w": torch.zeros(2**22)}}, tmp_path / "plain")
+    with zipfile.ZipFile(tmp_path / "plain") as whole, zipfile.ZipFile(source, "w") as packed:
+        for part in whole.infolist():
+            method = zipfile.ZIP_DEFLATED if claims == "compressed" else zipfile.ZIP_STORED
+            packed.writestr(part.filename, whole.read(part), method)
+        if claims == "shared":  # many names for the same bytes
+            largest = max(packed.filelist, key=lambda part: part.file_size)
+            for k in range(50):
+                packed.filelist.append(copy.copy(largest))
+                packed.filelist[-1].filename = f"plain/data/{k + 1}"
+    (tmp_path / "plain").unlink()
+    tracemalloc.start()
+    check_refused(capsys, [source, tmp_path / "out.ckpt"], "would unpack to", left=["in.pth.tar"])
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_plain_backbone_is_named_as_such(torch, tmp_path, capsys):
+    """The advice leads somewhere: a training starts from it."""
+    config = model_config("dvt_deit_small", grid_sizes=(14,))
+    torch.save({row.theirs: torch.zeros(row.shape) for row in exit_rows(config, 0)}, tmp_path / "plain.ckpt")
+    arguments = [tmp_path / "plain.ckpt", tmp_path / "out.ckpt"]
+    check_refused(capsys, arguments, "--train.init_checkpoint", left=["plain.ckpt"])
 
 
 def test_a_whole_pickled_network_is_refused(torch, tmp_path, capsys):
@@ -283,7 +335,7 @@ def test_the_script_runs_from_anywhere(tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: there is no file missing.pth.tar; give the path of a PyTorch file, .pth.tar or .pth\n"
+    assert done.stderr == "error: there is no checkpoint missing.pth.tar. There is none in .\n"
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Starting from other weights: what is taken is exactly what the file holds, the rest is named with its reason."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 
 from dvt.checkpoint import save_checkpoint
 from dvt.checkpoint.transfer import apply, initial_weights, match_exits
+from dvt.config.sections import TrainSection
 from dvt.convert import exit_rows, parameter_shapes, reference_shapes
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_from_config
 from dvt.models.grids import resize_positions
 from dvt.models.variants import ModelConfig, model_config
+from dvt.training.optimizer import build_optimizer
 
 SIZES = {"embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 24, "num_classes": 7}
 SPLITS = {2: (6, 4, 1), 3: (5, 3, 1), 4: (3, 2, 1)}  # 32 pixels to grids of 2, 3 and 4
@@ -120,15 +123,39 @@ def test_fewer_exits_take_those_of_equal_grid(tmp_path: Path):
     assert "not taken, exits of the file of no use here: 2" in initial.report
 
 
-def test_reuse_switched_off_leaves_widened_layers_fresh(tmp_path: Path):
-    path, _ = saved(tmp_path, deit())
-    initial = initial_weights(deit(feature_reuse=False), path)
-    assert "exits.0.blocks.0.mlp.fc1.weight" in initial.weights  # never widened
-    assert "exits.1.blocks.0.mlp.fc1.weight" not in initial.weights
-    assert "exits.1.blocks.0.mlp.fc1.bias" not in initial.weights  # belongs to the weight that is not taken
-    text = "\n".join(initial.report)
-    assert "widened by feature reuse in the file ((64,) in the file, (16,) here): blocks.*.norm2 (2)" in text
-    assert "not taken, no place in this model: blocks.*.feature_reuse.norm.gamma (4)" in text
+@pytest.mark.parametrize(("in_file", "here"), [(True, False), (False, True)], ids=["narrower", "wider"])
+def test_layers_that_feature_reuse_widens_are_taken_in_part(in_file: bool, here: bool, tmp_path: Path):
+    """Features stand behind the channels of the token, in norm2 and the MLP's first layer of all finer exits."""
+    path, weights = saved(tmp_path, deit(feature_reuse=in_file))
+    model = build_from_config(deit(feature_reuse=here))
+    before = {name: parameter.asnumpy().copy() for name, parameter in model.parameters_dict().items()}
+    initial = initial_weights(model.config, path)
+    apply(model, initial)
+    after = {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()}
+    width = SIZES["embed_dim"]
+    for name in ("norm2.gamma", "norm2.beta", "mlp.fc1.weight", "mlp.fc1.bias"):
+        for k in range(3):
+            full = f"exits.{k}.blocks.1.{name}"
+            if name == "mlp.fc1.bias" or k == 0:
+                np.testing.assert_array_equal(after[full], weights[full], err_msg=full)
+            else:
+                np.testing.assert_array_equal(after[full][..., :width], weights[full][..., :width], err_msg=full)
+                np.testing.assert_array_equal(after[full][..., width:], before[full][..., width:], err_msg=full)
+    rest = "the rest, for feature reuse, freshly initialised" if here else "the rest left out"
+    assert f"  the first 16 columns taken, {rest}: blocks.*.norm2 (2), blocks.*.mlp.fc1 (2)" in initial.report
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_the_file_lacks_learns_at_the_rate_of_the_heads(optimizer: str, tmp_path: Path):
+    path, _ = saved(tmp_path, deit(feature_reuse=False, relation_reuse=False))
+    model = build_from_config(deit())
+    apply(model, initial_weights(deit(), path))
+    parameters = model.trainable_params()
+    train = TrainSection(optimizer=optimizer, backbone_lr_scale=0.1)
+    rates = dict(zip((p.name for p in parameters), build_optimizer(parameters, train).lr_scales, strict=True))
+    fresh = {name for name in rates if "reuse" in name or ".head." in name}
+    assert {name for name, rate in rates.items() if rate == 1.0} == fresh and len(fresh) > 6
+    assert rates["exits.1.blocks.0.mlp.fc1.weight"] == rates["exits.1.blocks.0.mlp.fc1.bias"] == 0.1
 
 
 def test_the_state_of_a_run_gives_its_weights_alone(tmp_path: Path):
@@ -177,11 +204,14 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path):
         initial_weights(deit(), tmp_path / "start.ckpt")
 
 
-def test_files_of_other_kinds_and_missing_ones_are_refused(tmp_path: Path):
+def test_other_files_and_missing_ones_are_refused(tmp_path: Path):
+    (tmp_path / "weights.npz").write_bytes(b"something else")
+    (tmp_path / "weights.safetensors").write_bytes((40).to_bytes(8, "little") + b"{" + bytes(80))
     for name, words in (
-        ("weights.npz", "must end in .ckpt"),
-        ("a.ckpt", "there is no checkpoint"),
-        ("a.pth", "no file"),
+        ("weights.npz", "is not a MindSpore checkpoint"),
+        ("weights.safetensors", r"torch\.save\(safetensors"),
+        ("a.ckpt", r"there is no checkpoint .*a\.ckpt"),
+        (".", "is a folder"),
     ):
         with pytest.raises(CheckpointError, match=words):
             initial_weights(deit(), tmp_path / name)
@@ -221,8 +251,58 @@ def test_a_plain_deit_goes_into_every_exit(torch, key: str, suffix: str, tmp_pat
     text = "\n".join(initial.report)
     assert f"a plain backbone from PyTorch ({key})" in text
     assert "made for patches of another size ((16, 108) in the file, (16, 432) here): tokens.proj" in text
-    assert "widened by feature reuse here ((16,) in the file, (64,) here): blocks.*.norm2 (2)" in text
+    assert "the first 16 columns taken, the rest, for feature reuse, freshly initialised: blocks.*.norm2 (2)" in text
     assert "not in the file: blocks.*.feature_reuse.norm (2)" in text and "relation_reuse.fc1" in text
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "model.",
+        "backbone.",
+        "model.backbone.",
+        "model.module.net.0.",
+        "ema.",
+    ],
+)
+@pytest.mark.parametrize("make", [plain, reference_shapes], ids=["plain", "dvt"])
+def test_names_as_trainers_write_them(torch, make, prefix: str, tmp_path: Path):
+    tensors = plain(deit(grid_sizes=(4,))) if make is plain else arrays(reference_shapes(deit()))
+    expected = initial_weights(deit(), to_file(torch, tmp_path / "bare.pth", tensors))
+    initial = initial_weights(deit(), to_file(torch, tmp_path / "in.pth", tensors, "state_dict", prefix))
+    assert initial.weights.keys() == expected.weights.keys() and initial.parts.keys() == expected.parts.keys()
+    assert all(np.array_equal(value, expected.weights[name]) for name, value in initial.weights.items())
+    assert f"names: {prefix}{next(iter(tensors))} is read as {next(iter(tensors))}" in initial.report[0]
+
+
+def test_wrappers_inside_of_names(torch, tmp_path: Path):
+    """Of sharded training, of checkpointed activations and of a compiled part."""
+    tensors = plain(deit(grid_sizes=(4,)))
+    for inside in ("_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."):
+        wrapped = {re.sub(r"^(blocks\.\d\.)", rf"\1{inside}", name): value for name, value in tensors.items()}
+        initial = initial_weights(deit(), to_file(torch, tmp_path / "in.pth", wrapped))
+        assert "exits.2.blocks.1.attn.qkv.weight" in initial.weights
+
+
+def test_the_tensors_of_several_networks_are_refused(torch, tmp_path: Path):
+    tensors = plain(deit(grid_sizes=(4,)))
+    both = {f"student.{k}": v for k, v in tensors.items()} | {f"teacher.{k}": v for k, v in tensors.items()}
+    with pytest.raises(CheckpointError, match=r"several networks \(student\., teacher\.\); save the weights of one"):
+        initial_weights(deit(), to_file(torch, tmp_path / "in.pth", both))
+
+
+@pytest.mark.parametrize("name", ["weights.ckpt", "pytorch_model.bin", "weights", "weights.pth.tar"])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_file_is_known_by_its_content(torch, name: str, legacy: bool, tmp_path: Path):
+    state_dict = {key: torch.from_numpy(value) for key, value in plain(deit(grid_sizes=(4,))).items()}
+    torch.save({"model": state_dict}, tmp_path / name, _use_new_zipfile_serialization=not legacy)
+    assert "exits.2.blocks.1.attn.qkv.weight" in initial_weights(deit(), tmp_path / name).weights
+    save_checkpoint(tmp_path / "own.ckpt", arrays(parameter_shapes(deit())), {"model": deit()})
+    (tmp_path / "own.ckpt").rename(tmp_path / name)
+    assert "checkpoint of dvt_deit_small" in initial_weights(deit(), tmp_path / name).report[0]
 
 
 def test_a_plain_t2t_vit(torch, tmp_path: Path):
@@ -256,7 +336,7 @@ def test_a_distilled_deit_loses_its_second_token(torch, tmp_path: Path):
         (plain(deit(grid_sizes=(4,)), pos_embed=(1, 13, 16)), "its 13 positions are not a square grid and 1 more"),
         (
             {k: v for k, v in plain(deit(grid_sizes=(4,))).items() if "blocks." not in k},
-            "a plain backbone from PyTorch (model) with 16 channels, no blocks.*.attn.qkv.weight; needed (48, 16)",
+            "a plain backbone from PyTorch (model) with no blocks.*.attn.qkv.weight",
         ),
         (plain(t2t((4,))), "soft splits (T2T-ViT), needed patch embedding (DeiT)"),
     ],

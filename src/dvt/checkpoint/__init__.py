@@ -4,24 +4,6 @@
 released models, whose tensor names `released` translates; `transfer` takes what fits another model.
 """
 
-from dvt.checkpoint.native import (
-    FORMAT,
-    METADATA_KEY,
-    Checkpoint,
-    check_weights,
-    load_model,
-    load_weights,
-    read_checkpoint,
-    save_checkpoint,
-)
+from dvt.checkpoint.native import Checkpoint, load_model, load_weights, read_checkpoint, save_checkpoint
 
-__all__ = [
-    "FORMAT",
-    "METADATA_KEY",
-    "Checkpoint",
-    "check_weights",
-    "load_model",
-    "load_weights",
-    "read_checkpoint",
-    "save_checkpoint",
-]
+__all__ = ["Checkpoint", "load_model", "load_weights", "read_checkpoint", "save_checkpoint"]

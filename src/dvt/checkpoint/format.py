@@ -1,4 +1,4 @@
-"""Reads MindSpore's `.ckpt` files: named tensors and texts as protobuf, then a mark and the CRC32 of all before it.
+"""What kind of file one is, and MindSpore's `.ckpt`: named tensors and texts as protobuf, a mark, the CRC32 of all.
 
 The schema is MindSpore's; its reader, `load_checkpoint`, is not used. It believes the size of a tensor that the file
 states: where there are fewer bytes, it crashes or reads memory that is not its own. It also refuses a good file that is
@@ -8,9 +8,8 @@ larger than the memory that is free at that moment, though the system would make
 import math
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,19 +21,46 @@ _TYPES = {f"{kind}{bits}" for kind in ("Int", "UInt", "Float") for bits in (8, 1
 _TYPES |= {"BFloat16", "Bool"}
 
 
-@dataclass(frozen=True)
-class CkptContent:
-    """What a file holds.
-
-    Args:
-        tensors: Arrays by name, in the order of the file.
-        texts: Texts by name.
-        has_checksum: Whether there was a checksum at its end; it was right then. Files that were cut short have none.
-    """
+class CkptContent(NamedTuple):
+    """What a file holds, arrays and texts by name, and whether there was a checksum, a right one, at its end: files
+    that were cut short have none."""
 
     tensors: dict[str, np.ndarray]
     texts: dict[str, str]
     has_checksum: bool
+
+
+def kind_of(path: Path) -> str:
+    """ "MindSpore", "PyTorch" or "unknown", by the first bytes of a file, whatever its name.
+
+    Raises CheckpointError for a folder, a file that is missing, empty or cannot be read, and for safetensors.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a checkpoint.{_nearby(path)}")
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
+    if not start:
+        raise CheckpointError(f"the checkpoint {path} is empty, cut short or damaged; copy or save it again")
+    if start.endswith(b"{") and len(start) == 9:
+        raise CheckpointError(
+            f"{path} is a safetensors file, which is not read here. Where PyTorch is, make another of it: "
+            "torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
+        )
+    if start.startswith((b"PK\x03\x04", b"\x80")):
+        return "PyTorch"
+    return "MindSpore" if start.startswith(b"\n") else "unknown"
+
+
+def _nearby(folder: Path) -> str:
+    if not folder.is_dir():
+        return f" The folder {folder} does not exist either"
+    found = sorted(str(file) for file in folder.iterdir() if file.suffix in (".ckpt", ".pth", ".pt", ".tar", ".bin"))
+    return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is none in {folder}"
 
 
 def read_ckpt(path: Path) -> CkptContent:
@@ -80,22 +106,20 @@ def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
             f"{path} is not a MindSpore checkpoint, or only the start of one ({reason_of(error)}); if it was copied, "
             "copy it again"
         ) from error
-    tensors: dict[str, np.ndarray] = {}
-    texts: dict[str, str] = {}
+    values: dict[str, np.ndarray | str] = {}
     damaged = []
     for name, parts in pieces.items():
         try:
-            value = _value(parts)
+            values[name] = _value(parts)
         except ValueError:
             damaged.append(repr(name))
-        else:
-            (texts if isinstance(value, str) else tensors)[name] = value
     if damaged:
         raise CheckpointError(
             f"{path} is damaged, or only the start of a file: the bytes of {listing(damaged)} do not fit type and "
             "shape; save or copy it again"
         )
-    return tensors, texts
+    texts = {name: value for name, value in values.items() if isinstance(value, str)}
+    return {name: value for name, value in values.items() if name not in texts}, texts
 
 
 def _value(parts: list[Any]) -> np.ndarray | str:
@@ -103,32 +127,21 @@ def _value(parts: list[Any]) -> np.ndarray | str:
     kinds = {(part.tensor_type, tuple(part.dims)) for part in parts}
     if len(kinds) > 1:
         raise ValueError("the parts of one tensor differ in type or shape")
-    (kind, dims), content = kinds.pop(), bytearray().join(part.tensor_content for part in parts)
-    return _text(content) if kind == "str" else _array(content, kind, dims)
-
-
-def _array(content: bytearray, kind: str, dims: tuple[int, ...]) -> np.ndarray:
-    """An array that shares its memory with `content`. Raises ValueError if the bytes are not those of the shape."""
-    if kind not in _TYPES or min(dims, default=0) < 0:
-        raise ValueError(f"no tensor of type {kind!r} and shape {dims}")
-    shape = () if dims == (0,) else dims  # so MindSpore takes it
-    dtype = _dtype(kind)
-    if len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{len(content)} bytes for type {kind!r} and shape {shape}")
-    return np.ndarray(shape, dtype, content)
-
-
-def _dtype(kind: str) -> np.dtype:
+    (kind, shape), content = kinds.pop(), bytearray().join(part.tensor_content for part in parts)
+    if kind == "str":  # four bytes per character, as NumPy keeps them, zeros at the end left out
+        text = content.decode("utf-32-le").rstrip("\0")
+        if not text:
+            raise ValueError("an empty text")
+        return text
+    shape = () if shape == (0,) else shape  # so MindSpore takes it
+    if kind not in _TYPES or min(shape, default=0) < 0:
+        raise ValueError(f"no tensor of type {kind!r} and shape {shape}")
     if kind == "BFloat16":
         from mindspore.common.np_dtype import bfloat16  # NumPy has none of its own
 
-        return np.dtype(bfloat16)
-    return np.dtype(kind.lower())
-
-
-def _text(content: bytearray) -> str:
-    """NumPy's form of texts: four bytes per character, zeros at the end left out. Raises ValueError if it is empty."""
-    text = content.decode("utf-32-le").rstrip("\0")
-    if not text:
-        raise ValueError("an empty text")
-    return text
+        dtype = np.dtype(bfloat16)
+    else:
+        dtype = np.dtype(kind.lower())
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{len(content)} bytes for type {kind!r} and shape {shape}")
+    return np.ndarray(shape, dtype, content)  # which shares its memory with `content`

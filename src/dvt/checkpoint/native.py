@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvt.checkpoint.format import read_ckpt
+from dvt.checkpoint.format import kind_of, read_ckpt
 from dvt.errors import CheckpointError, ConfigError, listing, reason_of
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import replacing, write_failure
 
 if TYPE_CHECKING:
-    import mindspore as ms
     from mindspore import nn
 
 FORMAT = 1
@@ -51,8 +50,25 @@ def save_checkpoint(
     path = Path(path)
     if path.suffix != ".ckpt":
         raise CheckpointError(f"cannot save to {path}: the name of a checkpoint must end in .ckpt")
-    text = _metadata_text(weights, dict(metadata or {}))
-    entries = [{"name": name, "data": value} for name, value in _tensors(weights).items()]
+    metadata = dict(metadata or {})
+    model = metadata.get("model", getattr(weights, "config", None))
+    if not isinstance(model, ModelConfig | dict):
+        raise CheckpointError("the metadata of a checkpoint needs 'model', the ModelConfig of its weights")
+    metadata |= {"format": FORMAT, "model": model.to_dict() if isinstance(model, ModelConfig) else model}
+    try:
+        text = json.dumps(metadata, default=_plain)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"the metadata of a checkpoint must be numbers, texts, lists and dicts: {error}"
+        ) from error
+    if isinstance(weights, Mapping):
+        # ascontiguousarray alone makes scalars vectors
+        weights = {name: ms.Tensor(np.ascontiguousarray(v).reshape(np.shape(v))) for name, v in weights.items()}
+    else:
+        weights = weights.parameters_dict()
+    if METADATA_KEY in weights:
+        raise CheckpointError(f"no parameter may be called {METADATA_KEY}")
+    entries = [{"name": name, "data": value} for name, value in weights.items()]
     try:
         with replacing(path) as written:
             ms.save_checkpoint(entries, str(written), append_dict={METADATA_KEY: text}, crc_check=True)
@@ -61,12 +77,23 @@ def save_checkpoint(
         raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is neither a number, a text, a list nor a dict")
+
+
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Reads a checkpoint. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
     path = Path(path)
-    _check_readable(path)
+    if kind_of(path) == "PyTorch":
+        raise CheckpointError(
+            f"{path} is a PyTorch file, not a MindSpore checkpoint. That of a DVT becomes one by "
+            f"scripts/convert_checkpoint.py {path} OUT.ckpt; a training can start from that of a DVT, a DeiT or a "
+            "T2T-ViT as it is (train.init_checkpoint)"
+        )
     content = read_ckpt(path)
-    text = content.texts.get(METADATA_KEY)
+    text = content.texts.pop(METADATA_KEY, None)
     if text is None:
         raise CheckpointError(
             f"{path} is a MindSpore checkpoint, but it does not say of which model: its {METADATA_KEY} is missing. It "
@@ -74,17 +101,29 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         )
     if not content.has_checksum:
         raise CheckpointError(f"{path} is incomplete: the checksum at its end is missing; copy or save it again")
-    metadata = _parse_metadata(path, text)
-    if not isinstance(metadata.get("model"), dict):
-        raise CheckpointError(f"{path} does not say of which model it is: its {METADATA_KEY} lacks 'model'")
+    if content.texts:
+        raise CheckpointError(f"{path} holds texts where tensors belong: {listing(content.texts)}; save it again")
     try:
-        model = ModelConfig.from_dict(metadata["model"])
+        metadata = json.loads(text)
+        version = metadata["format"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{path} has the format {version!r}, but this version of the package reads {FORMAT} alone; if a newer "
+            "version saved it, update the package"
+        )
+    return Checkpoint(content.tensors, metadata, read_model(path, metadata.get("model")))
+
+
+def read_model(path: Path, stored: Any) -> ModelConfig:
+    """The configuration that the file `path` holds as `stored`. Raises CheckpointError if it cannot be built."""
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} does not say of which model it is: it lacks 'model'")
+    try:
+        return ModelConfig.from_dict(stored)
     except (ConfigError, TypeError) as error:
         raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-    other_texts = [name for name in content.texts if name != METADATA_KEY]
-    if other_texts:
-        raise CheckpointError(f"{path} holds texts where tensors belong: {listing(other_texts)}; save it again")
-    return Checkpoint(content.tensors, metadata, model)
 
 
 def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: str = "the weights") -> None:
@@ -120,22 +159,24 @@ def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Ce
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
     """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
-    faults: dict[str, list[str]] = {
+    arrays = {name: np.asarray(weights[name]) for name in shapes if name in weights}
+    fitting = {name for name, value in arrays.items() if value.shape == tuple(shapes[name])}
+    faults = {
         "missing": [name for name in shapes if name not in weights],
         "unexpected": [name for name in weights if name not in shapes],
-        "of another shape": [],
-        "not floating-point": [],
-        "with NaN or infinity": [],
-    }
-    for name in (name for name in shapes if name in weights):
-        value, needed = np.asarray(weights[name]), tuple(shapes[name])
-        if value.shape != needed:
-            faults["of another shape"].append(f"{name} is {value.shape}, needed {needed}")
-        if value.dtype.kind != "f":
-            faults["not floating-point"].append(name)
+        "of another shape": [
+            f"{name} is {value.shape}, needed {tuple(shapes[name])}"
+            for name, value in arrays.items()
+            if name not in fitting
+        ],
+        "not floating-point": [name for name, value in arrays.items() if value.dtype.kind != "f"],
         # Only where the shape is right: a few bytes in a file can claim an array of any size.
-        elif value.shape == needed and not np.isfinite(value).all():
-            faults["with NaN or infinity"].append(name)
+        "with NaN or infinity": [
+            name
+            for name, value in arrays.items()
+            if name in fitting and value.dtype.kind == "f" and not np.isfinite(value).all()
+        ],
+    }
     if any(faults.values()):
         found = [
             f"{len(names)} {fault} ({listing(names, '; ' if fault == 'of another shape' else ', ')})"
@@ -146,77 +187,3 @@ def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, n
             f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
             "loaded; build the model that the file belongs to"
         )
-
-
-def _tensors(weights: "nn.Cell | Mapping[str, np.ndarray]") -> "dict[str, ms.Tensor]":
-    import mindspore as ms
-
-    if not isinstance(weights, Mapping):
-        return dict(weights.parameters_dict())
-    if METADATA_KEY in weights:
-        raise CheckpointError(f"no parameter may be called {METADATA_KEY}")
-    return {name: ms.Tensor(np.ascontiguousarray(value).reshape(np.shape(value))) for name, value in weights.items()}
-
-
-def _metadata_text(weights: "nn.Cell | Mapping[str, np.ndarray]", metadata: dict[str, Any]) -> str:
-    model = metadata.get("model", getattr(weights, "config", None))
-    if isinstance(model, ModelConfig):
-        model = model.to_dict()
-    if not isinstance(model, dict):
-        raise CheckpointError("the metadata of a checkpoint needs 'model', the ModelConfig of its weights")
-    try:
-        return json.dumps({**metadata, "format": FORMAT, "model": model}, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the metadata of a checkpoint must be numbers, texts, lists and dicts: {error}"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is neither a number, a text, a list nor a dict")
-
-
-def _parse_metadata(path: Path, text: str) -> dict[str, Any]:
-    try:
-        metadata = json.loads(text)
-        version = metadata["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
-    if not isinstance(version, int) or version < 1:
-        raise CheckpointError(f"{path} has the unknown format {version!r}; this version reads format {FORMAT}")
-    if version > FORMAT:
-        raise CheckpointError(
-            f"{path} was saved by a newer version of this package (format {version}; this one reads up to {FORMAT}); "
-            "update the package"
-        )
-    return metadata
-
-
-def _check_readable(path: Path) -> None:
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint.{_nearby(path)}")
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
-    if not start:
-        raise CheckpointError(f"the checkpoint {path} is empty; copy or save it again")
-    if start.startswith((b"PK\x03\x04", b"\x80\x02")):
-        raise CheckpointError(
-            f"{path} is a PyTorch file, not a MindSpore checkpoint; turn it into one with "
-            f"scripts/convert_checkpoint.py {path} OUT.ckpt"
-        )
-    if path.suffix != ".ckpt":
-        raise CheckpointError(f"{path} is not a checkpoint of this package: those end in .ckpt")
-
-
-def _nearby(folder: Path) -> str:
-    if not folder.is_dir():
-        return f" The folder {folder} does not exist either"
-    found = sorted(str(file) for file in folder.glob("*.ckpt"))
-    return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is no .ckpt file in {folder}"

@@ -1,30 +1,37 @@
 """The `.pth.tar` files of released PyTorch checkpoints, to `.ckpt` and back, with the results stored in them.
 
-Reading executes nothing of the file: PyTorch's restricted unpickler, with NumPy's scalars and arrays allowed on top.
-PyTorch is imported only when a file is touched. Layout of the files: spec, "Released checkpoints".
+Reading executes nothing of the file: PyTorch's restricted unpickler, with plain values that files often hold (NumPy's
+arrays and scalars, the arguments of a training, paths) allowed on top. PyTorch is imported only when a file is touched.
+Layout of the files: spec, "Released checkpoints".
 """
 
+import argparse
+import contextlib
+import io
 import os
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from dvt.checkpoint.native import read_checkpoint, save_checkpoint
-from dvt.checkpoint.released import from_reference, recognise, strip_module, to_reference
-from dvt.errors import CheckpointError, ConfigError, listing
+from dvt.checkpoint.format import kind_of
+from dvt.checkpoint.native import read_checkpoint, read_model, save_checkpoint
+from dvt.checkpoint.released import from_reference, recognise, require_variant, strip_module, to_reference
+from dvt.errors import CheckpointError, listing
 from dvt.models.names import reference_shapes
-from dvt.models.variants import ModelConfig, model_config
+from dvt.models.variants import ModelConfig
 from dvt.safe_files import replacing, write_failure
 
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
 WEIGHTS_KEY = "model_state_dict"
-MOST_RESULTS, MOST_NESTED = 100_000, 8  # numbers in one stored result, lists around them; released: 177 and 2
+MOST_RESULTS, MOST_NESTED = 100_000, 8  # values in one stored result, lists around them; released: 177 and 2
 MODEL_KEY = "dvt_model"  # our own entry, only for models that names and shapes do not determine
 
 
@@ -34,17 +41,15 @@ class TorchFile:
 
     Args:
         key: Place of the chosen set of weights in the file, "" for the whole of it.
-        tensors: These weights, of at least single precision, names without `module.`.
-        types: Their floating-point types in the file.
-        other_sets: Keys of the sets of weights that were not chosen.
+        tensors: These weights, of at least single precision, names without what wrappers put in front of them.
+        notes: On what is read in another way than it stands in the file, line by line.
         rest: All that is no set of weights.
         model: Only in files that `convert_to_pytorch` wrote for a model that names and shapes do not determine.
     """
 
     key: str
     tensors: dict[str, np.ndarray]
-    types: frozenset[str]
-    other_sets: list[str]
+    notes: list[str]
     rest: dict[str, Any]
     model: ModelConfig | None
 
@@ -60,16 +65,19 @@ def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
     sets = _weight_sets(content)
     key = _choose(path, sets, key)
     tensors = strip_module(sets[key])
-    _check_tensors(path, tensors)
+    arrays = _arrays(path, tensors)
     rest = {} if key == "" else {name: value for name, value in content.items() if name not in sets}
-    return TorchFile(
-        key,
-        {name: _to_numpy(tensor) for name, tensor in tensors.items()},
-        frozenset(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()),
-        [each for each in sets if each != key],
-        rest,
-        _stored_config(path, rest.pop(MODEL_KEY, None)),
-    )
+    stored = rest.pop(MODEL_KEY, None)
+    before, after = next(iter(sets[key])), next(iter(tensors))
+    others = [each for each in sets if each != key]
+    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"}
+    notes = [
+        *([f"names: {before} is read as {after}, and the others alike"] if before != after else []),
+        *([f"not taken: {', '.join(others)} (--weights KEY takes another)"] if others else []),
+        *([f"precision: {', '.join(sorted(types))} in the file, float32 here"] if types else []),
+    ]
+    model = read_model(path, stored) if isinstance(stored, dict) else None
+    return TorchFile(key, arrays, notes, rest, model)
 
 
 def convert_from_pytorch(
@@ -87,11 +95,8 @@ def convert_from_pytorch(
     source, target = Path(source), Path(target)
     _check_target(source, target, force)
     file = read_weights(source, weights_key)
-    if file.model is None:
-        config = recognise({tensor: value.shape for tensor, value in file.tensors.items()}, str(source), name)
-    else:
-        config = file.model
-        _check_name(source, config, name)
+    config = file.model or recognise({key: value.shape for key, value in file.tensors.items()}, str(source))
+    require_variant(config.name, name, str(source))
     weights = from_reference(config, file.tensors, str(source))
 
     kept = {key: _plain(key, file.rest[key]) for key in RESULT_KEYS if key in file.rest}
@@ -104,12 +109,10 @@ def convert_from_pytorch(
         metadata["results"] = {key: value for key, (value, _) in kept.items()}
     save_checkpoint(target, weights, metadata)
 
-    others = sorted(file.types - {"float32"})
     dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
     return [
         *_report(config, weights, file.key or "the whole file", kept),
-        *([f"not taken: {', '.join(file.other_sets)} (--weights KEY takes another)"] if file.other_sets else []),
-        *([f"precision: {', '.join(others)} in the file, float32 here"] if others else []),
+        *file.notes,
         *([f"left out: {', '.join(dropped)}"] if dropped else []),
         f"written: {target}",
     ]
@@ -122,22 +125,23 @@ def convert_to_pytorch(
     source, target = Path(source), Path(target)
     _check_target(source, target, force)
     checkpoint = read_checkpoint(source)
-    torch = _torch()
-    _check_name(source, checkpoint.model, name)
-    state_dict = to_reference(checkpoint.model, checkpoint.weights)
+    config, torch = checkpoint.model, _torch()
+    require_variant(config.name, name, str(source))
+    state_dict = to_reference(config, checkpoint.weights)
     types = (checkpoint.metadata.get("converted_from") or {}).get("result_types", {})
     results = checkpoint.metadata.get("results") or {}
     tensors = ((key, torch.from_numpy(np.array(value))) for key, value in state_dict.items())
-    content: dict[str, Any] = {WEIGHTS_KEY: OrderedDict(tensors)}
+    content: dict[str, Any] = {WEIGHTS_KEY: OrderedDict(tensors), MODEL_KEY: config.to_dict()}
     content.update({key: _restore(results[key], types.get(key)) for key in RESULT_KEYS if key in results})
-    if not _is_recognisable(checkpoint.model):
-        content[MODEL_KEY] = checkpoint.model.to_dict()
+    with contextlib.suppress(CheckpointError):
+        if recognise(reference_shapes(config)) == config:
+            del content[MODEL_KEY]
     try:
         with replacing(target) as written:
             torch.save(content, written)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"cannot write {target}: {write_failure(target, error)}") from error
-    return [*_report(checkpoint.model, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
+    return [*_report(config, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
 
 
 def _report(config: ModelConfig, weights: Mapping[str, np.ndarray], key: str, results: Mapping[str, Any]) -> list[str]:
@@ -152,27 +156,6 @@ def _report(config: ModelConfig, weights: Mapping[str, np.ndarray], key: str, re
     ]
 
 
-def _is_recognisable(config: ModelConfig) -> bool:
-    try:
-        return recognise(reference_shapes(config)) == config
-    except CheckpointError:
-        return False
-
-
-def _stored_config(path: Path, stored: Any) -> ModelConfig | None:
-    if not isinstance(stored, dict):
-        return None
-    try:
-        return ModelConfig.from_dict(stored)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-
-
-def _check_name(path: Path, config: ModelConfig, name: str | None) -> None:
-    if name is not None and model_config(name).name != config.name:
-        raise CheckpointError(f"{path} does not hold {name}, but {config.name}")
-
-
 def _torch() -> Any:
     try:
         import torch
@@ -184,28 +167,57 @@ def _torch() -> Any:
 
 
 def _read_torch_file(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; give the path of a PyTorch file, .pth.tar or .pth")
+    if kind_of(path) == "MindSpore":
+        raise CheckpointError(f"{path} is a MindSpore checkpoint; if it is of this package, --to-pytorch converts it")
     torch = _torch()
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
+            warnings.simplefilter("ignore")
+            return torch.load(_as_stated(path), map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged files raise many kinds of errors
+        fault = "cannot be read as a PyTorch checkpoint; it is cut short or damaged: copy or save it again"
+        if needs := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            fault = (
+                "is refused, and nothing in it was run: besides tensors, numbers and NumPy arrays it asks for "
+                f"{needs[1]}. Load it where it was made, and save the weights alone: torch.save(model.state_dict(), "
+                "FILE)"
+            )
+        raise CheckpointError(f"{path} {fault}") from error
+
+
+def _allowed() -> list[Any]:
+    """What pickles may make besides tensors: plain values. Pairs give something else for the name in the file."""
     rebuild_array, rebuild_scalar = np.ones(1).__reduce__()[0], np.float64(1).__reduce__()[0]
-    allowed = [np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
+    allowed = [argparse.Namespace, np.ndarray, np.dtype, *(type(np.dtype(code)) for code in "?bhilqBHILQefd")]
     for module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # NumPy 1 and 2 write different names
         allowed += [(rebuild_array, f"{module}._reconstruct"), (rebuild_scalar, f"{module}.scalar")]
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise many kinds of errors
-        needs = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if needs:
+    for module in ("pathlib", "pathlib._local"):  # Python 3.13 writes the second
+        allowed += [(PurePath, f"{module}.{kind}Path") for kind in ("Posix", "PurePosix", "Windows", "PureWindows")]
+    return allowed
+
+
+def _as_stated(path: Path) -> Path | io.BytesIO:
+    """What PyTorch is to read: of an archive a copy of its parts, whose sizes were seen. Raises CheckpointError if they
+    are more than the file: torch.save compresses nothing."""
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return path
+    with zipfile.ZipFile(path) as archive:
+        parts = archive.infolist()
+        stated, size = sum(part.file_size for part in parts), path.stat().st_size
+        if stated > size or any(part.compress_type for part in parts):
             raise CheckpointError(
-                f"{path} is refused, and nothing in it was run: besides tensors, numbers and NumPy arrays it asks for "
-                f"{needs[1]}"
-            ) from error
-        ours = " If it is of this package, --to-pytorch converts it." if path.suffix == ".ckpt" else ""
-        raise CheckpointError(
-            f"{path} cannot be read as a PyTorch checkpoint; it is cut short or damaged.{ours}"
-        ) from error
+                f"{path} is refused: its {size / 2**20:.1f} MiB would unpack to {stated / 2**20:.1f} MiB, but "
+                "torch.save compresses nothing. Save the weights again with torch.save"
+            )
+        copy = io.BytesIO()
+        with zipfile.ZipFile(copy, "w") as checked:
+            for part in parts:
+                checked.writestr(part.filename, archive.read(part))
+    copy.seek(0)
+    return copy
 
 
 def _weight_sets(content: Any) -> dict[str, dict[str, Any]]:
@@ -231,41 +243,35 @@ def _choose(source: Path, sets: Mapping[str, Any], wanted: str | None) -> str:
     return next(key for key in (wanted, WEIGHTS_KEY, *averaged, "state_dict", "model", *sets) if key in sets)
 
 
-def _check_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Raises CheckpointError for tensors that claim more numbers than the file holds, or hold them in a special form:
-    made into arrays they would take any amount of memory."""
-    torch = _torch()
-    odd = [
-        name
-        for name, value in tensors.items()
-        if value.layout != torch.strided
-        or value.is_quantized
-        or value.device.type != "cpu"
-        or value.numel() * value.element_size() > value.untyped_storage().nbytes()
-    ]
+def _arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors in NumPy. Raises CheckpointError for those in a special form, and if all together claim more numbers
+    than the file holds: made into arrays they would take any amount of memory."""
+    strided = _torch().strided
+    odd = [k for k, v in tensors.items() if v.layout != strided or v.is_quantized or v.device.type != "cpu"]
+    if not odd and sum(v.numel() * v.element_size() for v in tensors.values()) > path.stat().st_size:
+        odd = list(tensors)
     if odd:
         raise CheckpointError(
             f"{path}: {listing(odd)} cannot be read; plain dense tensors are needed, each with all its numbers in the "
             "file. Save the state dict again with torch.save"
         )
+    # NumPy lacks some of the narrow types.
+    narrow = {name for name, value in tensors.items() if value.is_floating_point() and value.element_size() < 4}
+    return {name: (v.float() if name in narrow else v).detach().numpy() for name, v in tensors.items()}
 
 
-def _to_numpy(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor).numpy()
-
-
-def _plain(key: str, value: Any, depth: int = 0) -> tuple[Any, Any]:
-    """(numbers and lists, what they were): None for what JSON keeps by itself, else a dtype or a list of such."""
-    size = value.numel() if _torch().is_tensor(value) else np.size(value) if isinstance(value, np.ndarray) else 0
-    if depth > MOST_NESTED or size > MOST_RESULTS:
+def _plain(key: str, value: Any, left: Iterator[int] | None = None, depth: int = 0) -> tuple[Any, Any]:
+    """(numbers and lists, what they were): None for what JSON keeps by itself, else a dtype or a list of such. `left`
+    has one item for each value that may still come: lists may hold each other, without end."""
+    left = left or iter(range(MOST_RESULTS))
+    is_tensor, is_array = _torch().is_tensor(value), isinstance(value, np.ndarray | np.generic)
+    size = value.numel() if is_tensor else value.size if is_array else 1
+    if depth > MOST_NESTED or sum(1 for _ in islice(left, size)) < size:
         raise CheckpointError(f"the stored {key} is not a list of results: it is too large, or nested too deeply")
-    if _torch().is_tensor(value):
-        return value.tolist(), str(value.dtype)
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist(), f"numpy.{value.dtype}"
+    if is_tensor or is_array:
+        return value.tolist(), f"numpy.{value.dtype}" if is_array else str(value.dtype)
     if isinstance(value, list | tuple):
-        pairs = [_plain(key, item, depth + 1) for item in value]
+        pairs = [_plain(key, item, left, depth + 1) for item in value]
         kinds = [kind for _, kind in pairs]
         return [item for item, _ in pairs], kinds if any(kinds) else None
     if value is None or isinstance(value, bool | int | float | str):
@@ -283,13 +289,10 @@ def _restore(value: Any, kind: Any) -> Any:
 
 
 def _check_target(source: Path, target: Path, force: bool) -> None:
-    folder = target.parent
-    if not folder.is_dir():
-        raise CheckpointError(f"the output folder {folder} does not exist; make it first")
+    if not target.parent.is_dir():
+        raise CheckpointError(f"the output folder {target.parent} does not exist; make it first")
     if target.is_dir():
         raise CheckpointError(f"the output {target} is a folder; give the name of a file")
-    if not os.access(folder, os.W_OK):
-        raise CheckpointError(f"the output folder {folder} cannot be written to; choose another")
     if target.exists() and (not force or (source.exists() and target.samefile(source))):
         hint = "--force replaces it" if not force else "it is the input"
         raise CheckpointError(f"the output {target} exists already; {hint}")

@@ -17,6 +17,9 @@ from dvt.models.variants import SOFT_SPLITS_224, VARIANTS, ModelConfig, model_co
 if TYPE_CHECKING:
     from mindspore import nn
 
+# Parts of names that data-parallel training, torch.compile, checkpointing of activations and sharding add, anywhere.
+_WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
+
 
 def from_reference(
     config: ModelConfig, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
@@ -52,26 +55,42 @@ def to_reference_state_dict(model: "nn.Cell") -> dict[str, np.ndarray]:
 
 
 def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same without the `module.` that PyTorch's data-parallel wrappers put in front of names."""
-    stripped = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    if len(stripped) != len(state_dict):
-        raise CheckpointError("the state dict holds some tensors twice, with and without the prefix 'module.'")
+    """The same under the names of the network itself: without `module.`, `_orig_mod.` and the like, which wrappers of
+    PyTorch add, and without `model.`, `backbone.` or whatever a trainer calls the part that is the network.
+
+    Raises CheckpointError for the tensors of several networks.
+    """
+    bare = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in state_dict}
+    starts = set()
+    for *start, last in (name.split(".") for name in bare):
+        if last == "cls_token":  # which every exit and every plain backbone has once
+            starts.add("".join(f"{part}." for part in (start[:-1] if start and start[-1] in EXIT_PREFIXES else start)))
+    start = starts.pop() if starts else ""
+    stripped = {name.removeprefix(start): state_dict[given] for name, given in bare.items()}
+    if starts or len(stripped) != len(state_dict):
+        raise CheckpointError(
+            "the state dict holds some tensors twice, with and without a prefix, or those of several networks"
+            f" ({listing(sorted({start, *starts}))}); save the weights of one"
+        )
     return stripped
 
 
 def recognise(
     shapes: Mapping[str, tuple[int, ...]], source: str = "the state dict", name: str | None = None
 ) -> ModelConfig:
-    """The configuration whose released tensors look like `shapes` (names without `module.`): variant, exits, classes,
-    input channels, image size and reuses.
+    """The configuration whose released tensors look like `shapes`, with names as of `strip_module`: variant, exits,
+    classes, input channels, image size and reuses.
 
     With `name`, the variant must be that one. Raises CheckpointError for another network or another variant, and
     ConfigError for an unknown `name`. Names and shapes are not all checked here: `from_reference` does.
     """
-    if name is not None:
-        model_config(name)
     present = {tensor.split(".")[0] for tensor in shapes}
     prefixes = [prefix for prefix in EXIT_PREFIXES if prefix in present]
+    if {"cls_token", "blocks"} <= present:
+        raise CheckpointError(
+            f"{source} holds another network than a DVT, a plain backbone without early exits, which is not converted. "
+            "A training can start from it as it is: dvt train --train.init_checkpoint FILE"
+        )
     if not prefixes or prefixes != list(EXIT_PREFIXES[-len(prefixes) :]):
         raise CheckpointError(
             f"{source} holds another network: the tensors of a released DVT are named {'.*, '.join(EXIT_PREFIXES)}.*, "
@@ -81,18 +100,21 @@ def recognise(
         facts, overrides = _read_shapes(shapes, prefixes)
     except (KeyError, IndexError, ValueError) as error:
         raise CheckpointError(f"{source} looks like a DVT, but tensors are missing or misshapen: {error}") from error
-    matching = [key for key in VARIANTS if all(getattr(model_config(key), k) == v for k, v in facts.items())]
-    found = ", ".join(f"{key} {value}" for key, value in facts.items())
-    if name is not None and name not in matching:
-        raise CheckpointError(
-            f"{source} does not hold {name}, but {matching[0] if matching else 'a DVT with ' + found}"
-        )
-    if not matching:
-        raise CheckpointError(f"{source} holds a DVT of no known variant: {found}. Known: {', '.join(VARIANTS)}")
+    found = next((key for key in VARIANTS if facts.items() <= vars(model_config(key)).items()), None)
+    if found is None:
+        described = ", ".join(f"{key} {value}" for key, value in facts.items())
+        raise CheckpointError(f"{source} holds a DVT of no known variant: {described}. Known: {', '.join(VARIANTS)}")
+    require_variant(found, name, source)
     try:
-        return model_config(matching[0], **overrides)
+        return model_config(found, **overrides)
     except ConfigError as error:
-        raise CheckpointError(f"{source} holds {matching[0]} in a form that cannot be built: {error}") from error
+        raise CheckpointError(f"{source} holds {found} in a form that cannot be built: {error}") from error
+
+
+def require_variant(found: str, name: str | None, source: str) -> None:
+    """Raises CheckpointError unless the variant in `source` is `name`, and ConfigError if there is no such variant."""
+    if name is not None and model_config(name).name != found:
+        raise CheckpointError(f"{source} does not hold {name}, but {found}")
 
 
 def _read_shapes(shapes: Mapping[str, tuple[int, ...]], prefixes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

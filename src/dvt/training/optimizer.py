@@ -109,8 +109,10 @@ class Sgd(nn.Cell):
 
 
 def build_optimizer(parameters: Sequence[Parameter], train: TrainSection) -> AdamW | Sgd:
-    """The optimizer of a configuration for the trainable parameters of a DVT; heads take the full learning rate."""
-    lr_scales = [1.0 if is_head(parameter) else train.backbone_lr_scale for parameter in parameters]
+    """The optimizer of a configuration for the trainable parameters of a DVT. Heads, and what `train.init_checkpoint`
+    lacked, take the full learning rate."""
+    fresh = [is_head(parameter) or getattr(parameter, "starts_fresh", False) for parameter in parameters]
+    lr_scales = [1.0 if each else train.backbone_lr_scale for each in fresh]
     if train.optimizer == "sgd":
         return Sgd(parameters, train.weight_decay, lr_scales, train.momentum)
     return AdamW(parameters, train.weight_decay, lr_scales)

@@ -107,6 +107,8 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
         validation = Validation(model_config, shown, "val", config.eval.batch_size, ranks)
     saved = folder.read_state() if config.resume else None
     model = _build_model(plan)
+    if saved is not None:
+        transfer.mark_fresh(model, saved.metadata.get("fresh", ()))
     first_exit_only = train.coarse_first_epochs > 0 and (saved is None or saved.metadata["first_exit_only"])
     state = TrainState(model, _build_step(FirstExit(model) if first_exit_only else model, plan), first_exit_only)
     if saved is not None:

@@ -7,8 +7,9 @@ Tensors of the file, by name:
 - `ema.*`: the moving average of the weights;
 - `loss_scale`, `good_steps`; `global_step`, `batches`, `skipped_steps`: the loss scale and the counters.
 
-Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `best`, see `TrainState`; and what must be
-the same in the resumed run. Random numbers need no place: they follow from the seed and the counters.
+Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of
+what `train.init_checkpoint` lacked; and what must be the same in the resumed run. Random numbers need no place: they
+follow from the seed and the counters.
 """
 
 from dataclasses import dataclass, field, replace
@@ -101,7 +102,8 @@ class TrainState:
         weights = self.require_finite(folder.last_good())
         metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
         folder.save_weights(weights | self.step.ema_weights(), metadata)
-        folder.save_state(weights | self.step.state(), metadata | {"best": self.best})
+        fresh = [p.name for p in self.model.trainable_params() if getattr(p, "starts_fresh", False)]
+        folder.save_state(weights | self.step.state(), metadata | {"best": self.best, "fresh": fresh})
 
     def restore(self, saved: Checkpoint, plan: RunPlan) -> None:
         """Puts back what `save` saved.

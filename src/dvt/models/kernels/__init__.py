@@ -1,8 +1,11 @@
 """Optional compiled CPU kernels (GELU, LayerNorm, softmax, biases, transposition); MindSpore's operators as fall-back.
 
 The C++ source beside this file is compiled once per machine with the system's compiler into the user's cache. Nothing
-depends on it: without a compiler, on Ascend and GPU, with DVT_KERNELS=0 and by `build_model(..., kernels=False)` models
-are built of MindSpore's operators alone, and results agree to float rounding.
+depends on it: without a compiler, where the library cannot be loaded, on Ascend and GPU, with DVT_KERNELS=0 and by
+`build_model(..., kernels=False)` models are built of MindSpore's operators alone, and results agree to float rounding.
+
+Loading a library runs it. So it must be whole (its name ends in the hash of its content: reading a file that was cut
+short kills a process), nobody but this user and root may be able to change it, and a child process tries it first.
 """
 
 import contextlib
@@ -12,15 +15,30 @@ import logging
 import os
 import platform
 import shutil
+import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dvt import device
 
-COMPILE_FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-std=c++17", "-fPIC", "-pthread")
-COMPILE_SECONDS = 120
+SOURCE = Path(__file__).with_name("cpu_kernels.cc")
+COMPILE_FLAGS = ("-O3", "-ffast-math", "-std=c++17", "-fPIC", "-pthread")
+PROCESSOR_FLAGS = {  # by `platform.machine()`: compilers refuse those of another architecture
+    "x86_64": ("-march=native", "-mprefer-vector-width=512"),
+    "aarch64": ("-mcpu=native",),
+}
+COMMAND_SECONDS = 120
+_TRIAL = """
+import ctypes as c, sys
+sys.tracebacklimit = 0
+x, y, shape = (c.c_float * 64)(*range(64)), (c.c_float * 64)(), (c.c_int64 * 1)(64)
+arrays, shapes = (c.c_void_p * 2)(*map(c.addressof, (x, y))), (c.c_void_p * 2)(*[c.addressof(shape)] * 2)
+gelu = c.CDLL(sys.argv[1]).Gelu
+sys.exit(gelu(2, arrays, (c.c_int * 2)(1, 1), shapes, (c.c_char_p * 2)(b"float32", b"float32"), None, None))
+"""
 
 SWITCH = "DVT_KERNELS"  # environment variable; 0 builds models without the kernels
 
@@ -50,44 +68,88 @@ def library() -> str | None:
 
 @functools.cache
 def _compiled() -> str | None:
-    source = Path(__file__).with_name("cpu_kernels.cc")
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++") or shutil.which("c++")
     if compiler is None:
         log.info("no C++ compiler found: using MindSpore's own GELU and LayerNorm, which are slower")
         return None
+    flags = COMPILE_FLAGS + PROCESSOR_FLAGS.get(platform.machine(), ())
     try:
-        target = _cache_folder() / f"cpu_kernels-{_fingerprint(source, compiler)}.so"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _compile(compiler, source, target)
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        log.warning("cannot compile the CPU kernels, using MindSpore's slower ones: %s", detail.strip()[-300:])
+        folder = _private_folder()
+        stem = f"cpu_kernels-{_fingerprint(compiler, flags)}"
+        # Others are left aside: damaged, or not ours alone.
+        whole = (path for path in folder.glob(f"{stem}-*.so") if _only_ours(path) and path == _named(stem, path))
+        path = next(whole, None)
+        if path is None:
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                built = compile_library(compiler, flags, Path(scratch))
+                path = _named(stem, built, folder)
+                os.replace(built, path)  # whole or not at all, also when several processes compile
+        _run(sys.executable, "-I", "-S", "-c", _TRIAL, path)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
+        output = (getattr(error, "stderr", None) or "").strip()
+        log.warning("no compiled CPU kernels, using MindSpore's slower operators: %s", output[-300:] or error)
         return None
-    return str(target)
+    return str(path)
 
 
-def _compile(compiler: str, source: Path, target: Path) -> None:
-    """Compiles and links in two steps: linking with -ffast-math would flush denormals in the whole process."""
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        objects, linked = Path(scratch) / "kernels.o", Path(scratch) / "kernels.so"
-        for command in (
-            [compiler, *COMPILE_FLAGS, "-c", str(source), "-o", str(objects)],
-            [compiler, "-shared", "-pthread", str(objects), "-o", str(linked)],
-        ):
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=COMPILE_SECONDS)
-        os.replace(linked, target)  # whole or not at all, also when several processes compile
+def compile_library(compiler: str, flags: Sequence[str], folder: Path) -> Path:
+    """Compiles the kernels into `folder`. Raises OSError or subprocess.SubprocessError.
+
+    In two steps: linking with -ffast-math would flush denormals in the whole process.
+    """
+    objects, linked = folder / "kernels.o", folder / "kernels.so"
+    _run(compiler, *flags, "-c", SOURCE, "-o", objects)
+    _run(compiler, "-shared", "-pthread", objects, "-o", linked)
+    linked.chmod(stat.S_IRWXU)
+    return linked
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dvt" / "kernels"
+def _run(*command: str | Path) -> str:
+    done = subprocess.run(
+        command, check=True, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS
+    )
+    return done.stdout
 
 
-def _fingerprint(source: Path, compiler: str) -> str:
+def _private_folder() -> Path:
+    """The folder of the libraries, made for this user alone. Raises PermissionError if others could change it."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dvt" / "kernels"
+    for each in reversed((folder, *folder.parents)):
+        each.mkdir(stat.S_IRWXU, exist_ok=True)
+    mine = [each for each in (folder, folder.parent) if each.stat().st_uid == os.geteuid()]
+    if not all(_only_ours(each.resolve()) for each in mine):  # 0.1.0 left them to the umask
+        for library in folder.glob("*.so"):
+            library.unlink()
+    for each in mine:
+        each.chmod(stat.S_IRWXU)
+    folder = folder.resolve()
+    for each in (folder, *folder.parents):
+        if not _only_ours(each):
+            raise PermissionError(
+                f"other users could change what is in {each}; set XDG_CACHE_HOME to a folder of your own, or take "
+                "their rights away (chmod go-w)"
+            )
+    return folder
+
+
+def _only_ours(path: Path) -> bool:
+    """Whether this user and root (who owns /) alone own `path` and may write to it, or to what others have in it."""
+    info = path.lstat()  # symbolic links count as open to all
+    kept_apart = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+    closed = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return info.st_uid in (os.geteuid(), 0, Path("/").stat().st_uid) and bool(closed or kept_apart)
+
+
+def _named(stem: str, library: Path, folder: Path | None = None) -> Path:
+    """Where a library of this content belongs."""
+    return (folder or library.parent) / f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:32]}.so"
+
+
+def _fingerprint(compiler: str, flags: Sequence[str]) -> str:
     """Of all that the library depends on: a home folder may be shared by machines of different processors."""
-    version = subprocess.run([compiler, "--version"], check=True, capture_output=True, timeout=COMPILE_SECONDS).stdout
-    parts = [source.read_bytes(), version, " ".join(COMPILE_FLAGS).encode(), platform.machine().encode()]
-    flags = Path("/proc/cpuinfo")
-    if flags.exists():
-        parts += [line for line in flags.read_bytes().splitlines() if line.startswith((b"flags", b"model name"))][:2]
-    return hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
+    parts = [SOURCE.read_text(), _run(compiler, "--version"), *flags, platform.machine()]
+    processor = Path("/proc/cpuinfo")
+    if processor.exists():
+        named = ("flags", "model name", "Features", "CPU part")  # of x86-64, of aarch64
+        parts += sorted({line for line in processor.read_text().splitlines() if line.startswith(named)})
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
