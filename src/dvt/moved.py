@@ -48,7 +48,7 @@ MODULES = {
     "report_figures": "report.figures",
     "report_html": "report.tables",
     "report_page": "report.page",
-    "report_pictures": "report.pictures",
+    "report_pictures": "report.page",
     "report_tables": "report.tables",
     "report_words": "report.words",
     "threshold_search": "early_exit.search",

@@ -65,7 +65,6 @@ def test_exits_run_full_batches_and_the_rest_at_the_end():
     for index in range(3):
         runs = [size for exit_index, size in exits.calls if exit_index == index]
         assert all(size == 16 for size in runs[:-1]) and 0 < runs[-1] <= 16
-    assert sorted(timing.runs) == sorted(size for _, size in exits.calls)
     assert timing.exits > 0 and timing.moving > 0
 
 

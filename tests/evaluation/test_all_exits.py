@@ -12,7 +12,6 @@ from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import RULES
 from dvt.errors import ConfigError
 from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Keep, Partial, SplitOutputs, run_all_exits
-from dvt.evaluation.pictures import class_token_attention
 from dvt.models.cascade import build_model
 
 SIZES = {"image_size": 12, "grid_sizes": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_hidden": 8}
@@ -102,8 +101,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path):
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-def test_attention_of_the_class_token(reuse: bool, tmp_path: Path):
-    """Maps sum to 1, and are the softmax of the last block's relations; asking for them changes nothing else."""
+def test_features_and_relations_of_every_exit(reuse: bool):
+    """Asking for them changes nothing else."""
     ms.set_seed(2)
     model = build_model("dvt_deit_small", num_classes=4, feature_reuse=reuse, relation_reuse=reuse, **SIZES)
     model.set_train(False)
@@ -115,12 +114,6 @@ def test_attention_of_the_class_token(reuse: bool, tmp_path: Path):
         np.testing.assert_allclose(exit_.logits.asnumpy(), logits, atol=1e-6)
         assert exit_.features.shape == (3, grid**2 + 1, 8)
         assert exit_.relations.shape == (3, 4, grid**2 + 1, grid**2 + 1)
-    maps = class_token_attention(model, images.asnumpy())
-    relations = exits[1].relations.asnumpy()[:, 2:, 0, 1:]  # both heads of the last block
-    powers = np.exp(relations)
-    expected = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=1).reshape(3, 3, 3)
-    np.testing.assert_allclose(maps[1], expected, rtol=1e-5)
-    np.testing.assert_allclose(maps[0].sum(axis=(1, 2)), 1, rtol=1e-5)
     assert list(model.parameters_dict()) == names
     assert [exit_.hands_on_features for exit_ in model.exits] == [reuse, False]
     np.testing.assert_array_equal(model(images)[1].asnumpy(), before[1])

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from dvt.early_exit import ALWAYS
-from dvt.report import AttentionExample, ClassExtremes, Example, Results
+from dvt.report import Example, Results
 
 GRIDS = {1: [9], 2: [3, 9], 3: [3, 6, 9], 4: [3, 5, 7, 9]}
 
@@ -111,16 +111,3 @@ def with_everything(results):
     exit_rule = {"name": "confidence", "temperatures": [1.31] * len(gmacs)}
     chosen = {"exit_rule": exit_rule, "budget": budget, "calibration_accuracy": 71.0}
     return results | optional | {"recommended": results["recommended"] | chosen}
-
-
-def extremes(names=("Bag", "Coat")):
-    """Two easy and two hard images per class."""
-    easy, hard = examples(1)[0], examples(3)[-1]
-    return [ClassExtremes(name, [easy, easy], [hard, hard]) for name in names]
-
-
-def attention(num_exits=3, label="Bag"):
-    """One image per exit."""
-    maps = [np.full((grid, grid), 1 / grid**2) for grid in GRIDS[num_exits]]
-    grey = np.arange(54 * 54, dtype=np.uint32).reshape(54, 54).astype(np.uint8)
-    return [AttentionExample(grey, label, ("Coat",) * num_exits, k, maps) for k in range(num_exits)]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from report_results import attention, examples, extremes, made_up, results_of, with_everything
+from report_results import examples, made_up, results_of, with_everything
 
 from dvt.early_exit import ALWAYS, NEVER
 from dvt.errors import ConfigError
-from dvt.report import headline, summary, write_report
+from dvt.report import FIGURES, headline, summary, write_report
 from dvt.report.figures import EXIT_COLOURS
 
 VOID_TAGS = {"meta", "link", "img", "br", "source"}
@@ -81,7 +81,7 @@ def test_page_is_self_contained_and_has_the_numbers(report):
         assert EXIT_COLOURS[k] in markup
     for expected in ("1,613", "1.61", "2,048", "10,000", "2025-01-31", "A Processor", "15.6", "70.50 %", "last.ckpt"):
         assert expected in page.text
-    for expected in ("Bag", "✗ Coat 0.87", "item size (px)", "embed dim", "multiply-adds"):
+    for expected in ("Bag", "✗ Coat 0.87", "item size 14 px", "embed dim", "multiply-adds"):
         assert expected in page.text
     assert "exit 0" not in page.text.replace("\xa0", " ")
     assert ("2,471" in page.text) == (num_exits > 1)  # one exit has one setting, the recommended one
@@ -90,7 +90,6 @@ def test_page_is_self_contained_and_has_the_numbers(report):
 def test_figures_are_pngs_of_sensible_size(report):
     num_exits, path = report
     names = {"accuracy_gmacs.png", "accuracy_speed.png"}
-    names |= {"exit_share.png"} if num_exits > 1 else set()
     assert {file.name for file in path.parent.iterdir()} == names | {"report.html", "results.json"}
     for name in names:
         width, height = png_size((path.parent / name).read_bytes())
@@ -104,18 +103,31 @@ def test_figures_are_pngs_of_sensible_size(report):
 def test_every_part_is_written_and_shown(tmp_path):
     name = "<b>Bag</b>"
     results = results_of(with_everything(made_up(classes=(name, "Coat", "Dress"))))
-    pictures = (examples(3, name), extremes((name, "Coat")), attention(label=name))
-    page = Page(write_report(results, tmp_path, *pictures).read_text(encoding="utf-8"))
+    page = Page(write_report(results, tmp_path, examples(3, name)).read_text(encoding="utf-8"))
     written = {file.name for file in tmp_path.iterdir()}
-    assert {"reliability.png", "attention.png", "results.json"} <= written
-    for picture in written - {"report.html", "results.json"}:
+    assert written == {*FIGURES[:3], "report.html", "results.json"}
+    for picture in FIGURES[:3]:
         assert max(png_size((tmp_path / picture).read_bytes())) < 3500
     for expected in ("GMACs/image", "0.03990", "0.04040", "70.75 %", "+0.50", "random", "10.0 %", "1.310", "2.1 %"):
         assert expected in page.text
-    for expected in ("easiest", "hardest", "a table", "budget gmacs", "Expected calibration error"):
+    for expected in ("a table", '"budget_gmacs": 0.04', "Expected calibration error"):
         assert expected in page.text
     assert name in page.text and not page.text.startswith(name)
-    assert any("attention" in alternative for alternative in page.alternatives)
+
+
+def test_shares_are_drawn_as_bars(tmp_path):
+    """The spans of a bar are as wide as the shares, in the colours of the exits, and say them."""
+    results = results_of(made_up())
+    markup = write_report(results, tmp_path).read_text(encoding="utf-8")
+    bars = re.findall(r'<div class="bar">(.*?)</div>', markup)
+    assert len(bars) == 1 + 2 + 3  # all images, item sizes, classes
+    for bar in bars:
+        found = re.findall(r'width:([\d.]+)%;background:(#\w+)" title="exit \d: ([\d.]+) %', bar)
+        assert [colour for _, colour, _ in found] == list(EXIT_COLOURS[:3])
+        for values in zip(*((width, said) for width, _, said in found), strict=True):
+            assert [float(value) / 100 for value in values] == pytest.approx(
+                results.recommended.exit_fractions, abs=1e-3
+            )
 
 
 def test_overhead_has_its_own_column(tmp_path):
@@ -144,7 +156,7 @@ def test_figures_of_an_earlier_report_go(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"")
     write_report(results_of(made_up() | {"throughput": None}), tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
-        *("accuracy_gmacs.png", "exit_share.png", "mine.png", "report.html", "results.json")
+        *("accuracy_gmacs.png", "mine.png", "report.html", "results.json")
     }
 
 

@@ -146,15 +146,20 @@ def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Ce
 
     Raises CheckpointError as `read_checkpoint` does.
     """
+    checkpoint = read_checkpoint(path)
+    return model_of(checkpoint, str(path), kernels=kernels), checkpoint
+
+
+def model_of(checkpoint: Checkpoint, source: str, *, kernels: bool = True) -> "nn.Cell":
+    """The model of a checkpoint that was read from `source`, as `load_model` builds it."""
     from dvt.models.cascade import build_from_config
     from dvt.models.names import parameter_shapes
 
-    checkpoint = read_checkpoint(path)
     # Before building: a few bytes of configuration must not make a model of any size.
-    check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, str(path))
+    check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, source)
     model = build_from_config(checkpoint.model, kernels=kernels, initialised=False)
-    load_weights(model, checkpoint.weights, source=str(path))
-    return model, checkpoint
+    load_weights(model, checkpoint.weights, source=source)
+    return model
 
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:

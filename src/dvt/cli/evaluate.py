@@ -38,7 +38,8 @@ def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: s
     keys["output"] = given.get("output") or output or str(Path(options.checkpoint).parent)
     from dvt.checkpoint.native import read_checkpoint
 
-    stored = read_checkpoint(options.checkpoint).metadata.get("config")
+    loaded = read_checkpoint(options.checkpoint)
+    stored = loaded.metadata.get("config")
     if stored is not None:
         config_from_dict(stored, f"the configuration stored in {options.checkpoint}")
     config = configuration(keys, stored)
@@ -46,7 +47,7 @@ def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: s
     set_up_logging(given["log_level"])
     from dvt.evaluation import evaluate_checkpoint
 
-    evaluate_checkpoint(options.checkpoint, options.mode, config, config.output)
+    evaluate_checkpoint(options.checkpoint, options.mode, config, config.output, loaded)
 
 
 def report(argv: Sequence[str], prog: str) -> None:
@@ -76,6 +77,8 @@ def parse(
 def configuration(keys: dict[str, Any], stored: dict[str, Any] | None) -> RunConfig:
     """`keys` over the configuration that the training run has stored in the checkpoint.
 
-    The device is not taken from there, because the evaluation may run elsewhere.
+    The device is not taken from there, because the evaluation may run elsewhere, nor over how many images speed is
+    measured: 0.1.0 stored its default of 2,048, which can take longer than the evaluation.
     """
-    return config_from_dict(flattened(stored or {}) | {"device_target": RunConfig.device_target} | keys)
+    here = {"device_target": RunConfig.device_target, "eval.throughput_images": None}
+    return config_from_dict(flattened(stored or {}) | here | keys)

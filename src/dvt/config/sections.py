@@ -285,7 +285,8 @@ class EvalSection:
             points of the published sweep.
         exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
         temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
-        throughput_images: Number of images over which images/s are measured, at most all.
+        throughput_images: Number of images over which images/s are measured, at most all; 0 measures nothing. null: as
+            many, up to 2,048, as a tenth of the time of the evaluation allows.
         keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet);
             questions about thresholds do not need them.
         store: Write the thresholds found and the results into the checkpoint, in place of those it held; preprocessing
@@ -299,7 +300,7 @@ class EvalSection:
     threshold_search: Literal["optimised", "published"] = "optimised"
     exit_rule: Literal["confidence", "entropy", "margin"] = "confidence"
     temperature_scaling: bool = False
-    throughput_images: int = field(default=2048, metadata=bounds(1))
+    throughput_images: int | None = field(default=None, metadata=bounds(0))
     keep_probabilities: bool = False
     store: bool = False
 
@@ -307,6 +308,11 @@ class EvalSection:
         check_fields(self, "eval.")
         if self.budget_gmacs is not None and self.budget_images_per_second is not None:
             raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
+        if self.budget_images_per_second is not None and self.throughput_images == 0:
+            raise ConfigError(
+                "eval.budget_images_per_second needs the measured times of the exits, and eval.throughput_images 0 "
+                "measures none; leave it out"
+            )
 
 
 @dataclass

@@ -3,6 +3,7 @@
 Used by the evaluation and, on a stored file, by `dvt thresholds`. Plain NumPy. Axis letters: K exits, P points.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from dvt.config.sections import EvalSection
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import CONFIDENCE, RANDOM, RULES, ExitRule, describe
-from dvt.early_exit.search import Budget, BudgetKind, Frontier, choose, find_frontier
+from dvt.early_exit.search import Budget, BudgetKind, SearchName, choose
 from dvt.errors import ConfigError
 
 # Shares of the way from the first exit's cost to the last's.
@@ -82,7 +83,7 @@ class Choice:
     rule: ExitRule
     reason: str
     budget: Budget | None = None
-    search: str | None = None
+    search: SearchName | None = None
     calibration_accuracy: float | None = None  # percent
 
     def to_metadata(self, found: Recommended) -> dict[str, Any]:
@@ -118,27 +119,25 @@ def requested_budget(settings: EvalSection) -> Budget:
 
 
 def choose_thresholds(
-    calibration: Outcomes, costs: Costs, settings: EvalSection, temperatures: np.ndarray | None = None
+    calibration: Outcomes, costs: Costs, settings: EvalSection, temperatures: Sequence[float] | None = None
 ) -> Choice:
     """The thresholds that serve the budget best on the calibration images.
 
     `temperatures` (K,) are those that the scores were taken at. Raises ConfigError for a budget that cannot be met.
     """
-    budget = requested_budget(settings)
+    budget, search = requested_budget(settings), settings.threshold_search
     rule = ExitRule(settings.exit_rule, None if temperatures is None else tuple(temperatures))
-    frontier = find_frontier(
-        calibration.scores_of(rule.name), calibration.correct, costs.of(budget), settings.threshold_search
-    )
+    frontier = calibration.frontier(rule.name, costs.of(budget), search)
     point = choose(frontier, budget, calibration.accuracy[-1])
-    how = "optimised" if settings.threshold_search == "optimised" else "of the published sweep"
     what = {
         "gmacs": f"most accurate within {budget.amount:g} GMACs per image",
         "images_per_second": f"most accurate at {budget.amount:g} images/s or more, by the measured times of the exits",
         "accuracy_drop": f"cheapest that lose at most {budget.amount:g} points of the last exit's accuracy",
     }[budget.kind]
+    how = "optimised" if search == "optimised" else "of the published sweep"
     reason = f"{what}, {how} on {len(calibration.labels):,} calibration images; exit rule: {describe(rule)}"
     row = np.asarray(frontier.thresholds[point], np.float32)
-    return Choice(row, rule, reason, budget, settings.threshold_search, float(frontier.accuracy[point]))
+    return Choice(row, rule, reason, budget, search, float(frontier.accuracy[point]))
 
 
 def evaluate_thresholds(outcomes: Outcomes, costs: Costs, thresholds: np.ndarray, rule: str = "confidence") -> Setting:
@@ -162,29 +161,27 @@ def setting(outcomes: Outcomes, costs: Costs, row: np.ndarray, rule: str = "conf
 
 def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> Recommended:
     """What chosen thresholds bring on held-out images, and how they keep their budget there and on `calibration`."""
-    found = evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name)
+
+    def used(outcomes: Outcomes, found: Setting) -> float:
+        return {
+            "gmacs": found.expected_gmacs,
+            "images_per_second": found.expected_images_per_second,
+            "accuracy_drop": outcomes.accuracy[-1] - found.accuracy,
+        }[budget.kind]
+
+    held_out, use = evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name), None
+    if (budget := choice.budget) is not None:
+        before = calibration and used(
+            calibration, evaluate_thresholds(calibration, costs, choice.thresholds, choice.rule.name)
+        )
+        use = BudgetUse(budget.kind, budget.unit, budget.amount, before, used(val, held_out))
     return Recommended(
-        **vars(found),
+        **vars(held_out),
         rule=choice.reason,
         exit_rule=choice.rule,
-        budget=_budget_use(choice, calibration, val, costs),
+        budget=use,
         calibration_accuracy=choice.calibration_accuracy,
     )
-
-
-def _budget_use(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> BudgetUse | None:
-    budget = choice.budget
-    if budget is None:
-        return None
-
-    def used(outcomes: Outcomes) -> float:
-        found = evaluate_thresholds(outcomes, costs, choice.thresholds, choice.rule.name)
-        if budget.kind == "accuracy_drop":
-            return outcomes.accuracy[-1] - found.accuracy
-        return found.expected_gmacs if budget.kind == "gmacs" else found.expected_images_per_second
-
-    on_calibration = None if calibration is None else used(calibration)
-    return BudgetUse(budget.kind, budget.unit, budget.amount, on_calibration, used(val))
 
 
 def evenly_spread(count: int, most: int) -> np.ndarray:
@@ -203,10 +200,11 @@ class FrontierCurve:
     calibration_gmacs: list[float]
 
 
-def frontier_curve(frontier: Frontier, outcomes: Outcomes, costs: Costs, rule: str) -> FrontierCurve:
-    """At most `SHOWN_POINTS` points of a frontier, evaluated on other images."""
+def frontier_curve(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> FrontierCurve:
+    """At most `SHOWN_POINTS` of the optimised thresholds, evaluated on other images."""
+    frontier = calibration.frontier(rule, costs.gmacs)
     shown = evenly_spread(len(frontier.cost), SHOWN_POINTS)
-    found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, frontier.thresholds[shown])
+    found = evaluate_scores(val.scores_of(rule), val.correct, costs.gmacs, frontier.thresholds[shown])
     return FrontierCurve(
         thresholds=found.thresholds.tolist(),
         accuracy=found.accuracy.tolist(),
@@ -245,38 +243,31 @@ class SearchComparison:
 
 def compare_rules(calibration: Outcomes, val: Outcomes, costs: Costs) -> list[RuleComparison]:
     """Every rule at `COMPARED_BUDGETS`: thresholds from the published sweep, so that only the rule differs."""
-    found = []
-    for rule in (*RULES, RANDOM):
-        frontier = find_frontier(calibration.scores_of(rule), calibration.correct, costs.gmacs, "published")
-        found.append(RuleComparison(rule, _at_budgets(frontier, val, costs, rule)))
-    return found
+    return [RuleComparison(rule, _at_budgets(calibration, val, costs, rule, "published")) for rule in (*RULES, RANDOM)]
 
 
 def compare_searches(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> list[SearchComparison]:
     """The published sweep and the optimised thresholds at those of `COMPARED_BUDGETS` that both can keep."""
-    scores = calibration.scores_of(rule)
-    published, optimised = (
-        _at_budgets(find_frontier(scores, calibration.correct, costs.gmacs, search), val, costs, rule)
-        for search in ("published", "optimised")
+    pairs = zip(
+        _at_budgets(calibration, val, costs, rule, "published"),
+        _at_budgets(calibration, val, costs, rule, "optimised"),
+        strict=True,
     )
-    return [
-        SearchComparison(one.budget_gmacs, one, other)
-        for one, other in zip(published, optimised, strict=True)
-        if one is not None and other is not None
-    ]
+    return [SearchComparison(one.budget_gmacs, one, other) for one, other in pairs if one and other]
 
 
-def _at_budgets(frontier: Frontier, val: Outcomes, costs: Costs, rule: str) -> list[BudgetPoint | None]:
-    """The most accurate affordable point of a frontier at each of `COMPARED_BUDGETS`."""
-    first, last = costs.gmacs[0], costs.gmacs[-1]
+def _at_budgets(
+    calibration: Outcomes, val: Outcomes, costs: Costs, rule: str, search: SearchName
+) -> list[BudgetPoint | None]:
+    """The most accurate affordable thresholds at each of `COMPARED_BUDGETS`."""
+    frontier, first, last = calibration.frontier(rule, costs.gmacs, search), costs.gmacs[0], costs.gmacs[-1]
     points: list[BudgetPoint | None] = []
     for share in COMPARED_BUDGETS:
         budget = float(first + share * (last - first))
-        affordable = np.flatnonzero(frontier.cost <= budget)
-        if len(affordable) == 0:
+        best = frontier.within(budget)
+        if best is None:
             points.append(None)
             continue
-        best = affordable[-1]
         found = evaluate_thresholds(val, costs, frontier.thresholds[best], rule)
         points.append(BudgetPoint(budget, found.accuracy, found.expected_gmacs, float(frontier.accuracy[best])))
     return points

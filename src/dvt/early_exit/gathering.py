@@ -28,7 +28,6 @@ class Timing:
 
     exits: float = 0.0  # inside `run_exit`
     moving: float = 0.0  # deciding, gathering and scattering
-    runs: list[int] = field(default_factory=list)  # images of each call of `run_exit`
 
 
 class _Waiting:
@@ -58,26 +57,24 @@ class _Waiting:
         return self._tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
 
 
+@dataclass
 class Gathering:
-    """A cascade that batches are pushed into; `run_gathered` does so with all batches of an iterable.
+    """A cascade that batches are pushed into; `run_gathered` does so with all batches of an iterable, and says what the
+    arguments are.
 
     Memory: between exits at most a batch of images waits per exit, with what is handed on to them, and answers of at
     most `MOST_PENDING_BATCHES` batches wait for their turn.
     """
 
-    def __init__(
-        self,
-        run_exit: RunExit,
-        thresholds: np.ndarray,
-        num_classes: int,
-        batch_sizes: Sequence[int],
-        rule: ExitRule = CONFIDENCE,
-    ) -> None:
-        self.timing = Timing()
-        self._run_exit, self._thresholds, self._rule = run_exit, thresholds, rule
-        self._num_classes = num_classes
-        self._waiting = [_Waiting(size) for size in batch_sizes]
-        self._most_pending = MOST_PENDING_BATCHES * max(batch_sizes)
+    run_exit: RunExit
+    thresholds: np.ndarray
+    num_classes: int
+    batch_sizes: Sequence[int]
+    rule: ExitRule = CONFIDENCE
+    timing: Timing = field(default_factory=Timing)
+
+    def __post_init__(self) -> None:
+        self._waiting = [_Waiting(size) for size in self.batch_sizes]
         self._arrived = 0
         self._pending: deque[range] = deque()  # tickets of each batch that was not yielded yet
         self._answers: dict[int, tuple[np.ndarray, int]] = {}  # ticket -> probabilities, exit index
@@ -86,11 +83,11 @@ class Gathering:
         """Takes checked images (B, I, S, S); runs the exits that have a full batch, and all of them if the oldest batch
         without answers has waited for too many others."""
         tickets = np.arange(self._arrived, self._arrived + len(images))
-        self._pending.append(range(self._arrived, self._arrived + len(images)))
         self._arrived += len(images)
+        self._pending.append(range(self._arrived - len(images), self._arrived))
         with self._time_of_moving():
             self._enter(0, tickets, {"images": images}, np.arange(len(images)))
-        if self._arrived - self._pending[0].start > self._most_pending:
+        if self._arrived - self._pending[0].start > MOST_PENDING_BATCHES * max(self.batch_sizes):
             self.flush()
 
     def flush(self) -> None:
@@ -104,11 +101,8 @@ class Gathering:
         """Predictions of the oldest batches, as long as all images of a batch have answers; each batch once."""
         while self._pending and all(ticket in self._answers for ticket in self._pending[0]):
             found = [self._answers.pop(ticket) for ticket in self._pending.popleft()]
-            probabilities = np.zeros((len(found), self._num_classes), np.float32)
-            exit_index = np.zeros(len(found), np.int64)
-            for row, (values, index) in enumerate(found):
-                probabilities[row], exit_index[row] = values, index
-            yield Predictions.of(probabilities, exit_index)
+            probabilities = np.array([values for values, _ in found], np.float32).reshape(-1, self.num_classes)
+            yield Predictions.of(probabilities, np.array([index for _, index in found], np.int64))
 
     def _enter(self, index: int, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> None:
         """The `chosen` images reach exit `index`, which runs whenever it has a full batch."""
@@ -122,10 +116,9 @@ class Gathering:
         tickets, rows = self._waiting[index].take()
         images = rows.pop("images")
         started = time.perf_counter()
-        probabilities, handed_on = self._run_exit(index, images, rows)
+        probabilities, handed_on = self.run_exit(index, images, rows)
         self.timing.exits += time.perf_counter() - started
-        self.timing.runs.append(len(tickets))
-        leaves = leaving(index, probabilities, self._thresholds, self._rule)
+        leaves = leaving(index, probabilities, self.thresholds, self.rule)
         for row in np.flatnonzero(leaves):
             self._answers[int(tickets[row])] = (probabilities[row], index)
         if not leaves.all():
@@ -163,9 +156,7 @@ def run_gathered(
         DataError: An exit returned probabilities that are not finite.
     """
     batch_sizes = [batch_size] * len(thresholds) if isinstance(batch_size, int) else batch_size
-    gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule)
-    if timing is not None:
-        gathering.timing = timing
+    gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule, timing or Timing())
     for images in batches:
         gathering.push(images)
         yield from gathering.settled()

@@ -12,12 +12,13 @@ known: `exit_index` (n,) and `thresholds` (K,) of the recommended setting, `cumu
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
+from dvt.early_exit.search import Frontier, SearchName, find_frontier
 from dvt.errors import ConfigError, DataError
 from dvt.safe_files import explained, replacing
 
@@ -33,6 +34,7 @@ class Outcomes:
     predicted: np.ndarray  # (K, n) most probable class
     labels: np.ndarray  # (n,) true class
     scores: dict[str, np.ndarray]  # rule name -> (K, n)
+    _frontiers: dict[tuple, Frontier] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -66,6 +68,13 @@ class Outcomes:
     def scores_of(self, rule: str) -> np.ndarray:
         """(K, n) scores of a rule, or of "random"."""
         return random_scores(*self.predicted.shape) if rule == RANDOM else self.scores[rule]
+
+    def frontier(self, rule: str, cost: np.ndarray, search: SearchName = "optimised") -> Frontier:
+        """The best thresholds for a rule at the costs (K,) of the exits, as `find_frontier`; each is searched once."""
+        key = (rule, search, *map(float, cost))
+        if key not in self._frontiers:
+            self._frontiers[key] = find_frontier(self.scores_of(rule), self.correct, cost, search)
+        return self._frontiers[key]
 
 
 @dataclass(frozen=True)

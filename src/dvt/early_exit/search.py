@@ -23,6 +23,7 @@ FINEST_GRID = 240  # thresholds of one exit
 
 BudgetKind = Literal["gmacs", "images_per_second", "accuracy_drop"]
 SearchName = Literal["optimised", "published"]
+UNITS = {"gmacs": "GMACs/image", "images_per_second": "images/s", "accuracy_drop": "points of accuracy"}
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,7 @@ class Budget:
     @property
     def unit(self) -> str:
         """For messages and reports."""
-        return {"gmacs": "GMACs/image", "images_per_second": "images/s", "accuracy_drop": "points of accuracy"}[
-            self.kind
-        ]
-
-    @property
-    def most_cost(self) -> float | None:
-        """The largest average cost, in GMACs or in seconds; None for a budget of accuracy."""
-        if self.kind == "accuracy_drop":
-            return None
-        return self.amount if self.kind == "gmacs" else 1.0 / self.amount
+        return UNITS[self.kind]
 
 
 class Frontier(NamedTuple):
@@ -67,6 +59,11 @@ class Frontier(NamedTuple):
     thresholds: np.ndarray  # (P, K)
     accuracy: np.ndarray  # (P,) percent
     cost: np.ndarray  # (P,) average per image
+
+    def within(self, most_cost: float) -> int | None:
+        """The most accurate point that costs at most so much; None if all cost more."""
+        affordable = int(np.searchsorted(self.cost, most_cost, side="right"))
+        return affordable - 1 if affordable else None
 
 
 def find_frontier(
@@ -103,24 +100,24 @@ def choose(frontier: Frontier, budget: Budget, last_accuracy: float) -> int:
     `last_accuracy` is that of the last exit on the calibration images, in percent. Raises ConfigError, saying what can
     be had, for a budget below the cheapest point.
     """
-    if budget.most_cost is None:
+    if budget.kind == "accuracy_drop":
         good = np.flatnonzero(frontier.accuracy >= last_accuracy - budget.amount)
         return int(good[0]) if len(good) else len(frontier.cost) - 1
-    affordable = np.flatnonzero(frontier.cost <= budget.most_cost * (1 + 1e-9))
-    if len(affordable) == 0:
+    speed = budget.kind == "images_per_second"
+    point = frontier.within((1 / budget.amount if speed else budget.amount) * (1 + 1e-9))
+    if point is None:
         least = frontier.cost[0]
-        bound = f"reach at most {1 / least:.4g}" if budget.kind == "images_per_second" else f"need at least {least:.4g}"
         raise ConfigError(
-            f"a budget of {budget.amount:g} {budget.unit} cannot be met: these exits {bound} {budget.unit}, with "
+            f"a budget of {budget.amount:g} {budget.unit} cannot be met: these exits "
+            f"{f'reach at most {1 / least:.4g}' if speed else f'need at least {least:.4g}'} {budget.unit}, with "
             "every image taken at the first one"
         )
-    return int(affordable[-1])
+    return point
 
 
 def _single_exits(num_exits: int) -> np.ndarray:
     """(K, K) thresholds with which all images leave at one exit."""
-    rows = np.full((num_exits, num_exits), NEVER, np.float32)
-    np.fill_diagonal(rows, ALWAYS)
+    rows = np.where(np.eye(num_exits, dtype=bool), np.float32(ALWAYS), np.float32(NEVER))
     rows[:, -1] = ALWAYS
     return rows
 
@@ -129,11 +126,10 @@ def _grid_candidates(scores: np.ndarray, correct: np.ndarray, cost: np.ndarray) 
     """(P, K) thresholds on a grid of quantiles of the scores, those that no other grid point beats.
 
     With bin_k the number of grid thresholds that an image's score at exit k reaches, image i leaves at the first exit
-    whose chosen threshold number is at most bin_k. Counting images and hits in a histogram over all (bin_1 .. bin_K-1)
+    whose chosen threshold number is below bin_k. Counting images and hits in a histogram over all (bin_1 .. bin_K-1)
     and summing it along its axes gives the result of every combination.
     """
-    num_exits, num_images = scores.shape
-    free = num_exits - 1
+    free = len(scores) - 1
     size = int(np.clip(round(GRID_CELLS ** (1 / free)), 2, FINEST_GRID))
     grids, bins = [], []
     for values in scores[:-1]:
@@ -143,41 +139,25 @@ def _grid_candidates(scores: np.ndarray, correct: np.ndarray, cost: np.ndarray) 
     shape = tuple(len(grid) + 1 for grid in grids)
     place = np.ravel_multi_index(tuple(bins), shape)
 
-    hits = np.zeros(tuple(len(grid) for grid in grids))
-    spent = np.zeros_like(hits)
-    for k in range(num_exits):
-        images = np.bincount(place, minlength=int(np.prod(shape))).reshape(shape).astype(np.float64)
-        right = np.bincount(place, weights=correct[k], minlength=int(np.prod(shape))).reshape(shape)
-        hits += _sums_at_exit(right, k)
-        spent += cost[k] * _sums_at_exit(images, k)
-    kept = _undominated(hits.ravel(), spent.ravel())
-    chosen = np.unravel_index(kept, hits.shape)
+    def leaving_at(k: int, counted: np.ndarray) -> np.ndarray:
+        """(G_1, .., G_K-1) sum of `counted` (n,) over the images that leave at exit k, for every combination."""
+        total = np.bincount(place, counted, minlength=int(np.prod(shape))).reshape(shape)
+        for axis, grid in enumerate(grids):
+            number, bin_ = np.ogrid[: len(grid), : len(grid) + 1]
+            here = bin_ <= number if axis < k else bin_ > number if axis == k else bin_ >= 0  # later exits: any bin
+            summed = np.tensordot(np.broadcast_to(here, (len(grid), len(grid) + 1)).astype(float), total, (1, axis))
+            total = np.moveaxis(summed, 0, axis)
+        return total
+
+    hits = sum(leaving_at(k, right) for k, right in enumerate(correct))
+    spent = sum(each * leaving_at(k, np.ones(len(place))) for k, each in enumerate(cost))
+    chosen = np.unravel_index(_undominated(hits.ravel(), spent.ravel()), hits.shape)
     rows = np.stack([grid[index] for grid, index in zip(grids, chosen, strict=True)], axis=1)
     return np.concatenate([rows, np.full((len(rows), 1), ALWAYS, rows.dtype)], axis=1)
-
-
-def _sums_at_exit(histogram: np.ndarray, exit_index: int) -> np.ndarray:
-    """Sum over the images that leave at one exit, for every combination of threshold numbers (G_1, .., G_K-1).
-
-    Threshold number t of exit k is reached from bins above t, and not from bins 0..t.
-    """
-    total = histogram
-    for axis in range(histogram.ndim):
-        if axis < exit_index:  # has not left here
-            total = np.cumsum(total, axis=axis)
-            total = np.take(total, np.arange(total.shape[axis] - 1), axis=axis)
-        elif axis == exit_index:  # leaves here
-            total = np.flip(np.cumsum(np.flip(total, axis), axis=axis), axis)
-            total = np.take(total, np.arange(1, total.shape[axis]), axis=axis)
-        else:  # later exits do not see the image
-            total = np.repeat(total.sum(axis=axis, keepdims=True), histogram.shape[axis] - 1, axis=axis)
-    return total
 
 
 def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Indices of the points with rising cost and strictly rising value."""
     order = np.lexsort((-value, cost))
     best = np.maximum.accumulate(value[order])
-    rises = np.ones(len(order), bool)
-    rises[1:] = best[1:] > best[:-1]
-    return order[rises]
+    return order[np.append(True, best[1:] > best[:-1])]

@@ -66,16 +66,6 @@ class SplitOutputs:
         )
 
 
-@dataclass(frozen=True)
-class ExitsTaken:
-    """The validation images, what every exit says of them, and the exits that they take."""
-
-    splits: Splits
-    outcomes: Outcomes
-    confidence: np.ndarray  # (K, n) at no temperature
-    exit_index: np.ndarray  # (n,)
-
-
 def _image_axis(array: np.ndarray) -> int:
     return 0 if array.ndim == 1 else 1  # (n,), (K, n) or (K, n, C)
 

@@ -4,14 +4,19 @@ Everything is measured in turn in this process and given as medians, so that a n
 Axis letters: K exits, B images of a batch, n images.
 """
 
+import logging
+import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import NamedTuple
 
 import numpy as np
 from mindspore import Tensor
 
 from dvt import device
+from dvt.config.sections import EvalSection
 from dvt.data import Splits
 from dvt.data.progress import progress
 from dvt.early_exit.budgets import Setting
@@ -23,7 +28,14 @@ from dvt.models.cascade import AllExits
 from dvt.report.results import Throughput, TimedSetting
 
 ROUNDS = 5
-STAGE_BATCHES = 12  # batches over which the exits are timed one by one
+STAGE_BATCHES = 12  # over which the exits are timed one by one
+# Where the number of images is not given:
+SHARE = 0.1  # of the time of the evaluation that measuring may take
+MOST_IMAGES = 2048
+FEWEST_BATCHES = 4  # with time for fewer, the recommended thresholds alone are timed
+KEPT = {each.name for each in fields(TimedSetting)}
+
+log = logging.getLogger(__name__)
 
 
 def sample(splits: Splits, count: int) -> np.ndarray:
@@ -34,114 +46,147 @@ def sample(splits: Splits, count: int) -> np.ndarray:
     return images[np.random.default_rng(1).permutation(len(images))]
 
 
-@dataclass(frozen=True)
-class _EarlyRun:
-    """One pass over all images, leaving early: its seconds, those of them between exits, and the exits taken (n,)."""
+class _Run(NamedTuple):
+    """One pass over the images: its seconds, those of them between exits, and the exits taken (n,)."""
 
     seconds: float
-    moving: float
-    exit_index: np.ndarray
+    moving: float = 0.0
+    exit_index: np.ndarray | None = None  # None of all exits on every image
 
 
 class SpeedTest:
     """Times one model on the same images, running all exits and leaving early.
 
+    With `throughput_images` null, measuring takes at most `SHARE` of the time since this was made, itself included;
+    compiling the exits does not count.
+
     Args:
         cell: All exits of the model.
-        classifier: The same model, leaving early.
-        images: (n, I, S, S).
-        batch_size: Of every call. Images that fill no batch are left out, unless there is no whole batch.
+        splits: The data set, whose validation images are sampled.
+        settings: The section `eval` of a configuration: `batch_size` of every call, and `throughput_images`. Images
+            that fill no batch are left out, unless there is no whole batch.
     """
 
-    def __init__(self, cell: AllExits, classifier: AdaptiveClassifier, images: np.ndarray, batch_size: int) -> None:
-        self._cell, self._classifier, self._images, self._batch_size = cell, classifier, images, batch_size
-        whole = max(len(images) // batch_size, 1)
-        self._batches = [images[start : start + batch_size] for start in range(0, whole * batch_size, batch_size)]
+    def __init__(self, cell: AllExits, splits: Splits, settings: EvalSection) -> None:
+        self._cell, self._splits = cell, splits
+        self._batch_size, self._asked = settings.batch_size, settings.throughput_images
+        self._classifier = AdaptiveClassifier(cell.model, batch_sizes=[self._batch_size])
+        self._started, self._used = time.perf_counter(), 0.0
+        self._batches: list[np.ndarray] = []
+        self._seconds = np.zeros(0)
 
-    def stage_seconds(self) -> np.ndarray:
-        """Cumulative seconds per image (K,) of leaving at each exit: medians over batches.
+    def stage_seconds(self) -> np.ndarray | None:
+        """Cumulative seconds per image (K,) of leaving at each exit: medians over batches; None where nothing is to be
+        measured.
 
         Handing features and relations from exit to exit is included, waiting for a full batch is not.
         """
-        seconds = []
-        for number in range(1 + STAGE_BATCHES):  # the first compiles
-            start = (number * self._batch_size) % max(len(self._images) - self._batch_size + 1, 1)
-            batch = padded(self._images[start : start + self._batch_size], self._batch_size)
-            seconds.append(self._classifier.exit_seconds(batch))
-        return np.cumsum(np.median(seconds[1:], axis=0)) / self._batch_size
+        if self._asked == 0:
+            return None
+        size = self._batch_size
+        with self._measuring():
+            evaluated = sum(count for split, count in self._splits.sizes.items() if split != "train")
+            images = sample(self._splits, self._asked or min(MOST_IMAGES, max(size, evaluated // 20)))
+        whole = max(len(images) // size, 1)
+        self._batches = [images[start : start + size] for start in range(0, whole * size, size)]
+        self._classifier.exit_seconds(padded(self._batches[0], size))  # compiles
+        seconds, most = [], self._time_left() / 2  # the other half is for `measure`
+        while len(seconds) < STAGE_BATCHES and (not seconds or np.sum(seconds) + np.sum(seconds[-1]) <= most):
+            with self._measuring():
+                batch = self._batches[len(seconds) % whole]
+                seconds.append(self._classifier.exit_seconds(padded(batch, size)))
+        self._seconds = np.cumsum(np.median(seconds, axis=0)) / size
+        return self._seconds
 
-    def measure(self, settings: Sequence[Setting], rule: ExitRule, gmacs: np.ndarray) -> Throughput:
-        """Images/s of all exits and, in throughput mode, of each of `settings`, in turns.
+    def measure(self, settings: Sequence[Setting], rule: ExitRule, gmacs: np.ndarray) -> Throughput | None:
+        """Images/s of all exits and, in throughput mode, of each of `settings`, in turns; after `stage_seconds`.
 
         Images/s are medians of the rounds; a speed-up is the median of the rounds' ratios, which noise disturbs less.
-        `gmacs` (K,) is the cost of each exit, earlier ones included.
+        `gmacs` (K,) is the cost of each exit, earlier ones included. None where nothing is to be measured or there is
+        no time for a single batch.
         """
-        classifier = self._classifier.with_rule(rule)
-        base, early = [], []
-        with progress(total=(1 + ROUNDS) * (1 + len(settings)), desc="images/s", unit="run") as bar:
-            for _ in range(1 + ROUNDS):
-                base.append(self._run_all())
-                bar.update()
-                early.append([])
-                for setting in settings:
-                    early[-1].append(self._run_early(classifier, setting))
-                    bar.update()
-        base, early = base[1:], early[1:]  # the first round compiles
-        timed = [
-            self._timed(setting, base, runs, gmacs)
-            for setting, runs in zip(settings, zip(*early, strict=True), strict=True)
-        ]
-        speed, slowest_fastest = self._rates(base)
+        if self._asked == 0:
+            return None
+        batches = self._affordable(settings)
+        if len(batches) < FEWEST_BATCHES and self._asked is None:
+            settings = settings[:1]
+            batches = self._affordable(settings)
+        if not batches:
+            log.info("speed is not measured: this evaluation is too short for it; give --eval.throughput_images")
+            return None
+        classifier, rounds = self._classifier.with_rule(rule), []
+        self._run_all(batches[:1])  # compiles
+        with progress(total=ROUNDS * (1 + len(settings)), desc="images/s", unit="run") as bar:
+            while len(rounds) < ROUNDS:
+                if rounds and sum(run.seconds for run in rounds[-1]) > self._time_left():
+                    break
+                with self._measuring():
+                    early = (self._run_early(classifier, batches, setting) for setting in settings)
+                    rounds.append([self._run_all(batches), *early])
+                bar.update(1 + len(settings))
+        count = sum(map(len, batches))
+        base, *runs = zip(*rounds, strict=True)  # by what was timed
+        speed, slowest_fastest = _rates(count, base)
+        timed = []
+        for setting, early in zip(settings, runs, strict=True):
+            seconds = [run.seconds for run in early]
+            speed_early, range_early = _rates(count, early)
+            timed.append(
+                TimedSetting(
+                    **{name: value for name, value in vars(setting).items() if name in KEPT},
+                    images_per_second=speed_early,
+                    images_per_second_range=range_early,
+                    moving_fraction=float(np.median([run.moving for run in early]) / np.median(seconds)),
+                    speed_up=float(np.median(np.divide([run.seconds for run in base], seconds))),
+                    gmac_ratio=float(gmacs[-1] / gmacs[early[-1].exit_index].mean()),
+                )
+            )
+        same = ("images_per_second_range", "moving_fraction", "speed_up", "gmac_ratio")
         return Throughput(
             batch_size=self._batch_size,
-            num_images=self._count,
-            rounds=ROUNDS,
+            num_images=count,
+            rounds=len(rounds),
             device=device.current_target(),
             all_exits_images_per_second=speed,
             all_exits_range=slowest_fastest,
             settings=timed,
             adaptive_images_per_second=timed[0].images_per_second,
-            images_per_second_range=timed[0].images_per_second_range,
-            moving_fraction=timed[0].moving_fraction,
-            speed_up=timed[0].speed_up,
-            gmac_ratio=timed[0].gmac_ratio,
+            **{name: getattr(timed[0], name) for name in same},
         )
 
-    @property
-    def _count(self) -> int:
-        return sum(map(len, self._batches))
+    def _time_left(self) -> float:
+        """Seconds that measuring may still take."""
+        if self._asked is not None:
+            return math.inf
+        others = time.perf_counter() - self._started - self._used
+        return others * SHARE / (1 - SHARE) - self._used
 
-    def _run_all(self) -> float:
+    @contextmanager
+    def _measuring(self) -> Iterator[None]:
         started = time.perf_counter()
-        for batch in self._batches:
-            self._cell(Tensor(batch)).asnumpy()
-        return time.perf_counter() - started
+        yield
+        self._used += time.perf_counter() - started
 
-    def _run_early(self, classifier: AdaptiveClassifier, setting: Setting) -> _EarlyRun:
+    def _affordable(self, settings: Sequence[Setting]) -> list[np.ndarray]:
+        """As many batches as there is time for, by the seconds of the exits."""
+        image = self._seconds[-1] + sum(1 / setting.expected_images_per_second for setting in settings)
+        return self._batches[: int(min(len(self._batches), self._time_left() / (ROUNDS * self._batch_size * image)))]
+
+    def _run_all(self, batches: Sequence[np.ndarray]) -> _Run:
+        started = time.perf_counter()
+        for batch in batches:
+            self._cell(Tensor(batch)).asnumpy()
+        return _Run(time.perf_counter() - started)
+
+    def _run_early(self, classifier: AdaptiveClassifier, batches: Sequence[np.ndarray], setting: Setting) -> _Run:
         thresholds, timing = np.asarray(setting.thresholds, np.float32), Timing()
         started = time.perf_counter()
-        parts = list(classifier.predict_batches(iter(self._batches), thresholds, self._batch_size, timing))
+        parts = list(classifier.predict_batches(iter(batches), thresholds, self._batch_size, timing))
         seconds = time.perf_counter() - started
-        return _EarlyRun(seconds, timing.moving, np.concatenate([part.exit_index for part in parts]))
+        return _Run(seconds, timing.moving, np.concatenate([part.exit_index for part in parts]))
 
-    def _timed(
-        self, setting: Setting, base: Sequence[float], runs: Sequence[_EarlyRun], gmacs: np.ndarray
-    ) -> TimedSetting:
-        seconds = [run.seconds for run in runs]
-        speed, slowest_fastest = self._rates(seconds)
-        return TimedSetting(
-            thresholds=setting.thresholds,
-            accuracy=setting.accuracy,
-            expected_gmacs=setting.expected_gmacs,
-            cost_fraction=setting.cost_fraction,
-            expected_images_per_second=setting.expected_images_per_second,
-            images_per_second=speed,
-            images_per_second_range=slowest_fastest,
-            moving_fraction=float(np.median([run.moving for run in runs]) / np.median(seconds)),
-            speed_up=float(np.median(np.divide(base, seconds))),
-            gmac_ratio=float(gmacs[-1] / gmacs[runs[-1].exit_index].mean()),
-        )
 
-    def _rates(self, seconds: Sequence[float]) -> tuple[float, list[float]]:
-        """Images/s: the median, and the slowest and the fastest round."""
-        return self._count / float(np.median(seconds)), [self._count / max(seconds), self._count / min(seconds)]
+def _rates(count: int, runs: Sequence[_Run]) -> tuple[float, list[float]]:
+    """Images/s: the median, and the slowest and the fastest round."""
+    seconds = [run.seconds for run in runs]
+    return count / float(np.median(seconds)), [count / max(seconds), count / min(seconds)]

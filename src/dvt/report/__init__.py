@@ -1,22 +1,11 @@
 """The report of an evaluation: its results, and the page, figures and words made of them. No MindSpore.
 
-`results` says what there is, `write` writes the files; `page` and its `tables` are HTML, `figures` and `pictures` PNG.
+`results` says what there is, `write` writes the files; `page` and its `tables` are HTML, `figures` PNG.
 """
 
-from dvt.report.pictures import AttentionExample, ClassExtremes, Example
+from dvt.report.page import Example
 from dvt.report.results import Results
 from dvt.report.words import headline, summary
 from dvt.report.write import FIGURES, NUMBERS, PAGE, write_report
 
-__all__ = [
-    "FIGURES",
-    "NUMBERS",
-    "PAGE",
-    "AttentionExample",
-    "ClassExtremes",
-    "Example",
-    "Results",
-    "headline",
-    "summary",
-    "write_report",
-]
+__all__ = ["FIGURES", "NUMBERS", "PAGE", "Example", "Results", "headline", "summary", "write_report"]

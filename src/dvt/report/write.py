@@ -6,35 +6,26 @@ from pathlib import Path
 
 from dvt.errors import ConfigError
 from dvt.report.figures import DARK, LIGHT, draw_all
-from dvt.report.page import page
-from dvt.report.pictures import AttentionExample, ClassExtremes, Example, attention_rows
+from dvt.report.page import Example, page
 from dvt.report.results import Results
 from dvt.safe_files import explained, replacing
 
 PAGE = "report.html"
 NUMBERS = "results.json"
 FIGURES = (
-    *("accuracy_gmacs.png", "accuracy_speed.png", "exit_share.png", "reliability.png", "attention.png"),
-    *("examples.png", "extremes.png"),  # of reports of 0.1.0; the page has the same images
+    *("accuracy_gmacs.png", "accuracy_speed.png", "reliability.png"),
+    *("exit_share.png", "attention.png", "examples.png", "extremes.png"),  # of earlier versions
 )
 
 
-def write_report(
-    results: Results,
-    folder: Path,
-    examples: Sequence[Example] = (),
-    extremes: Sequence[ClassExtremes] = (),
-    attention: Sequence[AttentionExample] = (),
-) -> Path:
+def write_report(results: Results, folder: Path, examples: Sequence[Example] = ()) -> Path:
     """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
 
     No file takes its place before all are written, and the page comes last; figures that only an earlier report has are
     removed. Raises ConfigError for a folder that cannot be written.
     """
     light, dark = draw_all(results, LIGHT), draw_all(results, DARK)
-    if attention:
-        light["attention.png"], dark["attention.png"] = (attention_rows(attention, theme) for theme in (LIGHT, DARK))
-    html = page(results, {name: (light[name], dark[name]) for name in light}, examples, extremes)
+    html = page(results, {name: (light[name], dark[name]) for name in light}, examples)
     files = {PAGE: html.encode(), NUMBERS: results.to_json().encode(), **light}
 
     folder = Path(folder)
