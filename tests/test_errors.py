@@ -241,6 +241,33 @@ def test_a_reader_that_goes_away_ends_the_command_quietly():
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_any_text_can_be_printed(encoding: str):
+    """Class names of any script and file names that are not text, whatever the locale."""
+    code = (
+        "import sys; from dvt.cli.support import run_command\n"
+        r"text = '\u9752 caf\xe9 \udcff'; print_both = lambda argv: [print(text), print(text, file=sys.stderr)] and 0"
+        "\nsys.exit(run_command(print_both, []))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, env=environment)
+    assert done.returncode == 0 and done.stdout == done.stderr
+    assert done.stdout.decode(encoding).endswith("\\udcff\n")
+
+
+def test_without_a_home_folder_caches_are_temporary(monkeypatch: pytest.MonkeyPatch):
+    """As in a container whose user is only a number."""
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, "set and put back")
+        monkeypatch.delenv(name)
+    assert run_command(lambda argv: Path(os.environ["XDG_CACHE_HOME"]).stat().st_mode & 0o777 == 0o700 and 7, []) == 7
+
+
 def evaluation(output: Path) -> subprocess.Popen:
     """Of the small model that is shipped."""
     checkpoint = ROOT / "checkpoints" / "quickstart.ckpt"

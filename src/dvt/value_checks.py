@@ -80,9 +80,13 @@ def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> N
 def expanded(path: str | os.PathLike, key: str = "the path") -> str:
     """`path` with the home folder for a leading ~ and the values of environment variables, $NAME or ${NAME}.
 
-    Raises ConfigError, naming `key`, where there is no such folder or variable: a folder called "~" helps nobody.
+    A file whose name holds a $ is found under that name. Raises ConfigError, naming `key`, where there is no such home
+    folder or variable: a folder called "~" helps nobody.
     """
-    text = os.path.expanduser(os.path.expandvars(path))
+    text = os.path.expanduser(path)
+    if os.path.lexists(text):
+        return text
+    text = os.path.expanduser(os.path.expandvars(text))
     if missing := re.search(r"\$\w+|\$\{\w*\}", text):
         raise ConfigError(f"{key} is {str(path)!r}, but the environment has no variable {missing[0]}; set it")
     if text.startswith("~"):

@@ -1,6 +1,9 @@
 """`dvt predict` on files of every kind, good and bad, with the checkpoint that is shipped."""
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +58,31 @@ def test_one_line_per_image_and_thresholds_of_the_caller(folder: Path, capsys: p
     assert ": exit 3, " in capsys.readouterr().out
 
 
+def test_standard_input_missing_files_and_names_that_are_not_utf8(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff$1.png")
+    shutil.copy(folder / "a.png", odd)
+    for options in ([], ["--json"]):
+        monkeypatch.setattr(sys, "stdin", (folder / "a.png").open())
+        assert cli.main(["predict", *options, "-", odd, "no.png"]) == 1
+        lines = capsys.readouterr().out.splitlines()
+    first, second, last = map(json.loads, lines)
+    assert (first["file"], second["file"]) == ("-", odd) and first["classes"] == second["classes"]
+    assert "no.png does not exist" in last["error"]
+
+
 def test_nothing_to_do_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["predict", str(tmp_path)]) == 2
     assert "holds no images; files must end in .jpg" in capsys.readouterr().err
-    assert cli.main(["predict", str(tmp_path / "no.png")]) == 1
-    assert "no.png does not exist" in capsys.readouterr().err
+    for given, message in (
+        (["no.png"], "no.png does not exist"),
+        (["no.png", "nor.png"], "no.png does not exist, nor do the other 1"),
+        (["no*.jpg"], "no file matches no*.jpg"),
+        (["https://example.org/cat.jpg"], "https://example.org/cat.jpg is an address"),
+    ):  # said before the checkpoint is looked at
+        assert cli.main(["predict", *given, "--checkpoint", "no.ckpt"]) == 2
+        assert message in capsys.readouterr().err
     model, loaded = load_model(shipped_checkpoint())
     for missing, message in (
         (("thresholds", "early_exit"), "give --thresholds, 3 numbers"),

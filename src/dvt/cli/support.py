@@ -1,13 +1,16 @@
 """What the commands share: the parser of their options, how a command ends, logging."""
 
 import argparse
+import atexit
 import errno
 import inspect
 import json
 import logging
 import os
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -236,8 +239,7 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
     signal that asks to stop, 141 if the reader of the output went away, else what `command` returned.
     """
     argv = list(argv)
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # file names and class names may hold any text
-        stream.reconfigure(errors="backslashreplace")
+    _prepare_process()
     try:
         try:
             code = command(argv) or 0
@@ -262,6 +264,16 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
         return 1 if hasattr(error, "after_work_begun") else code
     finally:
         stop_done()
+
+
+def _prepare_process() -> None:
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # file names and class names may hold any text
+        stream.reconfigure(errors="backslashreplace")
+    if os.path.expanduser("~") == "~":  # as in a container whose user is only a number: libraries fail without caches
+        caches = tempfile.mkdtemp(prefix="dvt-")
+        atexit.register(shutil.rmtree, caches, ignore_errors=True)
+        for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+            os.environ.setdefault(name, caches)
 
 
 def _tell(message: str) -> None:

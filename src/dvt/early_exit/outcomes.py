@@ -19,7 +19,7 @@ import numpy as np
 
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
-from dvt.errors import ConfigError, DataError
+from dvt.errors import ConfigError, DataError, work_begun
 from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -90,6 +90,7 @@ class StoredPredictions:
     exit_index: np.ndarray | None = None
     probabilities: np.ndarray | None = None
 
+    @work_begun()
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises ConfigError for a place that cannot be written."""
         arrays = self.val.to_arrays() | {"cumulative_gmacs": self.cumulative_gmacs}

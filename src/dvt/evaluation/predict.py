@@ -3,6 +3,7 @@
 Axis letter: C classes.
 """
 
+import io
 import json
 import sys
 import time
@@ -11,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from dvt import device
 from dvt.checkpoint.native import load_model
+from dvt.data.decode import read_image
 from dvt.data.preprocess import Preprocessing
 from dvt.data.sources.image_folder import EXTENSIONS
 from dvt.early_exit.budgets import Choice
@@ -22,6 +25,7 @@ from dvt.early_exit.scores import ExitRule
 from dvt.errors import CheckpointError, ConfigError, DataError
 from dvt.models.cost import cumulative_gmacs
 
+STANDARD_INPUT = "-"
 SOME_FAILED = 1  # exit code if some files could not be classified
 
 
@@ -81,7 +85,7 @@ class Predictor:
 
     def __call__(self, file: str, top: int = 5) -> Answer:
         """Raises DataError, naming the file, if it is missing or no image."""
-        image = self.preprocessing(file)[None]
+        image = self.preprocessing(self._from_standard_input() if file == STANDARD_INPUT else file)[None]
         started = time.perf_counter()
         result = self._classifier.predict(image)
         milliseconds = 1000 * (time.perf_counter() - started)
@@ -96,20 +100,38 @@ class Predictor:
             milliseconds,
         )
 
+    def _from_standard_input(self) -> Image.Image:
+        content = io.BytesIO(sys.stdin.buffer.read())
+        return read_image(content, self.preprocessing.mode, lambda: "from standard input")
+
+
+def require_any(paths: Sequence[str]) -> None:
+    """Raises DataError if none of `paths` exists."""
+    if any(path == STANDARD_INPUT or Path(path).exists() for path in paths):
+        return
+    path = paths[0]
+    if "://" in path:
+        raise DataError(f"{path} is an address, and addresses are not fetched; download the image first")
+    if any(sign in path for sign in "*?["):
+        raise DataError(f"no file matches {path}; give image files, or folders that hold some")
+    others = f", nor do the other {len(paths) - 1}" if len(paths) > 1 else ""
+    raise DataError(f"{path} does not exist{others}; give image files, or folders that hold some")
+
 
 def find_images(paths: Sequence[str]) -> Iterator[str]:
     """Files as they are given; of folders, all images below them, sorted.
 
-    Raises DataError for a folder without images and for what does not exist.
+    Raises DataError for a folder without images.
     """
-    for path in map(Path, paths):
+    for given in paths:
+        path = Path(given)
         if path.is_dir():
             found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
             if not found:
                 raise DataError(f"the folder {path} holds no images; files must end in {', '.join(EXTENSIONS)}")
             yield from found
         else:
-            yield str(path)
+            yield given
 
 
 def predict_files(
@@ -126,6 +148,7 @@ def predict_files(
     Returns:
         0, or 1 if a file failed.
     """
+    require_any(paths)
     files = list(find_images(paths))
     predictor = Predictor(checkpoint, thresholds, device_target)
     failed = 0
@@ -136,9 +159,9 @@ def predict_files(
             failed += 1
             print(f"error: {error}", file=sys.stderr, flush=True)
             if as_json:
-                print(json.dumps({"file": file, "error": str(error)}, ensure_ascii=False), flush=True)
+                print(json.dumps({"file": file, "error": str(error)}), flush=True)
             continue
-        print(json.dumps(asdict(answer), ensure_ascii=False) if as_json else answer.line(), flush=True)
+        print(json.dumps(asdict(answer)) if as_json else answer.line(), flush=True)
     if failed:
         print(f"{failed} of {len(files)} files could not be classified", file=sys.stderr)
     return SOME_FAILED if failed else 0

@@ -26,7 +26,7 @@ from dvt.early_exit.budgets import Choice, Costs
 from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.early_exit.temperature import fit_temperature, reliability
-from dvt.errors import ConfigError
+from dvt.errors import ConfigError, work_begun
 from dvt.evaluation.all_exits import Keep, Partial, SplitOutputs, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
 from dvt.evaluation.groups import ExitsTaken
@@ -122,6 +122,7 @@ class _Evaluation:
         """Measured at the first use, when some images have been run: how long that took bounds the measurement."""
         return Costs(np.asarray(cumulative_gmacs(self._model)), self._speed_test.stage_seconds())
 
+    @work_begun()
     def run(self, split: str, temperatures: tuple[float, ...] | None, probabilities: bool) -> SplitOutputs:
         """Every exit on the images of a split that can be read, scored at `temperatures`; from here on, these images
         are the split."""
@@ -158,6 +159,7 @@ class _Evaluation:
         scores = found.outcomes.scores_of(thresholds.rule.name)
         return ExitsTaken(self._splits, found, early_exit.assign_exits(scores, thresholds.choice.thresholds))
 
+    @work_begun()
     def results(
         self, thresholds: _Thresholds, found: SplitOutputs, taken: ExitsTaken | None, asked: dict[str, Any]
     ) -> Results:

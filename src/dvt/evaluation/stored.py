@@ -6,7 +6,7 @@ from typing import Any
 from dvt.checkpoint.native import Checkpoint, save_checkpoint
 from dvt.data import Splits
 from dvt.early_exit.budgets import Choice
-from dvt.errors import CheckpointError
+from dvt.errors import CheckpointError, work_begun
 from dvt.report.results import Results
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ def stored_summary(loaded: Checkpoint, results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@work_begun()
 def store_results(checkpoint: str, loaded: Checkpoint, splits: Splits, results: Results, choice: Choice) -> None:
     """Thresholds and results into the checkpoint, under the names of the released ones.
 

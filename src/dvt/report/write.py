@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from dvt.errors import ConfigError
+from dvt.errors import ConfigError, work_begun
 from dvt.report.figures import DARK, LIGHT, draw_all
 from dvt.report.page import Example, page
 from dvt.report.results import Results
@@ -18,6 +18,7 @@ FIGURES = (
 )
 
 
+@work_begun()
 def write_report(results: Results, folder: Path, examples: Sequence[Example] = ()) -> Path:
     """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
 

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +175,11 @@ class TestDownload:
         (nowhere / "cache").write_text("a file in its place")
         with pytest.raises(DataError, match="cache"):
             fetch.fetch_fashion_mnist(nowhere / "cache", base_urls=(server,))
+
+
+def test_without_a_home_folder_the_path_must_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in a container whose user /etc/passwd does not know."""
+    monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", tmp_path)
+    monkeypatch.setattr(fashion_mnist, "CACHE_FOLDER", Path("~nobody-of-that-name/.cache"))
+    with pytest.raises(DataError, match="no home folder is known"):
+        fashion_mnist.find_files(None)

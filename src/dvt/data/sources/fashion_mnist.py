@@ -68,13 +68,14 @@ def find_files(path: str | None) -> Path:
                 " it out to have them looked for in the usual places and downloaded if need be"
             )
         return given
-    tried = []
-    for folder in (DEBIAN_FOLDER, CACHE_FOLDER.expanduser()):
-        lack = _lack(folder)
-        if lack is None:
-            return folder
-        tried.append(lack)
-    return fetch_fashion_mnist(CACHE_FOLDER.expanduser(), tried)
+    if _lack(DEBIAN_FOLDER) is None:
+        return DEBIAN_FOLDER
+    try:
+        cache = CACHE_FOLDER.expanduser()
+    except RuntimeError as error:
+        raise DataError(f"data.path is not set, and no home folder is known for {CACHE_FOLDER}; give it") from error
+    lack = _lack(cache)
+    return cache if lack is None else fetch_fashion_mnist(cache, [_lack(DEBIAN_FOLDER), lack])
 
 
 def _lack(folder: Path) -> str | None:

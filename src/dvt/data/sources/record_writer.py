@@ -23,7 +23,7 @@ from dvt.data.sources.image_folder import PARTS, ROOT, classes_of_both_parts, li
 from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
 from dvt.data.sources.source import required_folder
 from dvt.data.workers import available_cores
-from dvt.errors import ConfigError, DataError
+from dvt.errors import ConfigError, DataError, work_begun
 
 IMAGES_AT_ONCE = 128
 MAX_SHARDS = 1000
@@ -89,6 +89,7 @@ class _Photos:
     labels: list[int]
 
 
+@work_begun()
 def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePolicy) -> int:
     """Writes a part and returns its number of images."""
     part = photos.part
