@@ -141,6 +141,7 @@ class _Evaluation:
         self._left_out[split] = count
         return found.chosen(~bad)
 
+    @work_begun()
     def find_thresholds(self) -> _Thresholds:
         """From the calibration images."""
         scaled, temperatures = self._config.eval.temperature_scaling, None
