@@ -3,7 +3,7 @@ would hang, or go on with wrong results."""
 
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -42,50 +42,36 @@ def errors_shared(ranks: Ranks) -> Iterator[None]:
 
 def require_same_code(config: RunConfig, ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless their source files, configuration and versions are the same."""
-    require_same_fingerprint(ranks.gather(np.array(fingerprint(config))))
-
-
-def require_same_fingerprint(fingerprints: Sequence[float]) -> None:
-    """Raises ConfigError that lists the ranks whose fingerprint differs from that of most; rank r's is the r-th."""
-    values = [int(value) for value in fingerprints]
-    usual = Counter(values).most_common(1)[0][0]  # of equally frequent ones, that of the lowest rank
-    others = [rank for rank, value in enumerate(values) if value != usual]
-    if others:
-        named = ", ".join(f"{rank} ({values[rank]:06x})" for rank in others)
-        raise ConfigError(
-            f"rank {named} runs other code, another configuration or other versions than the other "
-            f"{len(values) - len(others)} of {len(values)} ranks ({usual:06x}). Bring the source files of dvt, the "
-            "configuration, Python, MindSpore and NumPy to the same state on every machine (compare `git rev-parse "
-            "HEAD`, `git status` and `pip list`), then start all of them again"
-        )
+    remedy = (
+        "bring the source files of dvt, the configuration, Python, MindSpore and NumPy to the same state on every "
+        "machine (compare `git rev-parse HEAD`, `git status` and `pip list`), then start all of them again"
+    )
+    _require_same(fingerprint(config), ranks, "runs other code, another configuration or other versions", remedy)
 
 
 def require_same_data(splits: Splits, ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless the classes, labels and numbers of their images are the same."""
     parts = [repr(splits.class_names).encode(), *(splits.labels(split).tobytes() for split in splits.sizes)]
     remedy = f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)"
-    _require_same(parts, ranks, "other data", remedy)
+    _require_same(zlib.crc32(b"".join(parts)), ranks, "has other data", remedy)
 
 
 def require_same_weights(weights: Mapping[str, np.ndarray], ranks: Ranks) -> None:
     """Raises ConfigError on all ranks unless their weights, or whatever else the mapping holds, are the same."""
-    parts = (np.ascontiguousarray(weights[name]).tobytes() for name in sorted(weights))
-    remedy = "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
-    _require_same(parts, ranks, "other weights", remedy)
-
-
-def _require_same(parts: Iterable[bytes], ranks: Ranks, what: str, remedy: str) -> None:
     if ranks.world_size == 1:
         return
     digest = 0
-    for part in parts:
-        digest = zlib.crc32(part, digest)
-    digests = ranks.gather(np.array(digest % FINGERPRINTS)).astype(int).tolist()
-    others = ranks_that_differ(digests)
+    for name in sorted(weights):
+        digest = zlib.crc32(np.ascontiguousarray(weights[name]), digest)
+    remedy = "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
+    _require_same(digest, ranks, "has other weights", remedy)
+
+
+def _require_same(digest: int, ranks: Ranks, what: str, remedy: str) -> None:
+    """Lists the ranks whose digest differs from that of most, or of as many, from that of the lowest."""
+    digests = [int(value) for value in ranks.gather(np.array(digest % FINGERPRINTS))]
+    usual = Counter(digests).most_common(1)[0][0]
+    others = [f"{rank} ({value:06x})" for rank, value in enumerate(digests) if value != usual]
     if others:
-        raise ConfigError(f"rank {', '.join(map(str, others))} of {len(digests)} has {what} than rank 0; {remedy}")
-
-
-def ranks_that_differ(digests: Sequence[int]) -> list[int]:
-    """The ranks whose digest is not that of rank 0."""
-    return [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+        most = f"the other {len(digests) - len(others)} of {len(digests)} ranks ({usual:06x})"
+        raise ConfigError(f"rank {', '.join(others)} {what} than {most}; {remedy}")

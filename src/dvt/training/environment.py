@@ -21,14 +21,13 @@ _GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the 
 log = logging.getLogger(__name__)
 
 
-def write_environment(folder: str | os.PathLike, device: str) -> None:
+def write_environment(folder: Path, device: str) -> None:
     """Adds this start to `environment.json` in `folder`; the earlier starts of a resumed run stay.
 
     `device` describes the device in words. The revision is that of this package's checkout, null where it is none or
     git is missing. Raises DVTError if the folder cannot be written to.
     """
-    path = Path(folder) / ENVIRONMENT_FILE
-    starts = []
+    path, starts = folder / ENVIRONMENT_FILE, []
     if path.exists():
         try:
             starts = list(json.loads(path.read_text(encoding="utf-8"))["starts"])
@@ -50,16 +49,16 @@ def write_environment(folder: str | os.PathLike, device: str) -> None:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """`revision` and whether tracked files differ from it (`dirty`), if `root` is the top of a git checkout."""
+    """`revision` and whether tracked files differ from it (`dirty`), if `root` is the top of a git checkout.
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True).stdout.strip()
-
+    An installed package may lie inside somebody else's checkout, whose revision says nothing about it.
+    """
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    if not (root / ".git").exists():
+        return None
     try:
-        # An installed package may lie inside somebody else's checkout, whose revision says nothing about it.
-        if Path(git("rev-parse", "--show-toplevel")) != root:
-            return None
-        return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
+    revision, _, dirty = done.stdout.strip().partition("-")
+    return {"revision": revision, "dirty": bool(dirty)}
