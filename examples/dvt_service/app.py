@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +24,12 @@ from pydantic import BaseModel
 from dvt.deploy import Cascade
 from dvt.early_exit import check_thresholds
 from dvt.errors import BundleError, DVTError
+from dvt_service.decoding import Decoders, RefusedError
+from dvt_service.guard import LOOPBACK, Guard
 from dvt_service.metrics import Metrics
 from dvt_service.scheduler import DrainingError, ExitScheduler, QueueFullError
 from dvt_service.settings import ServiceSettings
-from dvt_service.uploads import decode, read_body
+from dvt_service.uploads import read_body
 
 PAGE = Path(__file__).resolve().parent / "page"
 OWN_THRESHOLDS = "explicit"  # what answers and metrics call thresholds that a request brought itself
@@ -52,8 +53,12 @@ class Prediction(BaseModel):
     milliseconds: float
 
 
-def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> FastAPI:
-    """The application. `app.state.scheduler` is what runs the cascade; set its `draining` to refuse new requests.
+def create_app(
+    cascade: Cascade, settings: ServiceSettings | None = None, allowed_hosts: Collection[str] = LOOPBACK
+) -> FastAPI:
+    """The application, for requests to `allowed_hosts`; "*" allows all.
+
+    `app.state.scheduler` is what runs the cascade; set its `draining` to refuse new requests.
 
     Raises BundleError if the bundle does not say how an image becomes a model input.
     """
@@ -74,18 +79,19 @@ def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> Fas
         settings.max_pending,
         metrics.ran,
     )
-    decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="decoder")
+    decoders = Decoders(settings.decoders, cascade.preprocessing, settings.max_pixels, settings.decode_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        decoders.shutdown()
+        decoders.close()
         scheduler.close()
         cascade.close()
 
     # The interactive documentation would fetch its scripts from elsewhere; /openapi.json remains.
     app = FastAPI(title="DVT cascade", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.scheduler = scheduler
+    app.add_middleware(Guard, allowed=allowed_hosts)
 
     @app.post("/predict", openapi_extra=IMAGE_BODY)
     async def predict(
@@ -94,18 +100,20 @@ def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> Fas
         """Classifies an image file, with a named setting of the bundle or with thresholds such as 0.5,0.6,0."""
         started = time.perf_counter()
         try:
+            refuse_unknown(request)
             name, values = choose_thresholds(cascade, setting, thresholds)
             with scheduler.admit() as place:
                 body = await read_body(request, settings.max_bytes, settings.upload_seconds)
                 read = time.perf_counter()
-                image = await asyncio.get_running_loop().run_in_executor(
-                    decoders, decode, body, cascade.preprocessing, settings.max_pixels
-                )
+                image = await asyncio.get_running_loop().run_in_executor(decoders.threads, decoders.decode, body)
                 decoded = time.perf_counter()
                 outcome = await asyncio.wrap_future(place.submit(image, values))
         except HTTPException as error:
             metrics.refused(error.status_code)
             raise
+        except RefusedError as error:
+            metrics.refused(error.status)
+            raise HTTPException(error.status, error.detail) from None
         except (QueueFullError, DrainingError) as error:
             metrics.refused(503)
             raise unavailable(draining=isinstance(error, DrainingError)) from None
@@ -164,6 +172,15 @@ def create_app(cascade: Cascade, settings: ServiceSettings | None = None) -> Fas
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     return app
+
+
+def refuse_unknown(request: Request) -> None:
+    """Raises HTTPException with 400 for a parameter that is not there, such as a misspelt one, or is given twice."""
+    given = [name for name, _ in request.query_params.multi_items()]
+    unknown = [name for name in given if name not in ("setting", "thresholds")]
+    if unknown or len(set(given)) < len(given):
+        what = f"there is no parameter {unknown[0]!r:.100}" if unknown else "a parameter is given twice"
+        raise HTTPException(400, f"{what}; give setting or thresholds, once")
 
 
 def choose_thresholds(cascade: Cascade, setting: str | None, thresholds: str | None) -> tuple[str, np.ndarray]:

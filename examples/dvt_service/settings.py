@@ -16,7 +16,8 @@ class ServiceSettings:
         max_bytes: Largest upload, in bytes.
         max_pixels: Largest image, in pixels, by its header and again after the resize.
         upload_seconds: How long a client may take to send its image.
-        decoders: Threads that decode images.
+        decoders: Processes that decode images.
+        decode_seconds: How long one image may take to decode.
         drain_seconds: How long after SIGTERM new requests still get a 503, so that a load balancer can look elsewhere.
             Accepted requests are answered however long they take.
     """
@@ -28,14 +29,16 @@ class ServiceSettings:
     max_pixels: int = 40_000_000
     upload_seconds: float = 10.0
     decoders: int = 2
+    decode_seconds: float = 5.0
     drain_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         for key in ("max_batch", "max_pending", "max_bytes", "max_pixels", "decoders"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must be at least 1")
-        if not self.upload_seconds > 0:
-            raise ConfigError(f"upload_seconds is {self.upload_seconds}; it must be above 0")
+        for key in ("upload_seconds", "decode_seconds"):
+            if not getattr(self, key) > 0:
+                raise ConfigError(f"{key} is {getattr(self, key)}; it must be above 0")
         for key in ("max_wait_ms", "drain_seconds"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must not be negative")

@@ -192,9 +192,9 @@ def test_a_missing_checkpoint_is_refused_before_any_work(capsys: pytest.CaptureF
 def test_export_options():
     options, _ = export.parse(["--checkpoint", "a.ckpt", "--format", "mindir", "--batch-size", "8"])
     assert (options.formats, options.batch_size, options.output) == (["MINDIR"], 8, None)
-    assert (options.precision, options.whole) == ("float32", False)
-    options, _ = export.parse(["--checkpoint=a.ckpt", "--format", "MINDIR,onnx", "--whole", "--precision", "float16"])
-    assert (options.formats, options.precision, options.whole) == (["MINDIR", "ONNX"], "float16", True)
+    assert (options.precision, options.replace) == ("float32", False)
+    options, _ = export.parse(["--checkpoint=a.ckpt", "--format", "MINDIR,onnx", "--replace", "--precision", "float16"])
+    assert (options.formats, options.precision, options.replace) == (["MINDIR", "ONNX"], "float16", True)
     assert export.parse(["--checkpoint", "a.ckpt", "--batch_sizes", "[8,1]"])[0].batch_sizes == [1, 8]
     with pytest.raises(ConfigError):
         _ = export.parse(["--checkpoint", "a.ckpt", "--format", ","])[0].formats

@@ -106,9 +106,9 @@ T2T = {"image_size": 32, "soft_splits": ((6, 4, 1), (3, 2, 1))}
 def test_an_exported_checkpoint(name: str, overrides: dict, tmp_path: Path, graph_mode: None):
     checkpoint = make_checkpoint(tmp_path / "model.ckpt", name, **overrides)
     folder = tmp_path / "some" / "where"
-    paths = export_checkpoint(str(checkpoint), folder, ["MINDIR", "ONNX"], "CPU", whole=True)
+    paths = export_checkpoint(str(checkpoint), folder, ["MINDIR", "ONNX"], "CPU")
     exits = [f"exit_{index}{suffix}" for index in range(2) for suffix in (".ascend.ini", ".mindir", ".onnx")]
-    assert [path.name for path in paths] == [*exits, "whole.mindir", "whole.onnx", "manifest.json"]
+    assert [path.name for path in paths] == [*exits, "manifest.json"]
     assert names_in(folder) == {path.name for path in paths}
     plain = tmp_path / "plain"
     plain.touch()
@@ -120,10 +120,6 @@ def test_an_exported_checkpoint(name: str, overrides: dict, tmp_path: Path, grap
     for graph_format in ("MINDIR", "ONNX"):
         for result, value in zip(run_exits(folder, graph_format, images), expected, strict=True):
             np.testing.assert_allclose(result, value, atol=1e-5)
-    (whole,) = run_onnx(folder / "whole.onnx", [images])
-    np.testing.assert_allclose(whole, np.stack(expected, axis=1), atol=1e-5)
-    whole = nn.GraphCell(ms.load(str(folder / "whole.mindir")))(Tensor(images))
-    np.testing.assert_allclose(whole.asnumpy(), np.stack(expected, axis=1), atol=1e-5)
 
     manifest = read_manifest(folder)
     model, _ = load_model(checkpoint)
@@ -169,7 +165,7 @@ def test_a_fixed_batch_replaces_an_earlier_export_and_nothing_else(tmp_path: Pat
     (folder / "exit_7.mindir").write_text("not of the manifest")
     (folder / "notes.txt").write_text("mine")
     checkpoint = make_checkpoint(tmp_path / "model.ckpt", relation_reuse=False)
-    command = ["export", "--checkpoint", str(checkpoint), "--output", str(folder), "--batch_size", "2"]
+    command = ["export", "--checkpoint", str(checkpoint), "--output", str(folder), "--batch_size", "2", "--replace"]
     assert cli.main(command) == 0
     assert names_in(folder) == {"exit_0.mindir", "exit_1.mindir", "manifest.json", "exit_7.mindir", "notes.txt"}
 
@@ -217,14 +213,14 @@ def test_a_file_that_computes_something_else_is_not_kept(
     folder.mkdir()
     (folder / "manifest.json").write_text("of an earlier export")
     with pytest.raises(DVTError, match="Nothing was exported"):
-        export_bundle(model, folder)
+        export_bundle(model, folder, replace=True)
     assert names_in(folder) == {"manifest.json"}
 
 
 def test_the_largest_deviation_counts():
     """A check that passes reports how far off the file was, relative to the largest value where that is above 1."""
     expected = np.float32([[0.5], [0.25], [4.0], [2.0]])
-    reference = Reference(0, {"images": np.zeros((4, 1), np.float32)}, {"probabilities": expected})
+    reference = Reference({"images": np.zeros((4, 1), np.float32)}, {"probabilities": expected})
     inputs, outputs = ((Value(role, role, (None, 1), "float32"),) for role in ("images", "probabilities"))
     rows = iter(np.split(expected + np.float32([[1e-6], [0], [4e-6], [0]]), [1]))
     backend = SimpleNamespace(run=lambda *_: [next(rows)])
@@ -317,10 +313,10 @@ def test_int8_takes_the_calibration_images_of_the_training_run(tmp_path: Path, g
 def test_the_entry_script(tmp_path: Path):
     checkpoint = make_checkpoint(tmp_path / "model.ckpt")
     script = Path(__file__).parents[2] / "export.py"
-    command = [sys.executable, str(script), "--checkpoint", str(checkpoint), "--device-target", "CPU", "--whole"]
+    command = [sys.executable, str(script), "--checkpoint", str(checkpoint), "--device-target", "CPU"]
     done = subprocess.run(
         [*command, "--format", "ONNX"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert names_in(tmp_path / "export") == {"exit_0.onnx", "exit_1.onnx", "whole.onnx", "manifest.json"}
+    assert names_in(tmp_path / "export") == {"exit_0.onnx", "exit_1.onnx", "manifest.json"}
     assert names_in(tmp_path) == {"model.ckpt", "export"}

@@ -1,14 +1,20 @@
 """Manifests: read back as written, and bad bundles refused with what is wrong with them."""
 
+import functools
 import json
+import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
+from dvt.deploy import Cascade
 from dvt.deploy.manifest import (
     GraphSet,
     Manifest,
@@ -35,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     manifest = Manifest(
         model=CONFIG,
         class_names=[*"abcdef", "ü"],
-        preprocessing={"mean": [0.5]},
+        preprocessing=None,
         cumulative_gmacs=[0.1, 0.3],
         batch_sizes=[1, 8],
         thresholds={"recommended": Setting((0.7, -1e8), 0.2, 81.5), "fast": Setting((0.1, -1e8))},
@@ -73,7 +79,6 @@ def test_inputs_and_outputs():
     ]
     assert [(v.name, v.shape) for v in second[0][1:]] == [("features", (8, 5, 16)), ("relations", (8, 2, 5, 5))]
     assert [v.role for v in second[1]] == ["probabilities"]
-    assert exit_values(CONFIG, None)[1][0].shape == (None, 2, 7)
 
 
 @pytest.mark.parametrize(
@@ -81,22 +86,97 @@ def test_inputs_and_outputs():
     [
         (lambda m: m.update(format=1), "has format 1; this version of the package reads format 2. Export"),
         (lambda m: m.update(format=3), "has format 3; .* Update the package"),
-        (lambda m: m.pop("format"), "has format None"),
         (lambda m: m.pop("graphs"), "is damaged: it lacks 'graphs'"),
-        (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "it lacks 'sha256'"),
+        (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "graphs.ONNX.exits.0 lacks 'sha256'"),
         (lambda m: m["graphs"]["ONNX"]["exits"][0].update(file="../exit_0.onnx"), "not the name of a file in the bun"),
         (lambda m: m["model"].update(embed_dim=17), "is damaged: model.embed_dim 17 is not a multiple"),
-        (lambda m: m.update(cumulative_gmacs="x"), "cumulative_gmacs is 'x'; it must be a list"),
-        (lambda m: m.update(batch_sizes=[1, 8.5]), "batch_sizes.1 is 8.5; it must be a whole number"),
-        (lambda m: m.update(thresholds=[]), "thresholds is .*; it must be an object"),
-        (lambda m: m["graphs"]["ONNX"]["exits"][1].update(bytes="9"), r"graphs.ONNX.exits.1.bytes is '9'; it must be"),
-        (lambda m: m["graphs"]["ONNX"].update(whole=3), "graphs.ONNX.whole is 3"),
+        (lambda m: m["graphs"]["ONNX"]["exits"].pop(), "graphs.ONNX.exits are 1 files for 2 exits"),
+        (
+            lambda m: m["graphs"]["ONNX"]["exits"][1]["inputs"].pop(),
+            r"exits.1.inputs are not those of the model, which",
+        ),
+        (lambda m: m.update(thresholds={"x": {"values": [0.5]}}), r"thresholds 'x': .* 2 exits need"),
+        (lambda m: m.update(thresholds={"x": {"values": [-0.5, 0]}}), r"thresholds.x: values .* none may be negative"),
+        (lambda m: m.update(batch_sizes=[]), r"batch_sizes is \[\]; give one or more"),
     ],
 )
 def test_manifests_that_cannot_be_used(change: Callable[[dict], None], message: str, folder: Path):
     edit(folder, change)
     with pytest.raises(BundleError, match=message):
         read_manifest(folder)
+
+
+WRONG = [
+    None,
+    "",
+    "abc",
+    "\ud800",
+    "x" * 5000,
+    "../manifest.json",
+    "exit_1.onnx",
+    True,
+    -1,
+    0,
+    1,
+    7,
+    2.5,
+    10**9,
+    10**30,
+]
+WRONG += [10**30, float("inf"), float("-inf"), float("nan"), 1e308, [], {}, [[]], [1e9], ["abc"], [-1.0], {"a": 1}]
+LACKS = object()
+
+
+def places(content: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The paths to all that a manifest holds."""
+    for key, each in content.items() if isinstance(content, dict) else enumerate(content):
+        yield (*path, key)
+        if isinstance(each, dict | list):
+            yield from places(each, (*path, key))
+
+
+def edited(content: dict, path: tuple, value: Any) -> dict:
+    """A copy with another value at one place, or without it."""
+    content = json.loads(json.dumps(content))
+    parent = functools.reduce(lambda part, key: part[key], path[:-1], content)
+    parent.pop(path[-1]) if value is LACKS else parent.__setitem__(path[-1], value)
+    return content
+
+
+def use(folder: Path, picture: Image.Image) -> None:
+    """What `dvt infer` and the service do with a bundle."""
+    with Cascade(folder, threads=1) as cascade:
+        images = np.zeros((1, 3, 24, 24), np.float32)
+        if cascade.preprocessing is not None:
+            images = cascade.preprocessing(picture)[None]
+        found = cascade.predict(images, None if cascade.thresholds else [0.5, 0.5, 0.0])
+        assert np.isfinite(found.probabilities).all() and 0 <= found.confidence[0] <= 1
+        model = cascade.manifest.model
+        assert (cascade.class_names or range(model.num_classes))[found.labels[0]] is not None
+        answer = [cascade.class_names, cascade.thresholds, cascade.manifest.cumulative_gmacs[found.exit_index[0]]]
+        json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()
+
+
+@pytest.mark.parametrize("share", [0.06, pytest.param(1, marks=pytest.mark.soak)])
+def test_every_edit_is_refused_by_its_key_or_leaves_a_bundle_that_works(share: float, bundle: Path, tmp_path: Path):
+    content = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    content["graphs"] = {"ONNX": content["graphs"]["ONNX"]}
+    folder = shutil.copytree(bundle, tmp_path / "copy", ignore=shutil.ignore_patterns("*.mindir", "*.int8.onnx"))
+    picture = Image.fromarray(load_sample_image("china.jpg"))
+    edits = [(path, value) for path in places(content) for value in (LACKS, *WRONG)]
+    chosen = random.Random(0).sample(edits, int(share * len(edits)))
+    usable = 0
+    for path, value in chosen:
+        (folder / "manifest.json").write_text(json.dumps(edited(content, path, value)))
+        try:
+            use(folder, picture)
+            usable += 1
+        except BundleError as error:
+            keys = [str(key) for key in path if not isinstance(key, int)]
+            assert any(key in str(error) for key in [*keys[-2:], str(value)]), (path, value, str(error))
+        except Exception as error:
+            pytest.fail(f"{path} = {value!r:.60}: {error!r}")
+    assert 0.05 < usable / len(chosen) < 0.5
 
 
 def test_folders_that_are_no_bundle(folder: Path, tmp_path: Path):
@@ -115,14 +195,20 @@ def test_files_that_are_not_those_of_the_manifest(folder: Path):
     with pytest.raises(BundleError, match=r"exit_1.onnx has 8 bytes, its manifest says 9"):
         check_files(folder, graphs)
     path.write_bytes(original[:-1] + b"x")
-    with pytest.raises(BundleError, match=r"exit_1.onnx was altered: its SHA-256 is not that of its manifest"):
+    with pytest.raises(BundleError, match=r"exit_1.onnx was altered: its sha256 is not that of its manifest"):
         check_files(folder, graphs)
     path.unlink()
     with pytest.raises(BundleError, match=r"is incomplete: exit_1.onnx is missing"):
         check_files(folder, graphs)
     shutil.copy(folder / "exit_0.onnx", path)
-    with pytest.raises(BundleError, match="SHA-256"):
+    with pytest.raises(BundleError, match="sha256"):
         check_files(folder, graphs)
+
+
+def test_a_manifest_of_brackets(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*recursion"):
+        read_manifest(tmp_path)
 
 
 def test_named_settings():

@@ -71,17 +71,6 @@ def test_exits_against_numpy(name: str, precision: str, absolute: float):
             np.testing.assert_allclose(result[role], value, rtol=absolute, atol=absolute, err_msg=role)
 
 
-@pytest.mark.parametrize("name", ["patch", "t2t", "patch, no reuse"])
-def test_the_whole_model_is_its_exits(name: str):
-    config = CONFIGS[name]
-    tensors, images = tiny.recipe_weights(config), tiny.images_for(config, 3)
-    content = OnnxWriter(config, from_reference(config, tensors)).model(None).SerializeToString()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    (whole,) = session.run(["probabilities"], {"images": images})
-    expected = np.stack([result["probabilities"] for result in run_exits(config, tensors, images)], axis=1)
-    np.testing.assert_allclose(whole, expected, atol=1e-6)
-
-
 def test_the_file_says_what_it_is():
     config = CONFIGS["patch"]
     model = OnnxWriter(config, from_reference(config, tiny.recipe_weights(config))).model(1)

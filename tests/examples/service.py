@@ -34,10 +34,10 @@ class Answer(NamedTuple):
 class Service:
     """`examples/serve.py` on a free port of this machine, where MindSpore cannot be imported.
 
-    Use it in a `with` statement, which ends it.
+    Use it in a `with` statement, which ends it. With `open_files`, it may have so many.
     """
 
-    def __init__(self, bundle: Path, log: Path, *options: str) -> None:
+    def __init__(self, bundle: Path, log: Path, *options: str, open_files: int | None = None) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -46,6 +46,8 @@ class Service:
         hides.mkdir()
         (hides / "mindspore.py").write_text("raise ModuleNotFoundError('hidden', name='mindspore')\n")
         command = [sys.executable, str(SERVE), str(bundle), "--port", str(self.port), *options]
+        if open_files is not None:
+            command = ["bash", "-c", f'ulimit -n {open_files}; exec "$@"', "bash", *command]
         environment = {**os.environ, "PYTHONPATH": str(hides)}
         with log.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=environment)

@@ -70,7 +70,7 @@ def manifest(folder: Path) -> tuple[Target, list[bytes]]:
     files = tuple(GraphFile(f"exit_{k}.onnx", 9, "0" * 64, *exit_values(CONFIG, k)) for k in range(2))
     thresholds = {"recommended": Setting((0.7, -1e8), 0.2, 81.5)}
     graphs = {"ONNX": GraphSet("float32", files)}
-    write_manifest(folder, Manifest(CONFIG, ["a", "ü"], {}, [0.1, 0.3], [1, 8], thresholds, graphs, {"dvt": "0"}))
+    write_manifest(folder, Manifest(CONFIG, ["a", "ü"], None, [0.1, 0.3], [1, 8], thresholds, graphs, {"dvt": "0"}))
     path = folder / "manifest.json"
     corpus = [path.read_bytes()]
 

@@ -74,7 +74,7 @@ def test_bundles_average_too(format_: str, backend: str, tmp_path: Path, graph_m
     shared = ModelConfig.from_dict(averaging.config.to_dict() | {"share_blocks": True})
     model = build_from_config(shared)
     model.set_train(False)
-    export_bundle(model, tmp_path, [format_], [0.5, 0.0], whole=True)
+    export_bundle(model, tmp_path, [format_], [0.5, 0.0])
     expected = AdaptiveClassifier(model, batch_sizes=[9]).all_exits(images)
     with Cascade(tmp_path, backend) as cascade:
         inputs = [value.role for value in cascade.manifest.graphs[format_].exits[1].inputs]

@@ -15,8 +15,7 @@ from mindspore.train.checkpoint_pb2 import Checkpoint as Message
 from dvt.checkpoint import load_model, load_weights, read_checkpoint, save_checkpoint
 from dvt.checkpoint.pytorch import convert_from_pytorch
 from dvt.convert import parameter_shapes
-from dvt.deploy.manifest import manifest_from_dict, read_manifest
-from dvt.errors import BundleError, CheckpointError
+from dvt.errors import CheckpointError
 from dvt.models.cascade import build_from_config
 from dvt.models.variants import ModelConfig, model_config
 
@@ -197,55 +196,3 @@ def test_stored_results_that_never_end(results: Callable, tmp_path: Path, monkey
     torch.save(content, tmp_path / "in.pth")
     with pytest.raises(CheckpointError, match="the stored flops is not a list of results"):
         pytorch_files.convert_from_pytorch(tmp_path / "in.pth", tmp_path / "out.ckpt")
-
-
-# ----------------------------------------------------------------------------------------------------------- bundles
-
-
-def manifest() -> dict:
-    from dvt.deploy.manifest import GraphFile, GraphSet, Manifest, Setting, exit_values
-
-    files = tuple(GraphFile(f"exit_{k}.onnx", 9, "0" * 64, *exit_values(CONFIG, k)) for k in range(3))
-    whole = Manifest(
-        model=CONFIG,
-        class_names=list("abcdefg"),
-        preprocessing={"mean": [0.5]},
-        cumulative_gmacs=[0.1, 0.2, 0.3],
-        batch_sizes=[1, 8],
-        thresholds={"recommended": Setting((0.7, 0.8, -1e8), 0.2, 81.5)},
-        graphs={"ONNX": GraphSet("float32", files)},
-        versions={"dvt": "0"},
-    )
-    return json.loads(json.dumps(whole.to_dict()))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda m: m.update(class_names=["a"]), "1 class_names for 7 classes"),
-        (lambda m: m.update(class_names="abcdefg"), "class_names is 'abcdefg'; it must be a list"),
-        (lambda m: m.update(preprocessing=3), "preprocessing is 3; it must be an object"),
-        (lambda m: m.update(cumulative_gmacs=[0.1]), "are not the costs of 3 exits"),
-        (lambda m: m.update(cumulative_gmacs=[0.1, 0.2, float("nan")]), "are not the costs of 3 exits"),
-        (lambda m: m.update(batch_sizes=[0]), "batch_sizes is .0."),
-        (lambda m: m.update(batch_sizes=[float("inf")]), "is damaged"),
-        (lambda m: m["thresholds"]["recommended"].update(values=[0.5]), "thresholds 'recommended': .*3 exits need"),
-        (lambda m: m["thresholds"]["recommended"].update(values=[0.5, float("nan"), 0]), "NaN cannot be compared"),
-        (lambda m: m["graphs"]["ONNX"]["exits"].pop(), "ONNX has 2 files for 3 exits"),
-        (lambda m: m["graphs"]["ONNX"]["exits"][1]["inputs"].pop(), r"exit_1\.onnx takes or returns features, images"),
-        (lambda m: m["graphs"]["ONNX"]["exits"][0]["outputs"][0].update(role="x"), r"exit_0\.onnx takes or returns"),
-        (lambda m: m["model"].update(embed_dim=10**30), "model.embed_dim is 1000"),
-    ],
-)
-def test_a_manifest_that_does_not_fit_its_model(change: Callable, message: str):
-    content = manifest()
-    assert manifest_from_dict(content).model == CONFIG
-    change(content)
-    with pytest.raises(BundleError, match=message):
-        manifest_from_dict(content)
-
-
-def test_a_manifest_of_brackets(tmp_path: Path):
-    (tmp_path / "manifest.json").write_text("[" * 100_000)
-    with pytest.raises(BundleError, match=r"manifest\.json is damaged: .*recursion"):
-        read_manifest(tmp_path)

@@ -22,25 +22,25 @@ class ExportOptions:
         output: Folder for the bundle; null for the folder "export" beside the checkpoint.
         format: One or more of MINDIR, ONNX and ONNX_INT8, with commas in between.
         precision: Type of weights and arithmetic; images and probabilities stay float32.
-        whole: Also write one file per format with all exits.
         batch_size: Fixed number of images per call of the MindIR files; null leaves it open.
         batch_sizes: Numbers of images that MindSpore Lite is prepared for.
         device_target: Device on which the MindIR files are checked; auto takes the best one that is there.
         calibration_path: Where the data set of the training run lies now, for the calibration images of ONNX_INT8;
             null where it lay then.
         calibration_images: Images with which the thresholds of ONNX_INT8 are measured, at most all there are.
+        replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
     """
 
     checkpoint: str = field(metadata=PATH)
     output: str | None = field(default=None, metadata=PATH)
     format: str = "MINDIR"
     precision: Literal["float32", "float16"] = "float32"
-    whole: bool = False
     batch_size: int | None = field(default=None, metadata=bounds(1))
     batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES))
     device_target: DeviceTarget = "auto"
     calibration_path: str | None = field(default=None, metadata=PATH)
     calibration_images: int = field(default=500, metadata=bounds(1))
+    replace: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, "")

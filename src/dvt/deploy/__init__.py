@@ -6,6 +6,7 @@ and imports only the one it is asked for. A reader of the code starts at `manife
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ _DEFINED_IN = {
     "export_bundle": "dvt.deploy.bundle",
     "remeasure": "dvt.deploy.recalibration",
 }
+
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it once, when it is imported
 
 
 def __getattr__(name: str) -> Any:

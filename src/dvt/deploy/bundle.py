@@ -3,13 +3,13 @@
 Every file is run once more and compared with the model before anything appears in the folder.
 """
 
-import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import os
 import platform
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +23,18 @@ from dvt.checkpoint.native import Checkpoint, load_model
 from dvt.config.files import config_from_dict
 from dvt.data import Splits, load_splits
 from dvt.deploy.lite.files import write_ascend_configs
-from dvt.deploy.manifest import (
-    CONVERTED,
-    MANIFEST_FILE,
-    GraphSet,
-    Manifest,
-    Setting,
-    named_settings,
-    read_manifest,
-    write_manifest,
-)
+from dvt.deploy.manifest import GraphSet, Manifest, Setting, named_settings, write_manifest
 from dvt.deploy.mindir import MindirWriter, exportable
 from dvt.deploy.options import BundleOptions
+from dvt.deploy.publish import merged, publish, staged
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.writers import references, write_files
 from dvt.early_exit.loop import check_batch_sizes
-from dvt.errors import BundleError, ConfigError
+from dvt.errors import ConfigError, work_begun
 from dvt.models.cost import cumulative_gmacs
-from dvt.safe_files import put_in_place, scratch_folder, write_failure
+from dvt.models.variants import ModelConfig
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
-
-_OURS = re.compile(r"(exit_\d+|whole)(\.int8)?\.(mindir|onnx|ms)|exit_\d+(_ascend\.mindir|\.ascend\.ini)")
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +42,8 @@ log = logging.getLogger(__name__)
 def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **options: Any) -> list[Path]:
     """Writes `model` as a bundle into `folder`; returns the paths, the manifest last.
 
-    Files of an earlier export there are replaced, other files left alone, and nothing appears before everything has
-    been written and checked.
+    Nothing appears before everything has been written and checked, and the folder holds the earlier bundle or the new
+    one, whenever this is interrupted. Formats are added to a bundle of the same weights.
 
     Args:
         model: A DVT, such as `dvt.build_model` or `dvt.checkpoint.load_model` return; left as it is.
@@ -62,7 +52,8 @@ def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **opt
         options: Those of `BundleOptions`, by name.
 
     Raises:
-        ConfigError: Options that do not fit each other or the model, or a folder that cannot be written.
+        ConfigError: Options that do not fit each other or the model, a folder that cannot be written, or one with a
+            bundle of other weights, without `replace`.
         DVTError: A file computes something else than the model.
     """
     return write_bundle(model, Path(folder), BundleOptions(*values, **options))
@@ -72,6 +63,8 @@ def write_bundle(model: nn.Cell, folder: Path, options: BundleOptions) -> list[P
     """`export_bundle`, step by step: formats -> checked files -> manifest -> folder."""
     config = model.config
     fixed = [] if options.batch_size is None else [options.batch_size]
+    model = exportable(model)
+    weights = {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()}
     manifest = Manifest(
         model=config,
         class_names=None if options.class_names is None else list(options.class_names),
@@ -81,23 +74,36 @@ def write_bundle(model: nn.Cell, folder: Path, options: BundleOptions) -> list[P
         thresholds=named_settings(options.thresholds, config.num_exits),
         graphs={},
         versions={"dvt": dvt.__version__, "mindspore": ms.__version__, "python": platform.python_version()},
+        fingerprint=fingerprint(config, weights),
     )
-    model = exportable(model)
-    with _staged(folder) as stage:
-        graphs = _write_graphs(stage, model, options)
-        if "MINDIR" in graphs and options.batch_size is None:
-            write_ascend_configs(stage, graphs["MINDIR"], manifest.batch_sizes)
-        write_manifest(stage, dataclasses.replace(manifest, graphs=graphs))
-        if "ONNX_INT8" in graphs:
-            remeasure(stage, "ONNX_INT8", *options.calibration)
-        names = _publish(stage, folder)
+    with staged(folder) as stage:
+        merged(folder, manifest, options.replace)  # refuses before the work
+        with work_begun():
+            graphs = _write_graphs(stage, model, weights, options)
+            if "MINDIR" in graphs and options.batch_size is None:
+                write_ascend_configs(stage, graphs["MINDIR"], manifest.batch_sizes)
+            write_manifest(stage, dataclasses.replace(manifest, graphs=graphs))
+            if "ONNX_INT8" in graphs:
+                remeasure(stage, "ONNX_INT8", *options.calibration)
+            names = publish(stage, folder, options.replace)
     log.info("wrote %s to %s", ", ".join(names), folder)
     return [folder / name for name in names]
 
 
-def _write_graphs(stage: Path, model: nn.Cell, options: BundleOptions) -> dict[str, GraphSet]:
+def fingerprint(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 of a model and its weights by parameter name."""
+    digest = hashlib.sha256(json.dumps(config.to_dict()).encode())
+    for name, array in sorted(weights.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _write_graphs(
+    stage: Path, model: nn.Cell, weights: Mapping[str, np.ndarray], options: BundleOptions
+) -> dict[str, GraphSet]:
     """The checked files of every format that was asked for."""
-    wanted = references(model, options.batch_size, options.whole)
+    wanted = references(model, options.batch_size)
     graphs = {}
     if "MINDIR" in options.formats:
         writer = MindirWriter(model, options.precision, options.batch_size)
@@ -105,56 +111,12 @@ def _write_graphs(stage: Path, model: nn.Cell, options: BundleOptions) -> dict[s
     if "ONNX" in options.formats:
         from dvt.deploy.onnx.files import OnnxWriter
 
-        weights = {name: parameter.asnumpy() for name, parameter in model.parameters_dict().items()}
         graphs["ONNX"] = write_files(stage, model.config, OnnxWriter(model.config, weights, options.precision), wanted)
     if "ONNX_INT8" in options.formats:
         from dvt.deploy.quantize import write_int8
 
         graphs["ONNX_INT8"] = write_int8(stage, graphs["ONNX"])
     return graphs
-
-
-@contextlib.contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder in `folder`, to be written to; both are removed after a failure, the latter if it is new.
-
-    What cannot be written becomes a ConfigError.
-    """
-    new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with scratch_folder(folder, "export") as stage:
-            yield stage
-    except OSError as error:
-        raise ConfigError(f"cannot write to the output folder {folder}: {write_failure(folder, error)}") from error
-    finally:
-        if new:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty, that is after a failure
-
-
-def _publish(stage: Path, folder: Path) -> list[str]:
-    """Moves the staged files into `folder`, the manifest last, and removes those of an earlier export."""
-    names, earlier = _exported_files(stage), _exported_files(folder)
-    in_order = [*sorted(names), MANIFEST_FILE]
-    (folder / MANIFEST_FILE).unlink(missing_ok=True)
-    for name in in_order:
-        put_in_place(stage / name, folder / name)
-    for name in earlier - names:
-        (folder / name).unlink(missing_ok=True)
-    return in_order
-
-
-def _exported_files(folder: Path) -> set[str]:
-    """Names of the files that go with the manifest in `folder`; nothing else there is ours."""
-    try:
-        manifest = read_manifest(folder)
-    except BundleError:
-        return set()
-    names = {entry.file for graphs in manifest.graphs.values() for entry in graphs.files}
-    if "MINDIR" in manifest.graphs or CONVERTED in manifest.graphs:
-        names |= {path.name for path in folder.glob("exit_*.ascend.ini")}
-    return {name for name in names if _OURS.fullmatch(name)}
 
 
 def export_checkpoint(
@@ -219,27 +181,18 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     results = metadata.get("results") or {}
     rows = results.get("dynamic_threshold") or []
     costs, accuracies = results.get("budgeted_batch_classification") or ([], [])
+    sweep = [Setting(row, *found) for row, *found in zip(rows, costs, accuracies, strict=False)]
     settings: dict[str, Setting] = {}
     if metadata.get("thresholds") is not None:
+        recommended = Setting(metadata["thresholds"])
         chosen = metadata.get("early_exit")  # what this package found, with what it reached
-        known = (rows, costs, accuracies)
-        if chosen:
-            known = ([chosen["thresholds"]], [chosen["expected_gmacs"]], [chosen["accuracy"]])
-        settings["recommended"] = _with_results(metadata["thresholds"], *known)
-    if not rows or not len(rows) == len(costs) == len(accuracies):
+        known = [Setting(chosen["thresholds"], chosen["expected_gmacs"], chosen["accuracy"])] if chosen else sweep
+        same = (each for each in known if np.array_equal(np.float32(each.values), np.float32(recommended.values)))
+        settings["recommended"] = next(same, recommended)
+    if not sweep or not len(rows) == len(costs) == len(accuracies):
         return settings
     wanted = np.linspace(min(costs), max(costs), BUDGETS)
-    points = sorted({int(np.abs(np.asarray(costs) - cost).argmin()) for cost in wanted}, key=lambda i: costs[i])
-    if not settings:
-        points.sort(key=lambda i: -accuracies[i])
-    for point in points:
-        settings[f"{costs[point]:.3g}_gmacs"] = _with_results(rows[point], rows, costs, accuracies)
+    points = {int(np.abs(np.asarray(costs) - cost).argmin()) for cost in wanted}
+    for point in sorted(points, key=lambda i: costs[i] if settings else -accuracies[i]):
+        settings[f"{costs[point]:.3g}_gmacs"] = sweep[point]
     return settings
-
-
-def _with_results(row: Sequence[float], rows: Sequence, costs: Sequence[float], accuracies: Sequence[float]) -> Setting:
-    """A threshold vector with its results, where it is one of the sweep's."""
-    for other, cost, accuracy in zip(rows, costs, accuracies, strict=False):
-        if np.array_equal(np.float32(other), np.float32(row)):
-            return Setting(row, float(cost), float(accuracy))
-    return Setting(row)

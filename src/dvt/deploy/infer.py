@@ -1,20 +1,24 @@
 """Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does (`dvt.cli.infer`)."""
 
 import csv
+import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+from tqdm import tqdm
 
 from dvt.data.progress import progress
 from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
-from dvt.deploy.manifest import Manifest
 from dvt.deploy.runner import Cascade
-from dvt.early_exit.loop import Predictions
-from dvt.errors import BundleError, ConfigError, DataError
+from dvt.errors import BundleError, ConfigError, DataError, work_begun
+from dvt.safe_files import explained
+
+COLUMNS = ("file", "label", "class", "confidence", "exit")  # exits are counted from 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class InferRequest:
         thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
         batch_size: Images per call.
         device_id: Card of MindSpore Lite on Ascend.
+        output: CSV file for the predictions; None writes them to standard output.
     """
 
     bundle: Path
@@ -39,82 +44,90 @@ class InferRequest:
     thresholds: str | None = None
     batch_size: int = 8
     device_id: int = 0
+    output: Path | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class Inference:
-    """The answers to n image files.
+class Tally:
+    """Counts of what was answered, and the seconds that it took without preprocessing."""
 
-    Attributes:
-        manifest: Of the bundle.
-        files: Their paths.
-        true_labels: Their classes, or None where folders do not say.
-        answers: What the cascade says of each, in the order of `files`.
-        load_seconds: Time to load the bundle.
-        seconds: Time in the cascade, without preprocessing.
-    """
+    def __init__(self, cumulative_gmacs: Sequence[float]) -> None:
+        self.costs = np.asarray(cumulative_gmacs)
+        self.left = np.zeros(len(self.costs), int)  # images that left at each exit
+        self.failed = self.correct = 0
+        self.seconds = 0.0
 
-    manifest: Manifest
-    files: list[str]
-    true_labels: list[int] | None
-    answers: Predictions
-    load_seconds: float
-    seconds: float
-
-    def write_csv(self, stream: TextIO) -> None:
-        """One row per image; exits are counted from 1."""
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(("file", "label", "class", "confidence", "exit"))
-        names, answers = self.manifest.class_names, self.answers
-        rows = zip(self.files, answers.labels, answers.confidence, answers.exit_index, strict=True)
-        for file, label, confidence, index in rows:
-            writer.writerow((file, label, names[label] if names else "", f"{confidence:.4f}", index + 1))
-
-    def summary(self) -> str:
+    def summary(self, with_accuracy: bool) -> str:
         """Speed, where images left, cost, and the accuracy where classes are known, in one line."""
-        count, taken, costs = len(self.files), self.answers.exit_index, np.asarray(self.manifest.cumulative_gmacs)
-        shares = 100 * np.bincount(taken, minlength=len(costs)) / count
-        speed = f"{count / self.seconds:.1f} images/s without preprocessing"
-        parts = [
-            f"{count} images, loaded in {self.load_seconds:.1f} s, {speed}",
-            "left at exits " + ", ".join(f"{number}: {share:.1f} %" for number, share in enumerate(shares, start=1)),
-            f"{costs[taken].mean():.4g} of {costs[-1]:.4g} GMACs per image",
-        ]
-        if self.true_labels is not None:
-            parts.append(f"top-1 accuracy {100 * np.mean(self.answers.labels == self.true_labels):.2f} %")
-        return "; ".join(parts)
+        count = self.left.sum()
+        failed = f"; {self.failed} of {self.failed + count} files could not be classified" if self.failed else ""
+        if not count:
+            return f"0 images{failed}"
+        shares = ", ".join(f"{number}: {100 * left / count:.1f} %" for number, left in enumerate(self.left, start=1))
+        accuracy = f"; top-1 accuracy {100 * self.correct / count:.2f} %" if with_accuracy else ""
+        return (
+            f"{count} images, {count / self.seconds:.1f} images/s without preprocessing; left at exits {shares}; "
+            f"{self.left @ self.costs / count:.4g} of {self.costs[-1]:.4g} GMACs per image{accuracy}{failed}"
+        )
 
 
-def infer(request: InferRequest) -> Inference:
-    """Classifies the images of a request.
+def infer(request: InferRequest) -> Tally:
+    """Classifies the images of a request, and writes a CSV row for each as soon as its batch is done.
+
+    Images that cannot be read are named on standard error, counted, and left out.
 
     Raises:
         BundleError: The folder is no bundle that can be run, or does not say how images become model inputs.
-        ConfigError: Thresholds or a backend that are not there.
-        DataError: There are no images, they cannot be read, or are in folders that are no classes of the bundle.
+        ConfigError: Thresholds or a backend that are not there, or an output that cannot be written.
+        DataError: There are no images, or they are in folders that are no classes of the bundle.
     """
-    started = time.perf_counter()
     with Cascade(request.bundle, request.backend, request.format, device_id=request.device_id) as cascade:
-        load_seconds = time.perf_counter() - started
         if cascade.preprocessing is None:
             raise BundleError(
                 f"{request.bundle} does not say how images become model inputs; export it from a checkpoint that does "
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
-        thresholds = _thresholds(request.thresholds, cascade.thresholds)
+        thresholds = cascade.chosen(_thresholds(request.thresholds, cascade.thresholds))
         files, true_labels = find_images(request.data_path, cascade.class_names)
-        answers, seconds = [], 0.0
-        for start in progress(range(0, len(files), request.batch_size), unit="batch", desc="infer"):
-            images = np.stack([cascade.preprocessing(file) for file in files[start : start + request.batch_size]])
-            started = time.perf_counter()
-            answers.append(cascade.predict(images, thresholds))
-            seconds += time.perf_counter() - started
-    joined = {key.name: np.concatenate([getattr(each, key.name) for each in answers]) for key in fields(Predictions)}
-    return Inference(cascade.manifest, files, true_labels, Predictions(**joined), load_seconds, seconds)
+        names, tally = cascade.class_names, Tally(cascade.manifest.cumulative_gmacs)
+        full_disks = nullcontext() if request.output is None else explained(request.output, ConfigError)
+        with _opened(request.output) as stream, work_begun(), full_disks:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for start in progress(range(0, len(files), request.batch_size), unit="batch", desc="infer"):
+                images = {}
+                for index in range(start, min(start + request.batch_size, len(files))):
+                    try:
+                        images[index] = cascade.preprocessing(files[index])
+                    except DataError as error:
+                        tally.failed += 1
+                        tqdm.write(f"error: {error}", file=sys.stderr)
+                if not images:
+                    continue
+                started = time.perf_counter()
+                answers = cascade.predict(np.stack(list(images.values())), thresholds)
+                tally.seconds += time.perf_counter() - started
+                tally.left += np.bincount(answers.exit_index, minlength=len(tally.left))
+                rows = zip(images, answers.labels, answers.confidence, answers.exit_index, strict=True)
+                for index, label, confidence, taken in rows:
+                    name = names[label] if names else ""
+                    writer.writerow((files[index], label, name, f"{confidence:.4f}", taken + 1))
+                    tally.correct += true_labels is not None and label == true_labels[index]
+                stream.flush()
+    print(tally.summary(true_labels is not None), file=sys.stderr)
+    return tally
+
+
+def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
+    """The CSV file, in a folder that is made, or standard output. Raises ConfigError if it cannot be written."""
+    if output is None:
+        return nullcontext(sys.stdout)
+    with explained(output, ConfigError):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:

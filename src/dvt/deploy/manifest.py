@@ -5,21 +5,24 @@ Needs neither MindSpore nor ONNX. docs/deployment.md lists the keys for programs
 
 import hashlib
 import json
+import math
 import os
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from dvt.data.preprocess import Preprocessing
 from dvt.early_exit.decisions import ALWAYS, NEVER, check_thresholds
 from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import explained, replacing
+from dvt.value_checks import bounds, check_value
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
@@ -30,8 +33,11 @@ RULE = (
     "An image leaves at the first exit whose largest probability is at least that exit's threshold; the last exit "
     "takes all that are left. The next exit gets the images that go on, and their rows of what this exit returned."
 )
-
-_CHUNK = 1 << 22
+LONGEST_TEXT = 1000  # characters of a name
+LARGEST_BATCH = 4096
+LARGEST_RESIZE = 16  # times the side of the model input: a larger image would fill the memory
+PIXELS = {"mean": bounds(-1000, 1000), "std": bounds(1e-6, 1000)}
+"""Bounds of the preprocessing's numbers, so that inputs are finite in float32."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +62,36 @@ class GraphFile:
     """One file with its size, hash, inputs and outputs in the order of the call."""
 
     file: str
-    bytes: int
+    bytes: int = field(metadata=bounds(0, 2**40))
     sha256: str
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
 
     def __post_init__(self) -> None:
-        if Path(self.file).name != self.file or self.file.startswith("."):
-            raise ConfigError(f"{self.file!r} is not the name of a file in the bundle")
+        name = self.file
+        if Path(name).name != name or name.startswith(".") or "\0" in name or len(name.encode(errors="replace")) > 255:
+            raise ConfigError(f"file {name!r:.100} is not the name of a file in the bundle")
 
 
 @dataclass(frozen=True)
 class Setting:
     """Thresholds (K,), and where known the GMACs per image and the accuracy in percent that they were measured with.
 
-    Infinite thresholds become the 1e8 that means the same, because JSON has no infinity.
+    Infinite thresholds become the 1e8 that means the same, because JSON has no infinity. Raises ConfigError for
+    negative ones other than -1e8, with which all images leave.
     """
 
-    values: tuple[float, ...]
-    expected_gmacs: float | None = None
-    accuracy: float | None = None
+    values: tuple[float, ...] = field(metadata=bounds(ALWAYS, NEVER))
+    expected_gmacs: float | None = field(default=None, metadata=bounds(0))
+    accuracy: float | None = field(default=None, metadata=bounds(0, 100))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", tuple(float(value) for value in np.clip(self.values, ALWAYS, NEVER)))
+        values = tuple(float(value) for value in np.clip(np.asarray(self.values, float), ALWAYS, NEVER))
+        if any(ALWAYS < value < 0 for value in values):
+            raise ConfigError(
+                f"values {list(values)} are thresholds, and none may be negative (but -1e8, for all images)"
+            )
+        object.__setattr__(self, "values", values)
 
 
 @dataclass(frozen=True)
@@ -88,12 +101,12 @@ class GraphSet:
     Attributes:
         precision: "float32", "float16" or "int8".
         exits: One file per exit.
-        whole: One file with all exits, images -> probabilities (B, K, classes); None if it was not asked for.
+        whole: One file with all exits, in bundles of version 0.1.0 that were asked for it.
         thresholds: Those to be used with these files instead of the bundle's; None where the bundle's hold.
         details: How the files were made and what was measured with them.
     """
 
-    precision: str
+    precision: Literal["float32", "float16", "int8"]
     exits: tuple[GraphFile, ...]
     whole: GraphFile | None = None
     thresholds: dict[str, Setting] | None = None
@@ -109,39 +122,39 @@ class GraphSet:
 class Manifest:
     """A bundle. `thresholds` are named settings, the first the default; the other attributes are named as in the file.
 
-    `batch_sizes` are the numbers of images that backends with fixed shapes are prepared for.
+    `batch_sizes` are the numbers of images that backends with fixed shapes are prepared for. `fingerprint` is the
+    SHA-256 of model and weights, None in bundles of version 0.1.0.
 
     Raises:
-        ConfigError: Parts do not fit the model, which would otherwise be seen only when images come.
+        ConfigError: Parts do not fit the model or each other, which would otherwise be seen only when images come; the
+            message names the key.
     """
 
     model: ModelConfig
     class_names: list[str] | None
     preprocessing: dict[str, Any] | None
-    cumulative_gmacs: list[float]
-    batch_sizes: list[int]
+    cumulative_gmacs: list[float] = field(metadata=bounds(0))
+    batch_sizes: list[int] = field(metadata=bounds(1, LARGEST_BATCH))
     thresholds: dict[str, Setting]
     graphs: dict[str, GraphSet]
     versions: dict[str, str]
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         model, costs = self.model, self.cumulative_gmacs
+        _check_plain(asdict(self), "")
         if self.class_names is not None and len(self.class_names) != model.num_classes:
             raise ConfigError(f"there are {len(self.class_names)} class_names for {model.num_classes} classes")
-        if len(costs) != model.num_exits or not all(0 <= cost < float("inf") for cost in costs):
+        if len(costs) != model.num_exits:
             raise ConfigError(f"cumulative_gmacs {costs} are not the costs of {model.num_exits} exits")
-        check_batch_sizes(self.batch_sizes)
+        if max(check_batch_sizes(self.batch_sizes)) > LARGEST_BATCH:
+            raise ConfigError(f"batch_sizes is {self.batch_sizes}; the largest is {LARGEST_BATCH}")
+        if self.preprocessing is not None:
+            _check_preprocessing(self.preprocessing, model)
         for settings in (self.thresholds, *(graphs.thresholds or {} for graphs in self.graphs.values())):
-            for name, setting in settings.items():
-                _check_setting(name, setting.values, model.num_exits)
+            named_settings(settings, model.num_exits)
         for name, graphs in self.graphs.items():
-            if len(graphs.exits) != model.num_exits:
-                raise ConfigError(f"{name} has {len(graphs.exits)} files for {model.num_exits} exits")
-            for index, entry in enumerate(graphs.exits):
-                for found, expected in zip((entry.inputs, entry.outputs), exit_values(model, index), strict=True):
-                    roles = sorted(value.role for value in found)
-                    if roles != sorted(value.role for value in expected):
-                        raise ConfigError(f"{entry.file} takes or returns {', '.join(roles) or 'nothing'}")
+            _check_graphs(f"graphs.{name}.exits", graphs, model)
 
     def settings(self, graph_format: str) -> dict[str, Setting]:
         """The named thresholds that hold for one format."""
@@ -153,56 +166,109 @@ class Manifest:
         return {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(self), "model": self.model.to_dict()}
 
 
+def _check_plain(value: Any, key: str) -> None:
+    """Raises ConfigError for numbers that JSON does not have, and for texts that are long or cannot be encoded."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            _check_plain(name, f"a name in {key}")
+            _check_plain(each, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for index, each in enumerate(value):
+            _check_plain(each, f"{key}.{index}")
+    elif isinstance(value, str):
+        if len(value) > LONGEST_TEXT or value != value.encode(errors="replace").decode():
+            raise ConfigError(f"{key} is {value!a:.100}; names are Unicode text of at most {LONGEST_TEXT} characters")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key} is {value}; numbers must be finite")
+
+
+def _check_preprocessing(stored: dict[str, Any], model: ModelConfig) -> None:
+    """Raises ConfigError unless an image becomes an input of the model."""
+    made = _read(Preprocessing, stored, "preprocessing")
+    for key in ("image_size", "in_channels"):
+        if getattr(made, key) != getattr(model, key):
+            raise ConfigError(f"preprocessing.{key} is {getattr(made, key)}, and the model takes {getattr(model, key)}")
+    if made.resize_size > LARGEST_RESIZE * made.image_size:
+        raise ConfigError(f"preprocessing.resize_size is {made.resize_size} for images of side {made.image_size}")
+    for key, limits in PIXELS.items():
+        check_value(f"preprocessing.{key}", getattr(made, key), tuple[float, ...], limits["bounds"])
+
+
+def _check_graphs(key: str, graphs: GraphSet, model: ModelConfig) -> None:
+    """Raises ConfigError unless there is one file per exit, with the inputs and outputs that the model has."""
+    if len(graphs.exits) != model.num_exits:
+        raise ConfigError(f"{key} are {len(graphs.exits)} files for {model.num_exits} exits")
+    inputs = graphs.exits[0].inputs
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    if batch is not None and not 1 <= batch <= LARGEST_BATCH:
+        raise ConfigError(f"{key}.0.inputs are for {batch} images at once; it must be 1 to {LARGEST_BATCH}, or null")
+    precision = graphs.precision if graphs.precision in PRECISIONS else "float32"
+    for index, entry in enumerate(graphs.exits):
+        for part, expected in zip(("inputs", "outputs"), exit_values(model, index, precision, batch), strict=True):
+            if getattr(entry, part) != expected:
+                described = "; ".join(f"{each.name} {list(each.shape)} {each.dtype}" for each in expected)
+                raise ConfigError(f"{key}.{index}.{part} are not those of the model, which are {described}")
+
+
 def manifest_from_dict(content: Any, source: str = "the manifest") -> Manifest:
     """Reads what `Manifest.to_dict` gives. Raises BundleError, naming `source` and what is wrong with it."""
     version = content.get("format") if isinstance(content, Mapping) else None
     if version != MANIFEST_FORMAT:
         newer = isinstance(version, int) and version > MANIFEST_FORMAT
         raise BundleError(
-            f"{source} has format {version!r}; this version of the package reads format {MANIFEST_FORMAT}. "
+            f"{source} has format {version!r:.100}; this version of the package reads format {MANIFEST_FORMAT}. "
             + ("Update the package" if newer else "Export the checkpoint again")
         )
     try:
-        return _typed(Manifest, content)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise BundleError(f"{source} is damaged: {what}. Export the checkpoint again") from error
+        return _read(Manifest, content, "")
+    except ConfigError as error:
+        raise BundleError(f"{source} is damaged: {error}. Export the checkpoint again") from error
 
 
-_JSON_TYPES = {
-    dict: (dict, "an object with keys"),
-    list: (list, "a list"),
-    tuple: (list, "a list"),
-    str: (str, "a text"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-}
-"""By Python type: what JSON has for it, and what messages call that."""
-
-
-def _typed(hint: Any, value: Any, *path: str) -> Any:
-    """`value`, read from JSON, as what the type hint says. Raises ValueError, naming the `path` of keys to it."""
+def _read(hint: Any, value: Any, key: str, limits: Any = None) -> Any:
+    """`value`, read from JSON under `key`, as what the type hint says. Raises ConfigError, naming the key."""
+    kind = get_origin(hint) or hint
     if hint is Any:
         return value
-    if isinstance(hint, types.UnionType):  # X | None
-        return None if value is None else _typed(get_args(hint)[0], value, *path)
-    kind = dict if is_dataclass(hint) else get_origin(hint) or hint
-    found_as, described = _JSON_TYPES[kind]
-    if not isinstance(value, found_as) or isinstance(value, bool):
-        raise ValueError(f"{'.'.join(path)} is {value!r:.100}; it must be {described}")
-    if hint is ModelConfig:
-        return ModelConfig.from_dict(value)
-    if is_dataclass(hint):
-        return hint(**{key: _typed(each, value[key], *path, key) for key, each in get_type_hints(hint).items()})
-    if kind is dict:
-        return {key: _typed(get_args(hint)[1], each, *path, key) for key, each in value.items()}
+    if kind is types.UnionType:  # X | None
+        return None if value is None else _read(get_args(hint)[0], value, key, limits)
+    if kind is dict or is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} is {value!r:.100}; it must be an object with keys")
+        if hint is ModelConfig:
+            return ModelConfig.from_dict(value)
+        if kind is dict:
+            return {name: _read(get_args(hint)[1], each, f"{key}.{name}") for name, each in value.items()}
+        return _read_dataclass(hint, value, key)
     if kind in (list, tuple):
-        return kind(_typed(get_args(hint)[0], each, *path, str(index)) for index, each in enumerate(value))
-    return kind(value)
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} is {value!r:.100}; it must be a list")
+        return kind(_read(get_args(hint)[0], each, f"{key}.{index}", limits) for index, each in enumerate(value))
+    if hint is str:
+        if not isinstance(value, str):
+            raise ConfigError(f"{key} is {value!r:.100}; it must be text")
+        return value
+    check_value(key, value, hint, limits)
+    return float(value) if hint is float else value
+
+
+def _read_dataclass(hint: type, value: Mapping[str, Any], key: str) -> Any:
+    """See `_read`. Keys that this version does not know are ignored."""
+    found, hints = {}, get_type_hints(hint)
+    for each in fields(hint):
+        if each.name in value:
+            path = f"{key}.{each.name}".lstrip(".")
+            found[each.name] = _read(hints[each.name], value[each.name], path, each.metadata.get("bounds"))
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise ConfigError(f"{key or 'it'} lacks {each.name!r}")
+    try:
+        return hint(**found)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}" if key else str(error)) from error
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
-    """The manifest of a bundle. Raises BundleError if the folder holds none, or one that cannot be read."""
+    """The manifest of a bundle. Raises BundleError if the folder holds none, or one that cannot be used."""
     path = Path(folder) / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -225,18 +291,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def exit_values(
-    config: ModelConfig, exit_index: int | None, precision: str = "float32", batch: int | None = None
+    config: ModelConfig, exit_index: int, precision: str = "float32", batch: int | None = None
 ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of one exit's file, or for None of the file with all exits.
+    """Inputs and outputs of one exit's file.
 
     Images and probabilities are float32, what else is handed on `precision`. A `batch` of None leaves the number of
     images open.
     """
-    image = (batch, config.in_channels, config.image_size, config.image_size)
-    inputs = [Value("images", "images", image, "float32")]
-    if exit_index is None:
-        shape = (batch, config.num_exits, config.num_classes)
-        return tuple(inputs), (Value("probabilities", "probabilities", shape, "float32"),)
+    inputs = [Value("images", "images", (batch, config.in_channels, config.image_size, config.image_size), "float32")]
     for role, shape in handed_on_shapes(config, exit_index - 1).items():
         if role == "probabilities":
             inputs.append(Value(role, "earlier_probabilities", (batch, *shape), "float32"))
@@ -267,13 +329,13 @@ def check_files(folder: Path, graphs: GraphSet) -> None:
                 "bundle again"
             )
         if _sha256_of(path) != entry.sha256:
-            raise BundleError(f"{path} was altered: its SHA-256 is not that of its manifest; copy the bundle again")
+            raise BundleError(f"{path} was altered: its sha256 is not that of its manifest; copy the bundle again")
 
 
 def _sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
 
@@ -281,23 +343,15 @@ def _sha256_of(path: Path) -> str:
 def named_settings(thresholds: Any, num_exits: int) -> dict[str, Setting]:
     """One vector, or a dict of named ones, as settings; a single one is called "default", None gives none.
 
-    Raises ConfigError for thresholds that are NaN or of another number than `num_exits`.
+    Raises ConfigError for thresholds that are NaN, negative or of another number than `num_exits`.
     """
     if thresholds is None:
         return {}
-    if not isinstance(thresholds, Mapping):
-        thresholds = {"default": thresholds}
     settings = {}
-    for name, given in thresholds.items():
-        if not isinstance(given, Setting):
-            _check_setting(name, given, num_exits)
-            given = Setting(given)
-        settings[str(name)] = given
+    for name, given in (thresholds if isinstance(thresholds, Mapping) else {"default": thresholds}).items():
+        try:
+            check_thresholds(given.values if isinstance(given, Setting) else given, num_exits)
+            settings[str(name)] = given if isinstance(given, Setting) else Setting(given)
+        except ConfigError as error:
+            raise ConfigError(f"thresholds {name!r}: {error}") from error
     return settings
-
-
-def _check_setting(name: str, thresholds: Any, num_exits: int) -> None:
-    try:
-        check_thresholds(thresholds, num_exits)
-    except ConfigError as error:
-        raise ConfigError(f"thresholds {name!r}: {error}") from error

@@ -14,7 +14,7 @@ from dvt.deploy.backends import MindSporeBackend
 from dvt.deploy.manifest import Value
 from dvt.early_exit.classifier import ExitCell
 from dvt.errors import DVTError
-from dvt.models.cascade import AllExits, build_from_config
+from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 
 
@@ -38,18 +38,15 @@ class MindirWriter:
         self.precision, self.batch_size = precision, batch_size
         self._model = model if precision == "float32" else exportable(model, precision)
 
-    def save(self, exit_index: int | None, inputs: Sequence[Value], path: Path) -> None:
-        """Writes one exit, or the whole model for None. Raises DVTError if that does not fit into one file.
+    def save(self, exit_index: int, inputs: Sequence[Value], path: Path) -> None:
+        """Writes one exit. Raises DVTError if that does not fit into one file.
 
         The inputs in the file have the names of the parameters of `construct`, which are those of the manifest.
         """
-        given = {value.role: _placeholder(value) for value in inputs}
-        if exit_index is None:
-            cell, arguments = AllExits(self._model, axis=1), [given["images"]]
-        else:
-            cell, arguments = ExitCell(self._model, exit_index), ExitCell.arguments(given)
+        cell = ExitCell(self._model, exit_index).set_train(False)
+        arguments = ExitCell.arguments({value.role: _placeholder(value) for value in inputs})
         before = set(path.parent.iterdir())
-        ms.export(cell.set_train(False), *arguments, file_name=str(path), file_format="MINDIR")
+        ms.export(cell, *arguments, file_name=str(path), file_format="MINDIR")
         if any(entry.is_dir() for entry in set(path.parent.iterdir()) - before):
             raise DVTError(
                 f"{path.name} is too large for one MindIR file: MindSpore put its weights elsewhere. Export a smaller "

@@ -27,8 +27,8 @@ class BundleOptions:
         batch_sizes: Numbers of images that backends with fixed shapes (MindSpore Lite) are prepared for.
         precision: "float32" or "float16". Images and probabilities stay float32, what exits hand on does not.
         batch_size: Fixes the number of images per call of the MindIR files; None leaves it open.
-        whole: Also write one file per format with all exits, each on every image.
         calibration: Images and classes with which the thresholds of ONNX_INT8 are measured.
+        replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
 
     Raises:
         ConfigError: Options that do not fit each other, or packages that are missing.
@@ -41,8 +41,8 @@ class BundleOptions:
     batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
     precision: str = "float32"
     batch_size: int | None = None
-    whole: bool = False
     calibration: Calibration | None = None
+    replace: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.formats if name not in FORMATS]

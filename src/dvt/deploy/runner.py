@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 
 
-class Cascade:
+class Cascade(AbstractContextManager):
     """Classifies images with the files of a bundle, stopping early as `dvt.AdaptiveClassifier` does.
 
     Args:
@@ -60,7 +60,8 @@ class Cascade:
         graphs = self.manifest.graphs[self.graph_format]
         if verify:
             check_files(Path(folder), graphs)
-        self._exits = graphs.exits
+        model = self.manifest.model
+        self._exits, self._image_shape = graphs.exits, (model.in_channels, model.image_size, model.image_size)
         self._backend = make(Path(folder), graphs, threads, device_id)
         fixed = graphs.exits[0].inputs[0].shape[0]
         self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
@@ -88,8 +89,8 @@ class Cascade:
             ConfigError: No thresholds, unknown ones, or another number than there are exits.
             DataError: Images of another shape, or with NaN or infinite pixels.
         """
-        images = check_images(images, self._image_shape)
-        return run_cascade(self.run_exit, images, self._chosen(thresholds), self.manifest.model.num_classes)
+        images, thresholds = check_images(images, self._image_shape), self.chosen(thresholds)
+        return run_cascade(self.run_exit, images, thresholds, self.manifest.model.num_classes)
 
     def all_exits(self, images: np.ndarray) -> np.ndarray:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
@@ -111,20 +112,11 @@ class Cascade:
         """Frees what the backend holds outside of this process."""
         self._backend.close()
 
-    def __enter__(self) -> "Cascade":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def _image_shape(self) -> tuple[int, int, int]:
-        model = self.manifest.model
-        return model.in_channels, model.image_size, model.image_size
-
-    def _chosen(self, thresholds: str | Sequence[float] | None) -> np.ndarray:
+    def chosen(self, thresholds: str | Sequence[float] | None) -> np.ndarray:
+        """The thresholds (K,) that `predict` takes for its argument of this name. Raises ConfigError as it does."""
         settings = self.thresholds
         if thresholds is None:
             if not settings:

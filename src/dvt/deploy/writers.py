@@ -27,18 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Reference:
-    """What one file must compute, by role: the outputs of the model itself for some inputs.
+    """What the file of one exit must compute, by role: the outputs of the model itself for some inputs."""
 
-    `exit_index` is None for the file with all exits.
-    """
-
-    exit_index: int | None
     inputs: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
 
 
-def references(model: nn.Cell, batch_size: int | None, whole: bool) -> list[Reference]:
-    """One for every exit of the model, and with `whole` one for all exits at once, on made-up images."""
+def references(model: nn.Cell, batch_size: int | None) -> list[Reference]:
+    """One for every exit of the model, on made-up images."""
     config, count = model.config, batch_size or sum(OPEN_BATCH_CHECKS)
     shape = (count, config.in_channels, config.image_size, config.image_size)
     images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
@@ -47,10 +43,7 @@ def references(model: nn.Cell, batch_size: int | None, whole: bool) -> list[Refe
     for index in range(config.num_exits):
         inputs = {"images": images, **handed_on}
         probabilities, handed_on = classifier.run_exit(index, images, handed_on)
-        found.append(Reference(index, inputs, {"probabilities": probabilities, **handed_on}))
-    if whole:
-        probabilities = np.stack([reference.outputs["probabilities"] for reference in found], axis=1)
-        found.append(Reference(None, {"images": images}, {"probabilities": probabilities}))
+        found.append(Reference(inputs, {"probabilities": probabilities, **handed_on}))
     return found
 
 
@@ -63,18 +56,18 @@ class Writer(Protocol):
     precision: str
     batch_size: int | None
 
-    def save(self, exit_index: int | None, inputs: Sequence[Value], path: Path) -> None:
-        """Writes one exit, or all for None, with inputs as described, into a file."""
+    def save(self, exit_index: int, inputs: Sequence[Value], path: Path) -> None:
+        """Writes one exit, with inputs as described, into a file."""
 
 
 def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Sequence[Reference]) -> GraphSet:
-    """Writes a file for each of what is wanted, and checks it. Raises DVTError if it computes something else."""
+    """Writes a file for each exit, and checks it. Raises DVTError if it computes something else."""
     entries = []
     with logging_redirect_tqdm(), progress(wanted, unit="file", desc=writer.suffix) as bar:
-        for reference in bar:
-            started, index = time.perf_counter(), reference.exit_index
+        for index, reference in enumerate(bar):
+            started = time.perf_counter()
             inputs, outputs = exit_values(config, index, writer.precision, writer.batch_size)
-            path = folder / f"{'whole' if index is None else f'exit_{index}'}.{writer.suffix}"
+            path = folder / f"exit_{index}.{writer.suffix}"
             writer.save(index, inputs, path)
             entry = describe_file(path, inputs, outputs)
             backend = writer.backend(folder, GraphSet(writer.precision, (entry,)))
@@ -87,8 +80,7 @@ def write_files(folder: Path, config: ModelConfig, writer: Writer, wanted: Seque
                 deviation,
                 time.perf_counter() - started,
             )
-    whole = entries.pop() if wanted[-1].exit_index is None else None
-    return GraphSet(writer.precision, tuple(entries), whole, details=dict(writer.details))
+    return GraphSet(writer.precision, tuple(entries), details=dict(writer.details))
 
 
 def check(entry: GraphFile, backend: Backend, reference: Reference, tolerance: float) -> float:

@@ -2,14 +2,17 @@
 
 import importlib.util
 import os
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dvt.deploy.backends import Backend
 from dvt.deploy.lite import session as lite_session
 from dvt.deploy.manifest import GraphSet
 from dvt.errors import BundleError, DeviceError
@@ -17,25 +20,22 @@ from dvt.errors import BundleError, DeviceError
 PYTHON_VARIABLE = "DVT_LITE_PYTHON"  # names the interpreter that has mindspore_lite, if it is not this one
 
 
-class LiteBackend:
+class LiteBackend(Backend):
     """Runs converted files (`.ms` on the CPU, `.mindir` on Ascend), which take the listed batch sizes only."""
 
     pads = True
 
     def __init__(self, folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> None:
-        target = graphs.details.get("target", "cpu")
-        files = [str(folder / entry.file) for entry in graphs.exits]
         python = os.environ.get(PYTHON_VARIABLE)
         if python is None and importlib.util.find_spec("mindspore_lite") is None:
             raise DeviceError(
                 f"the lite backend needs the package mindspore_lite, which {sys.executable} does not have; install it, "
                 f"or name a Python that has it with {PYTHON_VARIABLE}=/path/to/python"
             )
+        files = [str(folder / entry.file) for entry in graphs.exits]
+        arguments = (files, graphs.details.get("target", "cpu"), device_id, threads)
         try:
-            if python is None:
-                self._sessions = lite_session.Sessions(files, target, device_id, threads)
-            else:
-                self._sessions = Worker(python, files, target, device_id, threads)
+            self._sessions = Worker(python, arguments) if python else lite_session.Sessions(*arguments)
         except DeviceError:
             raise
         except RuntimeError as error:
@@ -44,23 +44,20 @@ class LiteBackend:
         self._lock = threading.Lock()
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One exit on inputs in the manifest's order; its outputs in that order."""
         with self._lock:  # one question at a time, or a thread reads another's answer
             return self._sessions.run(index, self._names[index], list(inputs))
 
     def close(self) -> None:
-        """Ends the worker, if there is one."""
-        if isinstance(self._sessions, Worker):
-            self._sessions.close()
+        self._sessions.close()
 
 
 class Worker:
-    """`lite_session.Sessions` in another process.
+    """`lite_session.Sessions`, made of `arguments`, in another process.
 
     Raises DeviceError if the process does not start or ends, RuntimeError if Lite fails.
     """
 
-    def __init__(self, python: str, files: list[str], target: str, device_id: int, threads: int | None) -> None:
+    def __init__(self, python: str, arguments: Sequence[Any]) -> None:
         self._python = python
         command = [python, lite_session.__file__, "serve"]
         # Lite must not meet the packages of this interpreter.
@@ -72,14 +69,14 @@ class Worker:
         except OSError as error:
             raise DeviceError(f"{PYTHON_VARIABLE}={python} cannot be run: {error.strerror}") from error
         try:
-            self._ask({"files": files, "target": target, "device_id": device_id, "threads": threads}, [])
+            self._ask(*arguments)
         except BaseException:
             self.close()
             raise
 
     def run(self, index: int, names: list[str], arrays: list[np.ndarray]) -> list[np.ndarray]:
         """As `lite_session.Sessions.run`."""
-        return self._ask({"index": index, "names": names}, arrays)
+        return self._ask(index, names, arrays)
 
     def close(self) -> None:
         """Ends the process."""
@@ -87,17 +84,15 @@ class Worker:
         self._process.stdout.close()
         self._process.wait()
 
-    def _ask(self, header: dict, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _ask(self, *arguments: Any) -> Any:
         try:
-            lite_session.write_message(self._process.stdin, header, arrays)
-            answer, outputs = lite_session.read_message(self._process.stdout)
-        except BrokenPipeError:
-            answer = None
-        if answer is None:
+            lite_session.send(self._process.stdin, arguments)
+            error, outputs = pickle.load(self._process.stdout)
+        except (BrokenPipeError, EOFError):
             raise DeviceError(
                 f"the MindSpore Lite worker of {PYTHON_VARIABLE}={self._python} ended unexpectedly; check that "
                 f"`{self._python} -c 'import mindspore_lite'` works"
-            )
-        if answer["error"]:
-            raise RuntimeError(answer["error"])
+            ) from None
+        if error:
+            raise RuntimeError(error)
         return outputs

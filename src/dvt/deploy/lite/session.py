@@ -8,8 +8,8 @@ otherwise starts it under Lite's interpreter:
     python session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
 """
 
-import json
 import os
+import pickle
 import sys
 
 import numpy as np
@@ -29,13 +29,12 @@ class Sessions:
             if threads and threads > 1 and lite.__version__.startswith("2.0."):
                 raise RuntimeError("MindSpore Lite 2.0 computes small matrix products wrongly on more than one thread")
             context.cpu.thread_num = threads or 1
-        self._models, self._batches = [], []
+        self._models, self._batches = [], [None] * len(files)
         for path in files:
             kind = lite.ModelType.MINDIR_LITE if path.endswith(".ms") else lite.ModelType.MINDIR
             model = lite.Model()
             model.build_from_file(path, kind, context)
             self._models.append(model)
-            self._batches.append(None)
 
     def run(self, index, names, arrays):
         """One exit on arrays under their input names; returns its outputs, in order."""
@@ -53,6 +52,9 @@ class Sessions:
             each.set_data_from_numpy(np.ascontiguousarray(given[each.name]))
         return [output.get_data_to_numpy() for output in model.predict(inputs)]
 
+    def close(self):
+        """Nothing to do in this process."""
+
 
 def convert(onnx_file, output):
     """Converts an exported ONNX file to `output`.ms."""
@@ -64,47 +66,29 @@ def convert(onnx_file, output):
     converter.convert(fmk_type=lite.FmkType.ONNX, model_file=onnx_file, output_file=output)
 
 
-def write_message(stream, header, arrays=()):
-    """A line of JSON, then the bytes of the arrays it announces."""
-    arrays = [np.ascontiguousarray(array) for array in arrays]
-    header = dict(header, arrays=[[str(array.dtype), list(array.shape)] for array in arrays])
-    stream.write(json.dumps(header).encode() + b"\n")
-    for array in arrays:
-        stream.write(array.tobytes())
+def send(stream, message):
+    """Writes arguments or an answer, for `pickle.load` at the other end; Python 3.7 reads protocol 4."""
+    pickle.dump(message, stream, protocol=4)
     stream.flush()
 
 
-def read_message(stream):
-    """(header, arrays) of the next message; (None, []) at the end of the stream."""
-    line = stream.readline()
-    if not line:
-        return None, []
-    header = json.loads(line.decode())
-    arrays = []
-    for dtype, shape in header["arrays"]:
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        arrays.append(np.frombuffer(stream.read(size), dtype).reshape(shape))
-    return header, arrays
-
-
 def serve():
-    """Answers messages on standard input: first the arguments of `Sessions`, then those of its `run`, one per call."""
+    """Answers each message on standard input with (error or None, outputs): the first one has the arguments of
+    `Sessions`, those that follow have the arguments of its `run`."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Lite prints to standard output
     sessions = None
     while True:
-        header, arrays = read_message(sys.stdin.buffer)
-        if header is None:
+        try:
+            arguments = pickle.load(sys.stdin.buffer)
+        except EOFError:
             return
         try:
-            if sessions is None:
-                sessions = Sessions(header["files"], header["target"], header["device_id"], header["threads"])
-                outputs = []
-            else:
-                outputs = sessions.run(header["index"], header["names"], arrays)
-            write_message(answers, {"error": None}, outputs)
+            outputs = None if sessions is None else sessions.run(*arguments)
+            sessions = sessions or Sessions(*arguments)
+            send(answers, (None, outputs))
         except Exception as error:  # whatever it is, the other side has to hear of it
-            write_message(answers, {"error": f"{type(error).__name__}: {error}"})
+            send(answers, (f"{type(error).__name__}: {error}", None))
 
 
 if __name__ == "__main__":

@@ -132,13 +132,10 @@ class ExitWriter:
                 x = graph.constant("weight", weight) @ x + graph.constant("bias", bias[:, None])
                 x = graph.gelu(x) if layer == "fc1" else x
             x = x.reshape(0, channels, source, source)
-            maps = [x]
-            if config.depth > 1:
-                sizes = integers(*[config.num_heads] * config.depth)
-                maps = graph.add_split("Split", x, sizes, outputs=config.depth, axis=1)
             resize = self._resize(class_weight=1.0)  # E: (N, N')
             rows, columns = graph.constant("rows", resize), graph.constant("columns", resize.T)
-            return [rows @ each @ columns for each in maps]  # E r E^T
+            starts = range(0, channels, config.num_heads)
+            return [rows @ x.part(start, start + config.num_heads, axis=1) @ columns for start in starts]  # E r E^T
 
     def _resize(self, class_weight: float) -> np.ndarray:
         source, target = self.config.grid_sizes[self.exit_index - 1 : self.exit_index + 1]
@@ -152,8 +149,7 @@ class ExitWriter:
             # The class token and its position, once per image: a zero column of the tokens has the batch's size.
             first = graph.constant("class_token", own["cls_token"][:, 0] + own["pos_embed"][:, 0])  # (1, C)
             x = x + graph.constant("positions", own["pos_embed"][:, 1:])  # (B, G*G, C)
-            column = graph.add("Slice", x, integers(0), integers(1), integers(1))  # start, stop, axis
-            return graph.add("Concat", column * 0.0 + first, x, axis=1)
+            return graph.add("Concat", x.part(0, 1, axis=1) * 0.0 + first, x, axis=1)
 
     def _patches(self, images: Symbol) -> Symbol:
         """Patches of a grid, embedded: (B, I, S, S) -> (B, G*G, C)."""
@@ -195,7 +191,7 @@ class ExitWriter:
             x = graph.cast(x, outer, graph.dtype)
             x = graph.layer_norm(x, weights["norm1.gamma"][order], weights["norm1.beta"][order], PERFORMER_NORM_EPS)
             kqv = graph.dense(x, weights["kqv.weight"][:, order], weights["kqv.bias"])
-            k, q, v = graph.add_split("Split", kqv, integers(*[PERFORMER_DIM] * 3), outputs=3, axis=2)
+            k, q, v = (kqv.part(index * PERFORMER_DIM, (index + 1) * PERFORMER_DIM, axis=2) for index in range(3))
             k, q = (_random_features(graph, weights["random_features"], part) for part in (k, q))  # (B, T, m)
             total = graph.add("ReduceSum", k, integers(1), keepdims=1)  # (B, 1, m)
             weight = q @ total.transpose(0, 2, 1) + PERFORMER_EPS  # (B, T, 1)

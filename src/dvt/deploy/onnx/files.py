@@ -1,4 +1,4 @@
-"""ONNX files of a model, one per exit or one for all."""
+"""ONNX files of a model, one per exit."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,8 @@ import dvt
 from dvt.deploy.backends import OnnxRuntimeBackend
 from dvt.deploy.manifest import Value, exit_values
 from dvt.deploy.onnx.exits import ExitWriter
-from dvt.deploy.onnx.graph import OPSET, GraphWriter, Symbol
+from dvt.deploy.onnx.graph import OPSET, GraphWriter
 from dvt.errors import DVTError
-from dvt.models.cost import handed_on_shapes
 from dvt.models.names import with_shared
 from dvt.models.variants import ModelConfig
 
@@ -36,47 +35,30 @@ class OnnxWriter:
             "checked_with": f"onnxruntime {onnxruntime.__version__}",
         }
 
-    def save(self, exit_index: int | None, inputs: Sequence[Value], path: Path) -> None:
-        """Writes one exit, or the whole model for None. Raises DVTError if that is too large for one file."""
+    def save(self, exit_index: int, inputs: Sequence[Value], path: Path) -> None:
+        """Writes one exit. Raises DVTError if that is too large for one file."""
         model = self.model(exit_index)
         if model.ByteSize() > MAX_BYTES:
             raise DVTError(
                 f"{path.name} would have {model.ByteSize() / 1e9:.1f} GB, and an ONNX file holds 2 GB at most; export "
-                "one file per exit, float16, or a smaller model"
+                "float16, or a smaller model"
             )
         path.write_bytes(model.SerializeToString())
 
-    def model(self, exit_index: int | None) -> onnx.ModelProto:
-        """One exit as an ONNX model, or for None all of them, each on every image."""
+    def model(self, exit_index: int) -> onnx.ModelProto:
+        """One exit as an ONNX model."""
         config = self.config
         inputs, outputs = exit_values(config, exit_index, self.precision)
-        name = config.name if exit_index is None else f"{config.name}_exit_{exit_index}"
-        graph = GraphWriter(name, np.dtype(self.precision))
+        graph = GraphWriter(f"{config.name}_exit_{exit_index}", np.dtype(self.precision))
         given = {value.role: graph.input(value) for value in inputs}
-        if exit_index is None:
-            results = {"probabilities": self._all_exits(graph, given["images"])}
-        else:
-            results = ExitWriter(graph, config, self.weights, exit_index).add(given)
+        results = ExitWriter(graph, config, self.weights, exit_index).add(given)
         for value in outputs:
             graph.output(value, results[value.role])
-        return graph.model(self._metadata(exit_index), dvt.__version__)
-
-    def _all_exits(self, graph: GraphWriter, images: Symbol) -> Symbol:
-        """Images (B, I, S, S) -> probabilities (B, K, classes)."""
-        answers, handed_on = [], {}
-        for index in range(self.config.num_exits):
-            with graph.scope(f"exits.{index}"):
-                outputs = ExitWriter(graph, self.config, self.weights, index).add({"images": images, **handed_on})
-                answers.append(outputs["probabilities"].reshape(0, 1, self.config.num_classes))
-            handed_on = {role: outputs[role] for role in handed_on_shapes(self.config, index)}
-        return graph.add("Concat", *answers, axis=1)
-
-    def _metadata(self, exit_index: int | None) -> dict[str, str]:
-        """What a viewer shows of the file."""
-        metadata = {
-            "model": self.config.name,
+        metadata = {  # what a viewer shows of the file
+            "model": config.name,
             "source": "Dynamic Vision Transformer, arXiv 2105.15075",
-            "model_config": json.dumps(self.config.to_dict()),
+            "model_config": json.dumps(config.to_dict()),
             "precision": self.precision,
+            "exit_index": str(exit_index),
         }
-        return metadata if exit_index is None else metadata | {"exit_index": str(exit_index)}
+        return graph.model(metadata, dvt.__version__)

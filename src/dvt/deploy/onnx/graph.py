@@ -7,7 +7,7 @@ LayerNormalization wrongly, computes these rightly.
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -22,29 +22,22 @@ BATCH = "batch"  # name of the open dimension
 _TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 
 
+def _node(kind: str) -> "Callable[[Symbol, Operand], Symbol]":
+    return lambda symbol, other: symbol.graph.add(kind, symbol, other)
+
+
 class Symbol:
     """A value of a graph, under its name. Arithmetic with it adds nodes to the graph."""
 
     def __init__(self, graph: "GraphWriter", name: str) -> None:
         self.graph, self.name = graph, name
 
-    def __add__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("Add", self, other)
-
-    def __sub__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("Sub", self, other)
-
-    def __mul__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("Mul", self, other)
-
-    def __truediv__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("Div", self, other)
-
-    def __pow__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("Pow", self, other)
-
-    def __matmul__(self, other: "Operand") -> "Symbol":
-        return self.graph.add("MatMul", self, other)
+    __add__ = _node("Add")
+    __sub__ = _node("Sub")
+    __mul__ = _node("Mul")
+    __truediv__ = _node("Div")
+    __pow__ = _node("Pow")
+    __matmul__ = _node("MatMul")
 
     def reshape(self, *shape: int) -> "Symbol":
         """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
@@ -52,6 +45,10 @@ class Symbol:
 
     def transpose(self, *axes: int) -> "Symbol":
         return self.graph.add("Transpose", self, perm=list(axes))
+
+    def part(self, start: int, stop: int, axis: int) -> "Symbol":
+        """x[start:stop] along an axis."""
+        return self.graph.add("Slice", self, integers(start), integers(stop), integers(axis))
 
 
 Operand = Symbol | np.ndarray | float
@@ -116,18 +113,13 @@ class GraphWriter:
 
     def add(self, kind: str, *inputs: Operand, **attributes: object) -> Symbol:
         """One node of operator `kind`."""
-        return self.add_split(kind, *inputs, outputs=1, **attributes)[0]
-
-    def add_split(self, kind: str, *inputs: Operand, outputs: int, **attributes: object) -> list[Symbol]:
-        """One node with several outputs."""
         name = self._full_name(kind)
         given = [
             each if isinstance(each, Symbol) else self.constant(f"{kind}.input_{position}", each)
             for position, each in enumerate(inputs)
         ]
-        names = [name] if outputs == 1 else [f"{name}.{index}" for index in range(outputs)]
-        self._nodes.append(helper.make_node(kind, [each.name for each in given], names, name=name, **attributes))
-        return [Symbol(self, each) for each in names]
+        self._nodes.append(helper.make_node(kind, [each.name for each in given], [name], name=name, **attributes))
+        return Symbol(self, name)
 
     def cast(self, value: Symbol, source: np.dtype, target: np.dtype) -> Symbol:
         """`value`, of type `source`, as float32 or float16."""
