@@ -98,7 +98,7 @@ def create_app(
         request: Request, response: Response, setting: str | None = None, thresholds: str | None = None
     ) -> Prediction:
         """Classifies an image file, with a named setting of the bundle or with thresholds such as 0.5,0.6,0."""
-        started = time.perf_counter()
+        started, body = time.perf_counter(), None
         try:
             refuse_unknown(request)
             name, values = choose_thresholds(cascade, setting, thresholds)
@@ -110,13 +110,19 @@ def create_app(
                 outcome = await asyncio.wrap_future(place.submit(image, values))
         except HTTPException as error:
             metrics.refused(error.status_code)
+            if body is None:  # whatever else the client sends is not read
+                error.headers = {"Connection": "close"}
             raise
         except RefusedError as error:
             metrics.refused(error.status)
             raise HTTPException(error.status, error.detail) from None
         except (QueueFullError, DrainingError) as error:
             metrics.refused(503)
-            raise unavailable(draining=isinstance(error, DrainingError)) from None
+            draining = isinstance(error, DrainingError)
+            detail = (
+                "the service is shutting down" if draining else "too many requests are pending; try again in a moment"
+            )
+            raise HTTPException(503, detail, {"Retry-After": "1", "Connection": "close"}) from None
         except Exception as error:
             log.exception("a request failed")
             metrics.refused(500)
@@ -204,13 +210,6 @@ def choose_thresholds(cascade: Cascade, setting: str | None, thresholds: str | N
         return name, check_thresholds(values, cascade.manifest.model.num_exits)
     except DVTError as error:
         raise HTTPException(400, str(error)) from None
-
-
-def unavailable(draining: bool) -> HTTPException:
-    """503: try again soon, or - `draining` - on another connection, that is with another server."""
-    if draining:
-        return HTTPException(503, "the service is shutting down", {"Retry-After": "1", "Connection": "close"})
-    return HTTPException(503, "too many requests are pending; try again in a moment", {"Retry-After": "1"})
 
 
 def warm_up(cascade: Cascade) -> None:

@@ -87,8 +87,8 @@ class Decoders:
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")  # each waits for one process
         self._idle: SimpleQueue = SimpleQueue()
         self._processes: set[multiprocessing.Process] = set()
-        for _ in range(count):
-            self._idle.put(self._start())
+        for started in [self._start() for _ in range(count)]:
+            self._put_when_ready(started)
         atexit.register(self._kill)  # multiprocessing would wait for them
 
     def decode(self, data: bytes) -> np.ndarray:
@@ -107,8 +107,9 @@ class Decoders:
                 process.join()
                 connection.close()
                 self._processes.remove(process)
-                process, connection = self._start()
-            self._idle.put((process, connection))
+                self._put_when_ready(self._start())
+            else:
+                self._idle.put((process, connection))
         if answer is None:
             raise RefusedError(413, f"the image cannot be decoded within {self._seconds:g} seconds")
         if answer[:1] == b"{":
@@ -129,6 +130,10 @@ class Decoders:
         self._processes.add(process)
         return process, ours
 
+    def _put_when_ready(self, started: tuple[multiprocessing.Process, Connection]) -> None:
+        started[1].recv_bytes()
+        self._idle.put(started)
+
     def _kill(self) -> None:
         for process in self._processes:
             process.kill()
@@ -138,6 +143,7 @@ def _serve(connection: Connection, preprocessing: Preprocessing, max_pixels: int
     """Answers image files with b"=" and the bytes of the model input, or with a refusal as JSON, until the end."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which closes the connection at its end
         signal.signal(number, signal.SIG_IGN)
+    connection.send_bytes(b"ready")
     while True:
         try:
             data = connection.recv_bytes()

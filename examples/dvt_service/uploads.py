@@ -5,8 +5,6 @@ import asyncio
 from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
-CLOSE = {"Connection": "close"}  # whatever else the client sends is not read
-
 
 async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     """The image file that a client sends as the body of its request.
@@ -20,13 +18,13 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     if length is None:
         raise HTTPException(411, "state the size of the image in Content-Length")
     if "transfer-encoding" in request.headers:  # which goes over the length, so that two servers may see two bodies
-        raise HTTPException(400, "give Content-Length or Transfer-Encoding, not both", CLOSE)
+        raise HTTPException(400, "give Content-Length or Transfer-Encoding, not both")
     if int(length) > max_bytes:
         raise _too_large(int(length), max_bytes)
     try:
         body = await asyncio.wait_for(_read(request, max_bytes), seconds)
     except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-        raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds", CLOSE) from None
+        raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds") from None
     except ClientDisconnect:
         raise HTTPException(400, "the client left before its image had arrived") from None
     if not body:
@@ -44,4 +42,4 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 
 def _too_large(count: int, max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"the image file has {count:,} bytes; at most {max_bytes:,} are allowed", CLOSE)
+    return HTTPException(413, f"the image file has {count:,} bytes; at most {max_bytes:,} are allowed")

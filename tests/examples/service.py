@@ -95,7 +95,7 @@ class Service:
             answer = connection.getresponse()
             text = answer.read().decode()
             is_json = answer.headers.get_content_type() == "application/json"
-            return Answer(answer.status, dict(answer.headers), json.loads(text) if is_json else text)
+            return Answer(answer.status, dict(answer.headers), json.loads(text) if is_json and text else text)
         finally:
             connection.close()
 

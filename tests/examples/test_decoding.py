@@ -107,7 +107,6 @@ def test_what_is_no_image_is_refused_with_the_reason(data: bytes, words: str):
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[Decoders]:
     started = Decoders(1, PREPROCESSING, MAX_PIXELS, 2.0)
-    started.decode(photographs(1)[0])  # waits until the process has started
     yield started
     started.close()
 
@@ -129,14 +128,7 @@ def test_a_decoder_that_does_not_answer_is_replaced(decoders: Decoders, number: 
         decoders.decode(photographs(1)[0])
     assert caught.value.status == 413 and time.monotonic() - started < 20
     assert not before.is_alive()
-    for _ in range(10):  # the new process may need longer to start than an image may take
-        try:
-            assert decoders.decode(photographs(1)[0]).shape == (3, 24, 24)
-            break
-        except RefusedError:
-            continue
-    else:
-        pytest.fail("no process decodes any more")
+    assert decoders.decode(photographs(1)[0]).shape == (3, 24, 24)
 
 
 def test_other_decoders_are_not_reached():
