@@ -19,6 +19,8 @@ from dvt.config import RunConfig
 from dvt.config.files import config_from_dict, load_config
 from dvt.data import load_splits
 from dvt.errors import CheckpointError, ConfigError, DataError, DVTError
+from dvt.models.names import parameter_shapes
+from dvt.models.variants import model_config
 from dvt.training.monitor import Monitor
 from dvt.training.run import train
 
@@ -144,7 +146,8 @@ def test_a_broken_image_in_mid_run_loses_nothing(accumulation: int, folder: Path
 def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One step per epoch; the signal comes while the second one begins."""
+    """One step per epoch; the signal comes while the second one begins. The resumed run still knows which layers began
+    fresh: they alone learn, since the rate of the others is 0."""
     begin_epoch = Monitor.begin_epoch
 
     def interrupted(self: Monitor, epoch: int, done: int) -> None:
@@ -153,14 +156,26 @@ def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(Monitor, "begin_epoch", interrupted)
-    keys = {"train__batch_size": 32, "train__checkpoint_every_epochs": 100}
+    start = model_config(**MODEL, num_classes=2, feature_reuse=False, relation_reuse=False)
+    weights = {name: np.full(shape, 0.1, np.float32) for name, shape in parameter_shapes(start).items()}
+    save_checkpoint(tmp_path / "start.ckpt", weights, {"model": start})
+    keys = {"train__init_checkpoint": str(tmp_path / "start.ckpt"), "train__backbone_lr_scale": 0.0}
+    keys |= {"train__batch_size": 32, "train__checkpoint_every_epochs": 100}
     with pytest.raises(KeyboardInterrupt):
         train(config(folder, tmp_path / "run", **keys))
+    before = read_checkpoint(tmp_path / "run" / "last.ckpt").weights
     assert [row["epoch"] for row in rows_of(tmp_path / "run")] == ["1", "2"]
     assert (tmp_path / "run" / "epoch_002.ckpt").exists()
     monkeypatch.undo()
     train(config(folder, tmp_path / "run", resume=True, **keys))
     assert [row["epoch"] for row in rows_of(tmp_path / "run")] == ["1", "2", "3"]
+    after = read_checkpoint(tmp_path / "run" / "last.ckpt").weights
+    for name, learns in (
+        ("relation_reuse.fc1.weight", True),
+        ("head.weight", True),
+        ("blocks.0.attn.qkv.weight", False),
+    ):
+        assert (after[f"exits.1.{name}"] != before[f"exits.1.{name}"]).any() == learns, name
 
 
 def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ class _Source:
         num_heads: Heads of the attention, None where the file does not say.
         exits: One dict per exit, by our names below `exits.K.`.
         unknown: Names in the file that no model of this package has.
+        notes: On how the file was read, line by line.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class _Source:
     num_heads: int | None
     exits: list[Weights]
     unknown: list[str]
+    notes: list[str]
 
 
 def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
@@ -85,6 +87,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     grids = [_grid(exit_, source, path) for exit_ in source.exits]
     _check_backbone(config, source, path)
     report = [f"initial weights from {path}: {source.kind}, {_grids(*grids)} tokens, {config.embed_dim} channels"]
+    report += source.notes
     weights: Weights = {}
     parts: Weights = {}
     chosen = match_exits(grids, config.grid_sizes)
@@ -142,13 +145,13 @@ def _read_own(path: Path) -> _Source:
     model = checkpoint.model
     weights = with_shared(model, checkpoint.weights)
     exits, unknown = _by_exit(weights, [f"exits.{k}." for k in range(model.num_exits)], {})
-    return _Source(f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, unknown)
+    return _Source(f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, unknown, [])
 
 
 def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
     file = read_weights(path)
     prefixes = [f"{prefix}." for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in file.tensors)]
-    whose = f"{'DVT' if prefixes else 'plain backbone'} from PyTorch ({file.key or 'the whole file'})"
+    kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({file.key or 'the whole file'})"
     # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
     unshared = replace(config, share_blocks=False)
     ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)} | {"dist_token": "dist_token"}
@@ -156,7 +159,7 @@ def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
     exits, unknown = _by_exit(flat, prefixes or [""], ours)
     tokenizer = "patch" if any("patch_embed." in name for name in flat) else "t2t"
     num_heads = file.model.num_heads if file.model else None
-    return _Source("; ".join([f"a {whose}", *file.notes]), tokenizer, num_heads, exits, unknown)
+    return _Source(kind, tokenizer, num_heads, exits, unknown, file.notes)
 
 
 def _by_exit(weights: Weights, prefixes: list[str], ours: dict[str, str]) -> tuple[list[Weights], list[str]]:
