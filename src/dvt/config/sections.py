@@ -187,7 +187,7 @@ class TrainSection:
         learning_rate: Peak learning rate. With backbone_lr_scale, that of the heads.
         base_batch_size: Images per optimizer step that learning_rate is meant for; with another number of devices,
             batch size or accumulation it is scaled in proportion. null: taken as it is.
-        backbone_lr_scale: Learning rate of everything but the heads, as a share of theirs.
+        backbone_lr_scale: Learning rate of all but the heads and what init_checkpoint lacked, as a share of theirs.
         min_learning_rate: Learning rate at the end of the cosine.
         warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
         warmup_learning_rate: Learning rate of the first step of the warm-up.
