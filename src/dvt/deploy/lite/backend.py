@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from dvt.deploy.backends import Backend
 from dvt.deploy.lite import session as lite_session
 from dvt.deploy.manifest import GraphSet
 from dvt.errors import BundleError, DeviceError
@@ -20,8 +19,11 @@ from dvt.errors import BundleError, DeviceError
 PYTHON_VARIABLE = "DVT_LITE_PYTHON"  # names the interpreter that has mindspore_lite, if it is not this one
 
 
-class LiteBackend(Backend):
-    """Runs converted files (`.ms` on the CPU, `.mindir` on Ascend), which take the listed batch sizes only."""
+class LiteBackend:
+    """A `dvt.deploy.backends.Backend` for converted files (`.ms` on the CPU, `.mindir` on Ascend).
+
+    They take the listed batch sizes only.
+    """
 
     pads = True
 
