@@ -21,6 +21,9 @@ RANK_TABLE_FILE names an HCCL rank table (Ascend; needed only where HCCL cannot 
 CLUSTER_TIMEOUT is how many seconds workers wait for each other at the start (default 600). PYTHON chooses the
 interpreter; by default it is that of .venv if there is one, else python3.
 
+DRY_RUN=1 trains nothing: without a card it compiles the step for rank RANK_ID (0) of DEVICE_NUM simulated Ascend cards
+(default 8), and says what it needs (docs/ascend.md). DRY_RUN=largest also looks for the largest batch that fits.
+
 Every worker's log goes to a new folder below logs/ of the run folder (--output). docs/distributed.md has the details.
 TEXT
 }
@@ -43,8 +46,15 @@ if [[ -n ${1:-} && $1 != -* ]]; then
     shift
 fi
 
+case ${DRY_RUN:-0} in
+    0) dry_run=() ;;
+    1) dry_run=(--dry_run) ;;
+    largest) dry_run=(--dry_run --largest_batch) ;;
+    *) fail "DRY_RUN is $DRY_RUN; it must be 0, 1 or largest" ;;
+esac
+
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
 exec "$python" -m dvt.cli.launch "${devices[@]}" -- --config "$config" --data_path "$data" \
-    --device_target "${DEVICE_TARGET:-Ascend}" "$@"
+    --device_target "${DEVICE_TARGET:-Ascend}" "${dry_run[@]}" "$@"

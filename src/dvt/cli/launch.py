@@ -5,7 +5,6 @@ the log of the first worker of this machine, and after a failure names the error
 well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N stopped by signal N.
 """
 
-import argparse
 import contextlib
 import itertools
 import logging
@@ -17,16 +16,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from dvt.cli import train
-from dvt.cli.support import run_command, set_up_logging
+from dvt.cli import dry_run, train
+from dvt.cli.support import Parser, run_command, set_up_logging
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
-from dvt.cluster.known_errors import REGISTERED_TWICE
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.errors import ConfigError, DeviceError
 from dvt.training.folder import RunFolder
 
+CARDS = 8  # of a machine that is simulated, by default
 ATTEMPTS = 3  # to start
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
 
@@ -41,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _launch(argv: list[str]) -> int:
     device_num, train_arguments = _parse(argv)
-    config = train.parse(train_arguments, "train.py")
+    given, config = train.options_and_config(train_arguments, "train.py")
+    if given["dry_run"]:
+        cards = (device_num or CARDS) * (whole_number(os.environ, "NNODES") or 1)
+        return dry_run.run(config, os.environ, cards, given["largest_batch"])
     counts = preflight.count_devices()
     if config.device_target == "auto":
         if not counts:
@@ -79,7 +81,7 @@ def run(command: Sequence[str], placement: Placement, output: Path, environment:
         if outcome.succeeded:
             return 0
         first = earliest_error(outcome.logs)
-        if first is None or first.known is not REGISTERED_TWICE or attempt == attempts:
+        if first is None or first.known is None or first.known.name != "registered twice" or attempt == attempts:
             print(report(outcome.logs, str(log_dir), placement.nnodes), file=sys.stderr)
             break
         log.warning("MindSpore's scheduler took a worker for a second one of the same rank; starting again")
@@ -131,19 +133,18 @@ def new_log_dir(output: Path, placement: Placement) -> Path:
 
 
 def _parse(argv: Sequence[str]) -> tuple[int | None, list[str]]:
-    parser = argparse.ArgumentParser(
-        prog="python -m dvt.cli.launch",
+    """DEVICE_NUM, and the arguments of train.py behind `--`."""
+    parser = Parser(
+        "python -m dvt.cli.launch",
+        "Train on several devices with msrun.",
         usage="%(prog)s [--device_num N] -- [train.py arguments]",
-        description="Train on several devices with msrun.",
         epilog="Variables: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, RANK_TABLE_FILE, CLUSTER_TIMEOUT (seconds), "
         "BIND_CORE (see msrun --bind_core); docs/distributed.md explains them.",
-        allow_abbrev=False,
     )
     parser.add_argument("--device_num", help="devices of this machine; by default all, on the CPU 2 workers")
-    arguments, rest = parser.parse_known_args(list(argv))
-    if rest[:1] == ["--"]:
-        rest = rest[1:]
-    return whole_number({"DEVICE_NUM": arguments.device_num or ""}, "DEVICE_NUM"), rest
+    end = argv.index("--") if "--" in argv else len(argv)
+    device_num = parser.parse(argv[:end])["device_num"]
+    return whole_number({"DEVICE_NUM": device_num or ""}, "DEVICE_NUM"), list(argv[end + 1 :])
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
 """Which error came first: pure functions on the logs of the workers. Imports no framework.
 
 A failed worker makes the others fail too: they lose their peer, wait in vain, are ended. A user needs the error that
-caused the others. Each error therefore belongs to one of three classes, and the earliest of the first class that has
-any is the answer:
+caused the others. Each error therefore belongs to one of four classes, and the earliest of the first class that has any
+is the answer:
 
+0. a worker that the scheduler no longer heard of, although it had neither ended nor logged what would end it: the
+   others fail in many ways then, not all of them known;
 1. what ended a worker by itself: a traceback, an `error:` line, a known code, a signal;
 2. a line that MindSpore or this package logged as an error, and after which the worker may have gone on;
-3. what follows from the failure of another worker, and everything that the scheduler and msrun report.
+3. what follows from the failure of another worker, and everything else that the scheduler and msrun report.
 """
 
 import re
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from dvt.cluster.known_errors import SIGNAL_CAUSES, KnownError, recognise
+from dvt.cluster.known_errors import SIGNAL_CAUSES, SILENT_CAUSE, KnownError, recognise
 
-ENDED_A_WORKER, LOGGED, FOLLOWS = 1, 2, 3
+SILENT, ENDED_A_WORKER, LOGGED, FOLLOWS = range(4)
 
 SHOWN_LINES = 16
 
@@ -26,6 +28,7 @@ _STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})"
 _LEVELS = "(?:DEBUG|INFO|WARNING|(?P<error>ERROR|CRITICAL))"
 _MINDSPORE_LINE = re.compile(rf"\[{_LEVELS}\] [\w.]+\([^)]*\):{_STAMP}")
 _OWN_LINE = re.compile(rf"(\d\d:\d\d:\d\d) {_LEVELS}\b")
+_NO_LONGER_HEARD = re.compile(r"The node: (\d+) is timed out")
 _CODE_LINE = re.compile(r"E[A-Z]\d{4}: ")
 _TRACEBACK = "Traceback (most recent call last):"
 _FATAL_LINE = re.compile(
@@ -68,9 +71,9 @@ class WorkerError:
         line: Its first line in the log, from 1; None for an end without a message.
         time: When it happened: its own time stamp, else the next one in its log, else the last change of the log.
         text: The error; tracebacks are not shortened.
-        error_class: ENDED_A_WORKER, LOGGED or FOLLOWS.
-        known: The row of the table of known errors that it matches.
+        error_class: SILENT, ENDED_A_WORKER, LOGGED or FOLLOWS.
         cause: What usually causes it; empty if that is not known.
+        known: The row of the table of known errors that it matches.
     """
 
     rank: int | None
@@ -79,8 +82,8 @@ class WorkerError:
     time: datetime
     text: str
     error_class: int
-    known: KnownError | None = None
     cause: str = ""
+    known: KnownError | None = None
 
 
 def errors_in(log: WorkerLog) -> list[WorkerError]:
@@ -97,8 +100,20 @@ def errors_in(log: WorkerLog) -> list[WorkerError]:
 
 def earliest_error(logs: Iterable[WorkerLog]) -> WorkerError | None:
     """The error that most likely caused all others; of several at the same time that of the lowest rank."""
+    logs = list(logs)
     errors = [error for log in logs for error in errors_in(log)]
-    return min(errors, key=_order, default=None)
+    return min([*errors, *_silent(logs, errors)], key=_order, default=None)
+
+
+def _silent(logs: Sequence[WorkerLog], errors: Iterable[WorkerError]) -> Iterator[WorkerError]:
+    """The workers that the scheduler lost while they had neither ended by themselves nor logged why they would."""
+    explained = {error.rank for error in errors if error.error_class == ENDED_A_WORKER}
+    for log in logs:
+        for number, line in enumerate(log.text.splitlines(), start=1):
+            lost = _NO_LONGER_HEARD.search(line)
+            if log.rank is None and lost and int(lost[1]) not in explained:
+                time = _time(line, log.modified) or log.modified
+                yield WorkerError(int(lost[1]), log.path, number, time, line, SILENT, SILENT_CAUSE)
 
 
 def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
@@ -115,7 +130,8 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
     paragraphs = [f"The run failed. Earliest error: {_where(first)}", _shortened(first.text)]
     if first.cause:
         paragraphs.append(f"Usual cause: {first.cause}")
-    if first.error_class == FOLLOWS and machines > 1:
+    here = {log.rank for log in logs}
+    if machines > 1 and (first.error_class == FOLLOWS or (first.error_class == SILENT and first.rank not in here)):
         paragraphs.append(
             "Nothing on this machine explains it: the cause is most likely on another machine. See what the launcher "
             "there says."
@@ -170,7 +186,7 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
         error_class = ENDED_A_WORKER
     time = next(filter(None, (_time(line, log.modified) for line in lines[first:])), log.modified)
     cause = "" if known is None else known.cause
-    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, known, cause)
+    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, cause, known)
 
 
 def _end(log: WorkerLog, code: int) -> WorkerError:
@@ -182,7 +198,7 @@ def _end(log: WorkerLog, code: int) -> WorkerError:
     # MindSpore sends a worker SIGTERM when another one is lost; this package exits with 130 then.
     asked_to_stop = code in (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
     error_class = FOLLOWS if asked_to_stop else ENDED_A_WORKER
-    return WorkerError(log.rank, log.path, None, log.ended or log.modified, text, error_class, cause=cause)
+    return WorkerError(log.rank, log.path, None, log.ended or log.modified, text, error_class, cause)
 
 
 def _time(line: str, modified: datetime) -> datetime | None:

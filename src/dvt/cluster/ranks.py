@@ -1,11 +1,16 @@
 """What the ranks of a data-parallel job exchange between two steps: small float32 arrays, the one type that all
 backends sum. The gradients are exchanged inside the compiled step (`dvt.training.gradients`)."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor, ops
+
+from dvt.cluster.known_errors import recognise
+from dvt.errors import DVTError
 
 _LAST_MESSAGE_SECONDS = 1.0
 
@@ -38,6 +43,20 @@ class Ranks:
         """(ranks, ...) float32: the arrays of all ranks, which must have one shape."""
         values = np.asarray(values, np.float32)[None]
         return values if self.world_size == 1 else ops.AllGather()(Tensor(values)).asnumpy()
+
+    @contextlib.contextmanager
+    def losses_named(self) -> Iterator[None]:
+        """Around the work of all ranks: raises DVTError where MindSpore's own error says that another rank is lost."""
+        try:
+            yield
+        except RuntimeError as error:
+            known = recognise(str(error)) if self.world_size > 1 else None
+            if known is None or not known.follows:
+                raise
+            raise DVTError(
+                f"rank {self.rank} cannot go on: another rank, or the connection to it, went away ({known.name}). The "
+                "launcher says which one and why; after that is repaired, --resume goes on from the last saved epoch"
+            ) from error
 
     def leave(self) -> None:
         """Ends the work of this rank together with the others: on the CPU a rank that exits early kills its peers."""

@@ -4,28 +4,28 @@ The process must be started with the variables of `environment`; `device.set_up`
 in the log that it then writes to standard error: `kernels_in` reads it. Imports no MindSpore.
 """
 
+import functools
+import importlib.util
 import os
 import re
 from collections import Counter
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
+
+import yaml
 
 from dvt.cluster import cann_stand_ins
 from dvt.cluster.placement import WORKER_VARIABLES, python_environment
 from dvt.errors import DeviceError
 
+STEP_BEGINS = "the step begins"  # a line on standard error: kernels before it are not those of the step
 LEVEL = "1"  # of MindSpore's simulation: memory is planned too; level 0 only compiles, levels 2 and 3 need a card
 
-# How MindSpore launches a kernel, by the word in its log.
-KINDS = {
-    "opapi_kernel": "aclnn",  # CANN's present operators
-    "acl_kernel": "aclop",  # its older ones; CANN decides whether a core of the card or the AICPU runs them
-    "hccl_kernel": "HCCL",
-    "rt_kernel": "view",  # another shape of the same memory: nothing is launched
-    "internal_kernel": "internal",  # MindSpore's own
-    "cpu_kernel": "host",
-    "host_kernel": "host",
-}
+AICPU = "AICPU"  # the kind of operators that the slow processor beside the cores computes
+_TABLE = yaml.safe_load((resources.files(__package__) / "simulation.yaml").read_text(encoding="utf-8"))
+KINDS: dict[str, str] = _TABLE["kinds"]
+
 _KERNEL = re.compile(r"kernel opname:(\w+), kernel type:(\w+)")
 _MINDSPORE_LINE = re.compile(r"\[(INFO|WARNING|ERROR|CRITICAL)\] \w+\(\d+")
 # MindSpore asks for these packages of CANN and needs neither in a dry run.
@@ -53,6 +53,7 @@ def environment(folder: Path, cards: int = 1, rank: int = 0) -> dict[str, str]:
         "RANK_SIZE": str(cards),
         "RANK_ID": str(rank),
         "MS_SUBMODULE_LOG_v": "{DEVICE:1}",  # the lines that name the kernels
+        "MS_OM_PATH": str(folder),
     }
 
 
@@ -69,7 +70,27 @@ def has_cann(variables: Mapping[str, str]) -> bool:
 
 def kernels_in(log: str) -> Kernels:
     """The kernels that MindSpore made, from what the process wrote to standard error."""
-    return Counter((operator, KINDS.get(kind, kind)) for operator, kind in _KERNEL.findall(log))
+    kernels = Kernels()
+    for operator, word in _KERNEL.findall(log):
+        kind = KINDS.get(word, word)
+        if kind == "aclop" and operator in _aicpu_operators():
+            kind = AICPU
+        kernels[operator, kind] += 1
+    return kernels
+
+
+@functools.cache
+def _aicpu_operators() -> set[str]:
+    """The operators of which the installed MindSpore knows an AICPU kernel alone."""
+    root = Path(importlib.util.find_spec("mindspore").submodule_search_locations[0])
+    texts = (path.read_text(encoding="utf-8") for path in root.glob("ops/_op_impl/aicpu/*.py"))
+    return {name for text in texts for name in re.findall(r'AiCPURegOp\("(\w+)"', text)} - set(_TABLE["on_cores"])
+
+
+def usable_memory(log: str) -> int:
+    """Bytes of the simulated card's memory that MindSpore uses, as it says when it ends; 0 if it does not."""
+    said = re.search(r"MindSpore Used memory size: (\d+)M", log)
+    return int(said[1]) * 2**20 if said else 0
 
 
 def without_chatter(log: str) -> str:

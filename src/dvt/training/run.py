@@ -80,7 +80,7 @@ def train(config: RunConfig) -> Path:
             write_environment(folder.path, description)
             resume_step = run.state.done if config.resume else None
             run.records = stack.enter_context(RunRecords(folder.path, resume_step, run.plan.model.name))
-        with work_begun():
+        with work_begun(), ranks.losses_named():
             run.fit()
     ranks.leave()
     return folder.path / WEIGHTS_FILE

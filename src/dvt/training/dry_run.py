@@ -1,0 +1,77 @@
+"""One step of a run, compiled for a simulated card: `python -m dvt.training.dry_run < CONFIGURATION` (JSON).
+
+Writes a line of JSON: what `compiled` found, or the first error with its place. `dvt.cli.dry_run` starts this in a
+process with the variables of `dvt.cluster.simulation`.
+"""
+
+import json
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from dvt import device
+from dvt.cluster.ranks import Ranks
+from dvt.cluster.simulation import STEP_BEGINS
+from dvt.config.files import config_from_dict
+from dvt.config.sections import RunConfig
+from dvt.data import load_splits
+from dvt.errors import DVTError
+from dvt.training.feed import Feed
+from dvt.training.folder import RunFolder
+from dvt.training.run import build
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def compiled(config: RunConfig) -> dict[str, Any]:
+    """Compiles all graphs of one step of the optimizer; `seconds` for that and `peak_bytes` of the card's memory.
+
+    The batches are those of the run. They are not sunk to the card, nothing is written, and a resumed run is compiled
+    as from its start.
+    """
+    train = replace(config.train, dataset_sink_mode=False)
+    config = replace(config, train=train, resume=False, device_target="Ascend")
+    config.model.check()
+    used = device.set_up(config.device_target, deterministic=config.deterministic)
+    ranks = Ranks(used.rank, used.world_size)
+    splits = load_splits(config.data, config.model.input_size, config.seed, config.augment, train.label_smoothing)
+    run = build(config, splits, RunFolder(config, writes=False), ranks)
+    results = Feed(run.state.step, splits, train, ranks).epoch()
+    print(STEP_BEGINS, file=sys.stderr, flush=True)
+    began = time.monotonic()
+    for _ in range(train.accumulation_steps):
+        next(results).asnumpy()
+    return {"seconds": time.monotonic() - began, "peak_bytes": ms.runtime.max_memory_allocated()}
+
+
+def first_error(error: Exception) -> str:
+    """What MindSpore says first, and the line of this package that it is about."""
+    text = str(error)
+    frames = re.findall(r"[Ii]n file (\S+?):(\d+)", text)
+    own = [f"{Path(name).relative_to(PACKAGE.parent)}, line {line}" for name, line in frames if _is_own(name)]
+    said = re.split(r"\n\s*\n|\n-{10,}", text.strip())[0]
+    return f"{type(error).__name__}: {said}" + (f"\nat {own[-1]}" if own else "")
+
+
+def _is_own(name: str) -> bool:
+    return Path(name).is_relative_to(PACKAGE)
+
+
+def main() -> int:
+    try:
+        found = compiled(config_from_dict(json.load(sys.stdin)))
+    except DVTError as error:
+        found = {"refused": str(error)}
+    except Exception as error:
+        found = {"error": first_error(error)}
+    print(json.dumps(found), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
