@@ -7,7 +7,8 @@
 #   docker build -f docker/ascend.Dockerfile -t dvt-ascend .
 #   docker build -f docker/ascend.Dockerfile --build-arg CANN_IMAGE=NAME:TAG -t dvt-ascend .
 #
-# docs/distributed.md shows how to start it.
+# docs/ascend.md shows how to start it. On aarch64 requirements.txt leaves MindSpore out; this image must then get the wheel that
+# scripts/setup_env.sh names (RUN python3 -m pip install ADDRESS).
 ARG CANN_IMAGE=swr.cn-south-1.myhuaweicloud.com/ascendhub/cann:9.0.0-910b-ubuntu22.04-py3.11
 FROM ${CANN_IMAGE}
 

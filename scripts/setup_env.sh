@@ -8,6 +8,7 @@ usage: bash scripts/setup_env.sh [--dev]
 
 Makes .venv with Python 3.10, 3.11 or 3.12 and installs requirements.txt (with --dev also requirements-dev.txt) and this
 package. Installs again only what has changed since the last time. PYTHON=/path/to/python chooses the interpreter.
+On aarch64 MINDSPORE_WHEEL is the file or address of MindSpore's wheel for it.
 TEXT
 }
 
@@ -89,6 +90,16 @@ install() {
     fi
 }
 
+# The registry's wheel is tagged for any machine but holds x86-64 libraries: it installs here, and fails when imported.
+wheel=${MINDSPORE_WHEEL:-}
+if [[ $(uname -m) == aarch64 && -z $wheel ]] && ! "$python" -c 'import mindspore' 2>/dev/null; then
+    find_python
+    tag=cp$(version_of "$base_python" | tr -d .)
+    fail "this machine is aarch64, for which the package registry has no MindSpore. Name MindSpore's own wheel:" \
+        "MINDSPORE_WHEEL=https://ms-release.obs.cn-north-4.myhuaweicloud.com/2.10.0/MindSpore/unified/aarch64/mindspore-2.10.0-$tag-$tag-linux_aarch64.whl" \
+        "(the address follows that of earlier releases and was not tried; https://www.mindspore.cn/install has it)"
+fi
+
 if [[ -n ${PYTHON:-} && -e $python && $(version_of "$PYTHON") != "$(version_of "$python")" ]]; then
     find_python # refuses an unsuitable one before anything is removed
     echo ".venv is of Python $(version_of "$python"), PYTHON=$PYTHON is another: making it again."
@@ -108,6 +119,7 @@ fingerprint_of() {
 stamp=$venv/.installed-$requirements
 if [[ ! -f $stamp || $(<"$stamp") != "$(fingerprint_of "$requirements")" ]]; then
     echo "Installing $requirements into .venv: 0.9 GB to fetch, one to ten minutes the first time."
+    if [[ -n $wheel ]]; then install "$wheel"; fi
     install -r "$requirements"
     install --no-deps -e .
     "$python" -c 'import mindspore, dvt' || fail "MindSpore is installed but does not start; the message above says why"

@@ -72,6 +72,27 @@ def test_set_up_takes_the_cpu_and_is_quiet():
     assert done.stderr == ""
 
 
+def test_a_failed_compile_leaves_nothing_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code = (
+        "import numpy as np, mindspore as ms\n"
+        "from dvt import device\n"
+        "device.set_up('CPU')\n"
+        "@ms.jit\n"
+        "def wrong(x):\n"
+        "    return ms.ops.reshape(x, (7, 7))\n"
+        "wrong(ms.Tensor(np.ones((2, 3), np.float32)))\n"
+    )
+    script = tmp_path / "work" / "wrong.py"  # MindSpore reads the source of what it compiles
+    script.parent.mkdir()
+    script.write_text(code)
+    monkeypatch.chdir(script.parent)
+    monkeypatch.delenv("MS_OM_PATH", raising=False)
+    done = run_python("import runpy; runpy.run_path('wrong.py')", TMPDIR=str(tmp_path))
+    assert "analyze_fail.ir" in done.stderr and done.returncode == 1
+    assert {path.name for path in script.parent.iterdir()} == {"wrong.py"}
+    assert list(tmp_path.glob("dvt-*/rank_0/om/analyze_fail.ir"))
+
+
 def test_options_of_the_execution_mode_are_taken_quietly():
     code = (
         "from dvt import device\n"

@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import os
 import platform
+import tempfile
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +106,8 @@ def set_up(
         DeviceError: the device is unknown, not there, or another one is already in use in this process.
     """
     target = resolve(device_target)
+    # A compile that fails leaves its files there, else in the working directory.
+    os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"dvt-{uuid.uuid4().hex[:12]}"))
     if is_simulated() and target == "Ascend":
         _name_chip(SIMULATED_CHIP)
         jit_level = "O0"  # the one level that a simulation can compile

@@ -1,6 +1,7 @@
 """The command line: what is parsed, what is refused and how, and that help and refusals need no MindSpore."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -277,6 +278,18 @@ def test_shell_scripts_check_their_arguments(arguments: str, message: str):
     done = run(["bash", ROOT / "scripts" / script, *rest])
     assert done.returncode in (1, 2)
     assert message in done.stderr
+
+
+def test_setup_names_the_wheel_on_aarch64(tmp_path: Path):
+    """In a copy, since it would otherwise find this environment; what answers for the machine is a script."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "uname").write_text("#!/bin/sh\necho aarch64\n")
+    (tmp_path / "bin" / "uname").chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = run(["bash", tmp_path / "scripts" / "setup_env.sh"], PATH=path, PYTHON=sys.executable)
+    assert done.returncode == 1 and "linux_aarch64.whl" in done.stderr
+    assert not (tmp_path / ".venv").exists()
 
 
 def test_standalone_training_passes_everything_on():

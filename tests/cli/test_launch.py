@@ -272,6 +272,7 @@ def test_the_script_refuses_before_anything_starts(tmp_path: Path):
 
     assert "DATA_PATH /none is not a folder" in refusal("/none", config)
     assert "CONFIG_PATH /none is not a file" in refusal(str(tmp_path), "/none")
+    assert "DRY_RUN is 2; it must be 0, 1 or largest" in refusal(str(tmp_path), config, DRY_RUN="2")
     assert "DEVICE_NUM two is not a whole number" in refusal(str(tmp_path), config, "two")
     assert "did you mean '--train.epochs'" in refusal(str(tmp_path), config, "2", "--train.epoch", "3", *output)
     assert "NODE_RANK" in refusal(str(tmp_path), config, "2", *output, DEVICE_TARGET="CPU", NNODES="2")

@@ -9,6 +9,7 @@ from dvt.cluster.diagnosis import (
     ENDED_A_WORKER,
     FOLLOWS,
     LOGGED,
+    SILENT,
     WorkerLog,
     earliest_error,
     errors_in,
@@ -101,6 +102,26 @@ def test_a_killed_rank_is_the_cause_of_what_its_peers_say():
     assert first.line is None
     assert "SIGKILL" in first.text
     assert "out-of-memory killer" in first.cause
+
+
+UNKNOWN = "Traceback (most recent call last):\nRuntimeError: the stream was torn down\n"
+
+
+@pytest.mark.parametrize("of_the_other", [samples.PEER_LOST, UNKNOWN, "", "error: rank 0 cannot go on\n"])
+def test_a_rank_that_no_longer_answers_is_the_cause(of_the_other: str):
+    """Stopped: it has not ended, and its log says nothing; the other one fails first, in whatever words."""
+    logs = [worker(0, of_the_other, after(-60), exit_code=1), worker(1, ""), worker(None, samples.SCHEDULER)]
+    first = earliest_error(logs)
+    assert (first.rank, first.error_class, first.path) == (1, SILENT, "logs/scheduler.log")
+    text = report(logs, "logs")
+    assert text.startswith("The run failed. Earliest error: rank 1 at 17:12:05, logs/scheduler.log")
+    assert "Usual cause: The rank no longer answered" in text and "another machine" not in text
+    assert "most likely on another machine" in report(logs[::2], "logs", machines=2)
+
+
+def test_a_rank_that_failed_by_itself_was_not_silent():
+    logs = [worker(0, samples.PEER_LOST), worker(1, samples.RAISED), worker(None, samples.SCHEDULER)]
+    assert (earliest_error(logs).rank, earliest_error(logs).error_class) == (1, ENDED_A_WORKER)
 
 
 def test_a_notify_timeout_follows_but_is_named_if_it_is_all_there_is():

@@ -87,7 +87,7 @@ def test_console_shows_whole_lines_without_the_chatter_of_the_cluster(tmp_path: 
         "[ERROR] DEVICE(1,7f,python3):2026-11-25-17:11:21.000.000 [a.cc:1] trouble",
     ]
     assert not follower.peer_lost
-    follower.finish()
+    follower.pump(finish=True)
     assert console.getvalue().endswith("last words\n")
 
 

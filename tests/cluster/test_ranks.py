@@ -1,8 +1,11 @@
 """One rank exchanges nothing; several are tested by whole jobs (tests/training/test_distributed.py)."""
 
 import numpy as np
+import pytest
 
-from dvt.cluster.ranks import ALONE
+from dvt.cluster.known_errors import recognise
+from dvt.cluster.ranks import ALONE, Ranks
+from dvt.errors import DVTError
 
 
 def test_one_rank_exchanges_nothing():
@@ -11,3 +14,17 @@ def test_one_rank_exchanges_nothing():
     assert ALONE.gather(values).tolist() == [values.tolist()]
     assert ALONE.shard == (0, 1)
     ALONE.leave()
+
+
+@pytest.mark.parametrize("said", ["Launch kernel failed, name:Default/AllReduce-op0", "EI0002: notify times out"])
+def test_a_lost_rank_is_no_bug_of_this_package(said: str):
+    expected = "rank 1 cannot go on: another rank, or the connection"
+    with pytest.raises(DVTError, match=expected) as lost, Ranks(1, 2).losses_named():
+        raise RuntimeError(said)
+    assert recognise(f"error: {lost.value}").follows  # for the launcher it is no cause
+
+
+@pytest.mark.parametrize(("ranks", "said"), [(ALONE, "EI0002: notify times out"), (Ranks(1, 2), "name:MatMul failed")])
+def test_other_errors_stay_what_they_are(ranks: Ranks, said: str):
+    with pytest.raises(RuntimeError, match=said), ranks.losses_named():
+        raise RuntimeError(said)

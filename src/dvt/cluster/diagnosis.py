@@ -42,48 +42,28 @@ _CHAINED = (
 
 @dataclass(frozen=True)
 class WorkerLog:
-    """The log of one process, and how the process ended.
+    """The log of one process, and how the process ended; times are local."""
 
-    Attributes:
-        rank: Rank of the worker; None for the scheduler and msrun.
-        path: Its log file, as the user should see it.
-        text: Content of the file.
-        modified: When the file was last written to, local time.
-        exit_code: How the worker ended by itself, negative for a signal; None if others ended it or it is not known.
-        ended: When its end was noticed, local time.
-    """
-
-    rank: int | None
-    path: str
+    rank: int | None  # None for the scheduler and msrun
+    path: str  # as the user should see it
     text: str
-    modified: datetime
-    exit_code: int | None = None
-    ended: datetime | None = None
+    modified: datetime  # when the file was last written to
+    exit_code: int | None = None  # negative for a signal; None if others ended it or it is not known
+    ended: datetime | None = None  # when that was noticed
 
 
 @dataclass(frozen=True)
 class WorkerError:
-    """One error of one process.
+    """One error of one process."""
 
-    Attributes:
-        rank: Rank of the worker; None for the scheduler and msrun.
-        path: The log file.
-        line: Its first line in the log, from 1; None for an end without a message.
-        time: When it happened: its own time stamp, else the next one in its log, else the last change of the log.
-        text: The error; tracebacks are not shortened.
-        error_class: SILENT, ENDED_A_WORKER, LOGGED or FOLLOWS.
-        cause: What usually causes it; empty if that is not known.
-        known: The row of the table of known errors that it matches.
-    """
-
-    rank: int | None
-    path: str
-    line: int | None
-    time: datetime
-    text: str
-    error_class: int
-    cause: str = ""
-    known: KnownError | None = None
+    rank: int | None  # None for the scheduler and msrun
+    path: str  # of the log
+    line: int | None  # its first in the log, from 1; None for an end without a message
+    time: datetime  # its own time stamp, else the next one in its log, else the last change of the log
+    text: str  # tracebacks are not shortened
+    error_class: int  # SILENT, ENDED_A_WORKER, LOGGED or FOLLOWS
+    cause: str = ""  # what usually causes it
+    known: KnownError | None = None  # the row of the table that it matches
 
 
 def errors_in(log: WorkerLog) -> list[WorkerError]:
@@ -108,12 +88,14 @@ def earliest_error(logs: Iterable[WorkerLog]) -> WorkerError | None:
 def _silent(logs: Sequence[WorkerLog], errors: Iterable[WorkerError]) -> Iterator[WorkerError]:
     """The workers that the scheduler lost while they had neither ended by themselves nor logged why they would."""
     explained = {error.rank for error in errors if error.error_class == ENDED_A_WORKER}
+    here = {log.rank for log in logs}
     for log in logs:
         for number, line in enumerate(log.text.splitlines(), start=1):
             lost = _NO_LONGER_HEARD.search(line)
             if log.rank is None and lost and int(lost[1]) not in explained:
                 time = _time(line, log.modified) or log.modified
-                yield WorkerError(int(lost[1]), log.path, number, time, line, SILENT, SILENT_CAUSE)
+                cause = SILENT_CAUSE if int(lost[1]) in here else ""  # elsewhere it may have ended
+                yield WorkerError(int(lost[1]), log.path, number, time, line, SILENT, cause)
 
 
 def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
@@ -136,11 +118,8 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
             "Nothing on this machine explains it: the cause is most likely on another machine. See what the launcher "
             "there says."
         )
-    others = []
-    for log in logs:
-        error = earliest_error([log])
-        if error is not None and log.rank not in (None, first.rank):
-            others.append(f"  {_where(error)}: {_headline(error.text)}")
+    of_others = (earliest_error([log]) for log in logs if log.rank not in (None, first.rank))
+    others = [f"  {_where(error)}: {_headline(error.text)}" for error in of_others if error is not None]
     if others:
         paragraphs.append("\n".join(["Errors of other ranks:", *others]))
     return "\n".join([*paragraphs, f"All logs are in {log_dir}"])
@@ -192,7 +171,8 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
 def _end(log: WorkerLog, code: int) -> WorkerError:
     """The end of a worker by a signal, or with an exit code, that its log does not explain."""
     if code < 0:
-        text, cause = f"ended by signal {-code} ({_signal_name(-code)})", SIGNAL_CAUSES.get(-code, "")
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
+        text, cause = f"ended by signal {-code} ({name})", SIGNAL_CAUSES.get(-code, "")
     else:
         text, cause = f"ended with exit code {code}", ""
     # MindSpore sends a worker SIGTERM when another one is lost; this package exits with 130 then.
@@ -222,10 +202,8 @@ def _where(error: WorkerError) -> str:
 
 def _headline(text: str) -> str:
     """The line that says most about an error: of a traceback the exception, else the first line."""
-    lines = text.splitlines()
-    tracebacks = [index for index, line in enumerate(lines) if line.startswith(_TRACEBACK)]
-    after = lines[tracebacks[-1] + 1 :] if tracebacks else lines
-    return next((line for line in after if line and not line.startswith(" ")), lines[0])
+    after = text.rpartition(_TRACEBACK)[2].splitlines()
+    return next((line for line in after if line and not line.startswith(" ")), text.splitlines()[0])
 
 
 def _shortened(text: str) -> str:
@@ -235,10 +213,3 @@ def _shortened(text: str) -> str:
         half = SHOWN_LINES // 2
         lines = [*lines[:half], f"... {len(lines) - 2 * half} lines more in the log ...", *lines[-half:]]
     return "\n".join(f"    {line}" for line in lines)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return "unknown"

@@ -16,9 +16,8 @@ from typing import TextIO
 import psutil
 
 from dvt.cluster.diagnosis import WorkerLog
-from dvt.cluster.guard import guarded
 from dvt.cluster.placement import Placement
-from dvt.cluster.processes import Deadline, Member, end_all, find_members
+from dvt.cluster.processes import Deadline, Member, end_all, find_members, guarded
 from dvt.signals import stop_signals_handled
 
 POLL_SECONDS = 0.2
@@ -36,17 +35,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a job ended on this machine."""
 
-    Attributes:
-        succeeded: All workers of this machine ended well.
-        signal_number: Signal that stopped the launcher; None if none did.
-        logs: The logs of all processes; empty if all went well.
-    """
-
-    succeeded: bool
-    signal_number: int | None
-    logs: tuple[WorkerLog, ...]
+    succeeded: bool  # all workers
+    signal_number: int | None  # that stopped the launcher
+    logs: tuple[WorkerLog, ...]  # of all processes; empty if all went well
 
 
 class Job:
@@ -96,11 +89,10 @@ class Job:
         try:
             return self._watch(msrun, follower)
         finally:
-            grace = self.grace_seconds if self._signal_number is not None else FAILURE_GRACE_SECONDS
-            self._deadline = Deadline(grace)
+            self._deadline = Deadline(FAILURE_GRACE_SECONDS if self._signal_number is None else self.grace_seconds)
             end_all(msrun, self._members, self._deadline)
             msrun.wait()
-            follower.finish()
+            follower.pump(finish=True)
 
     def _watch(self, msrun: psutil.Popen, follower: "Follower") -> bool:
         """Waits until msrun has ended, a process has failed or a signal came; whether msrun ended well."""
@@ -189,25 +181,17 @@ class Follower:
         self.path, self.console = path, console
         self.peer_lost = False
         self._read = 0
-        self._rest = b""
 
-    def pump(self) -> None:
-        """Shows the lines that are complete by now."""
+    def pump(self, finish: bool = False) -> None:
+        """Shows the lines that are complete by now; to `finish`, also a last line without its end."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
             file.seek(self._read)
             added = file.read()
-        self._read += len(added)
-        *lines, self._rest = (self._rest + added).split(b"\n")
-        for line in lines:
-            text = line.decode(errors="replace")
-            self.peer_lost = self.peer_lost or _PEER_LOST in text
-            if not _CHATTER.match(text):
-                print(text, file=self.console, flush=True)
-
-    def finish(self) -> None:
-        """Shows all that is left, also a last line without its end."""
-        self.pump()
-        if self._rest:
-            print(self._rest.decode(errors="replace"), file=self.console, flush=True)
+        whole = len(added) if finish else added.rfind(b"\n") + 1
+        self._read += whole
+        for line in added[:whole].decode(errors="replace").splitlines():
+            self.peer_lost = self.peer_lost or _PEER_LOST in line
+            if not _CHATTER.match(line):
+                print(line, file=self.console, flush=True)

@@ -1,5 +1,6 @@
 """Where a job runs: machines, workers per machine, and the address at which they meet. Imports no MindSpore."""
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,41 +19,29 @@ WORKER_VARIABLES |= {"RANK_ID", "RANK_SIZE", "DEVICE_ID"}
 
 @dataclass(frozen=True)
 class Placement:
-    """The share of one machine in a job.
+    """The share of one machine in a job."""
 
-    Attributes:
-        device_num: Workers on this machine, one per device; the same on every machine.
-        nnodes: Number of machines.
-        node_rank: Which of them this is, from 0. Machine 0 also runs the scheduler, with which all workers register.
-        master_addr: Address of machine 0.
-        master_port: Port of the scheduler there.
-        rank_table_file: HCCL rank table; None where HCCL finds the devices itself (Ascend only).
-        cluster_timeout: Seconds that workers wait for each other at the start.
-        bind_core: Value of msrun's --bind_core: true, or JSON such as {"device0": ["0-3"]}; None leaves it out.
-    """
-
-    device_num: int
-    nnodes: int = 1
-    node_rank: int = 0
-    master_addr: str = "127.0.0.1"
-    master_port: int = DEFAULT_PORT
-    rank_table_file: Path | None = None
-    cluster_timeout: int = 600
-    bind_core: str | None = None
+    device_num: int  # workers on this machine, one per device; the same on every machine
+    nnodes: int = 1  # machines
+    node_rank: int = 0  # which of them this is; 0 also runs the scheduler, with which all workers register
+    master_addr: str = "127.0.0.1"  # of machine 0
+    master_port: int = DEFAULT_PORT  # of the scheduler there
+    rank_table_file: Path | None = None  # of HCCL; None where it finds the devices itself
+    cluster_timeout: int = 600  # seconds that workers wait for each other at the start
+    bind_core: str | None = None  # of msrun: true, or JSON such as {"device0": ["0-3"]}
 
     def __post_init__(self) -> None:
-        if self.device_num < 1:
-            raise ConfigError(f"DEVICE_NUM is {self.device_num}; at least 1 device per machine is needed")
-        if self.nnodes < 1:
-            raise ConfigError(f"NNODES is {self.nnodes}; it is the number of machines, at least 1")
-        if not 0 <= self.node_rank < self.nnodes:
-            raise ConfigError(
-                f"NODE_RANK is {self.node_rank}; with NNODES={self.nnodes} it must be 0 to {self.nnodes - 1}"
-            )
-        if not 1024 <= self.master_port <= 65535:
-            raise ConfigError(f"MASTER_PORT is {self.master_port}; it must be between 1024 and 65535")
-        if self.cluster_timeout < 1:
-            raise ConfigError(f"CLUSTER_TIMEOUT is {self.cluster_timeout}; it must be at least 1 second")
+        for name, value, least, most in (
+            ("DEVICE_NUM", self.device_num, 1, math.inf),
+            ("NNODES", self.nnodes, 1, math.inf),
+            ("NODE_RANK", self.node_rank, 0, self.nnodes - 1),
+            ("MASTER_PORT", self.master_port, 1024, 65535),
+            ("CLUSTER_TIMEOUT", self.cluster_timeout, 1, math.inf),
+        ):
+            if not least <= value <= most:
+                given = f"; with NNODES={self.nnodes}" if name == "NODE_RANK" else ";"
+                needed = f"at least {least}" if most == math.inf else f"{least} to {most}"
+                raise ConfigError(f"{name} is {value}{given} it must be {needed}")
 
     @property
     def world_size(self) -> int:

@@ -3,10 +3,12 @@
 Devices are counted in a process of its own, so that the launcher never holds one.
 """
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
+import platform
 import shutil
 import socket
 import subprocess
@@ -32,11 +34,8 @@ _SHOWN_RANKS = 16
 def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
     """Raises ConfigError with everything that would stop this machine's share of the job.
 
-    Args:
-        placement: Machines, workers, address.
-        config: Configuration of the run, with a device target that is not "auto".
-        device_counts: What `count_devices` found.
-        path: Folders in which msrun is looked up, as in the variable PATH.
+    `device_counts` is what `count_devices` found, `path` the value of PATH with which msrun is looked up, and the
+    configuration's device target is not "auto".
     """
     problems = [
         *_versions(path),
@@ -52,15 +51,10 @@ def check(placement: Placement, config: RunConfig, device_counts: dict[str, int]
 
 def count_devices() -> dict[str, int]:
     """Devices of this machine by kind, best kind first (`dvt.device.available`). Raises DeviceError."""
-    code = "import json; from dvt import device; print(json.dumps(device.available()))"
+    command = [sys.executable, "-c", "import json; from dvt import device; print(json.dumps(device.available()))"]
+    how = {"capture_output": True, "text": True, "timeout": COUNT_SECONDS, "env": python_environment()}
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            timeout=COUNT_SECONDS,
-            env=python_environment(),
-        )
+        done = subprocess.run(command, **how)
     except subprocess.TimeoutExpired:
         raise DeviceError(
             f"MindSpore did not list the devices of this machine within {COUNT_SECONDS} s; the driver may hang: see "
@@ -75,21 +69,17 @@ def count_devices() -> dict[str, int]:
 
 def free_port(preferred: int = DEFAULT_PORT) -> int:
     """`preferred` if it is free on this machine, else another free port."""
-    if not _bind_error("", preferred):
-        return preferred
     with socket.socket() as probe:
-        probe.bind(("", 0))
+        probe.bind(("", 0 if _bind_error("", preferred) else preferred))
         return probe.getsockname()[1]
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides about results; "missing" for what is not installed."""
-    found = {"dvt": dvt.__version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    found = {"dvt": dvt.__version__, "python": platform.python_version(), "mindspore": "missing", "numpy": "missing"}
     for name in ("mindspore", "numpy"):
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
     return found
 
 

@@ -2,37 +2,39 @@
 
 msrun starts each worker in a session of its own, so neither a signal to msrun nor one to its process group reaches
 them, and it does not report their exit codes. Both are found in /proc.
+
+`python -m dvt.cluster.processes MSRUN_PROCESS GRACE_SECONDS` ends a job whose launcher was killed: it can end nothing
+itself then, and msrun and its workers would go on forever. The launcher starts this beside msrun, in a session of its
+own; it waits for the end of a pipe that the launcher alone holds open.
 """
 
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import psutil
+
+from dvt.cluster.placement import python_environment
 
 KILL_SECONDS = 10  # that the system may need to clear away a killed process
 
 
 @dataclass
 class Member:
-    """One process that msrun started.
+    """One process that msrun started."""
 
-    Attributes:
-        process: The process; psutil notices when its id is given to another.
-        rank: Rank of a worker; None for the scheduler.
-        exit_code: How it ended, negative for a signal; None while it runs, and where that could not be seen.
-        ended: When its end was noticed, local time; None while it runs.
-    """
-
-    process: psutil.Process
-    rank: int | None
-    exit_code: int | None = None
-    ended: datetime | None = None
+    process: psutil.Process  # psutil notices when its id is given to another
+    rank: int | None  # None for the scheduler
+    exit_code: int | None = None  # negative for a signal; None while it runs, and where that could not be seen
+    ended: datetime | None = None  # when that was noticed, local time
 
     def update(self, now: datetime) -> None:
         """Notes whether the process has ended; `now` is the same for all members that are checked together."""
@@ -135,3 +137,37 @@ def _exit_code_of_zombie(pid: int) -> int | None:
         return None
     fields = stat.rpartition(")")[2].split()  # the name before it may hold spaces
     return os.waitstatus_to_exitcode(int(fields[-1])) if fields[0] == "Z" else None
+
+
+@contextlib.contextmanager
+def guarded(msrun: psutil.Process, grace_seconds: float, log: IO[str]) -> Iterator[None]:
+    """While entered, the end of this process ends the job of `msrun`, which `log` then says; leaving it in order ends
+    nothing. The workers have `grace_seconds` for saving."""
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "dvt.cluster.processes", str(msrun.pid), str(grace_seconds)],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=python_environment(),
+        start_new_session=True,  # what is sent to the launcher's group must not end it
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.communicate()
+
+
+def main(process: str, grace_seconds: str) -> None:
+    """Waits until the launcher is gone, then lets the workers save and ends the job."""
+    try:
+        msrun = psutil.Process(int(process))
+    except psutil.NoSuchProcess:  # the job was that short
+        return
+    sys.stdin.buffer.read()
+    print("The launcher was killed; stopping the workers, which save what they have", flush=True)
+    end_all(msrun, [], Deadline(float(grace_seconds)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

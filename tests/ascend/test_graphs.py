@@ -1,0 +1,148 @@
+"""Every kind of graph of this package compiles for Ascend: the base, then one factor at a time; and what they launch
+exists there: a simulation accepts operators that no card has."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from mindspore import Tensor, ops
+
+from ascend.simulated import Ascend, Graphs
+from dvt import device
+from dvt.cluster.ranks import ALONE, Ranks
+from dvt.config import TrainSection
+from dvt.deploy.mindir import exportable
+from dvt.early_exit.classifier import ExitCell
+from dvt.models.cascade import AllExits, build_from_config
+from dvt.models.precision import set_precision
+from dvt.models.variants import ModelConfig
+from dvt.training.step import TrainStep
+from models import tiny
+
+pytestmark = pytest.mark.slow
+
+ONE = {"grid_sizes": (2,)}
+TWO = {"grid_sizes": (2, 3)}
+LABELS = np.array([0, 1, 2, 3], np.int32)
+
+STEPS: dict[str, tuple[ModelConfig, dict[str, Any], np.ndarray]] = {
+    "labels": (tiny.patch_config(**ONE), {}, LABELS),
+    "soft_targets": (tiny.patch_config(**ONE), {}, np.eye(7, dtype=np.float32)[LABELS]),
+    "sgd": (tiny.patch_config(**ONE), {"optimizer": "sgd"}, LABELS),
+    "clipping": (tiny.patch_config(**ONE), {"clip_norm": 1.0}, LABELS),
+    "average": (tiny.patch_config(**ONE), {"ema_decay": 0.9}, LABELS),
+    "accumulation": (tiny.patch_config(**ONE), {"accumulation_steps": 2}, LABELS),
+    "amp_o1": (tiny.patch_config(**ONE), {"amp_level": "O1"}, LABELS),
+    "amp_o2": (tiny.patch_config(**ONE), {"amp_level": "O2"}, LABELS),
+    "t2t": (tiny.t2t_config(**ONE, soft_splits=((6, 4, 1),)), {}, LABELS),
+    "two_exits": (tiny.patch_config(**TWO), {"distillation": 0.5}, LABELS),
+    "no_reuse": (tiny.patch_config(**TWO, feature_reuse=False, relation_reuse=False), {}, LABELS),
+}
+"""Model, what `TrainSection` has besides its defaults, and targets of the step of each name."""
+
+FORWARD = ["evaluation", "export", "export_float16"]
+
+# AICPU kernels that are known, with the reason why they are there.
+KNOWN_ON_AICPU = {
+    "RightShift": "the hash of random masks",
+    "Im2Col": "soft splits of T2T",
+    "Col2Im": "gradient of the soft splits",
+}
+
+# Operators of the older interface whose documentation names no platforms, and where CANN's is named instead.
+REVIEWED = {
+    "BiasAddGrad": "CANN 9.0, AOE, Operator List",
+    "LayerNormGrad": "MindSpore's table of AI Core operators until 2.1, ops/_op_impl/tbe/layer_norm_grad.py",
+    "StridedSliceGrad": "the same, strided_slice_grad_d.py",
+}
+
+
+def one_step(name: str, ranks: Ranks = ALONE) -> None:
+    config, options, targets = STEPS[name]
+    train = TrainSection(**options)
+    model = build_from_config(config)
+    model.set_train(True)
+    set_precision(model, train.amp_level)
+    step = TrainStep(model, train, np.full(4, 1e-3, np.float32), 0, ranks)
+    step.set_train(True)
+    for _ in range(train.accumulation_steps):
+        step(Tensor(tiny.images_for(config, len(targets))), Tensor(targets))
+
+
+for _name in STEPS:
+    globals()[_name] = partial(one_step, _name)
+
+
+def eight_ranks() -> None:
+    used = device.set_up("Ascend")
+    assert (used.rank, used.world_size) == (3, 8)
+    one_step("labels", Ranks(used.rank, used.world_size))
+
+
+def evaluation() -> None:
+    config = tiny.patch_config(**TWO)
+    AllExits(build_from_config(config).set_train(False))(Tensor(tiny.images_for(config)))
+
+
+def export(precision: str = "float32") -> None:
+    config = tiny.t2t_config(grid_sizes=(2, 3), soft_splits=((6, 4, 1), (5, 3, 1)))
+    model = exportable(build_from_config(config), precision)
+    values: dict[str, Tensor] = {"images": Tensor(tiny.images_for(config))}
+    for index in range(config.num_exits):
+        cell = ExitCell(model, index)
+        values |= zip(cell.output_names, cell(*ExitCell.arguments(values)), strict=True)
+        values = {name: value for name, value in values.items() if name in ("images", "features", "relations")}
+
+
+def export_float16() -> None:
+    export("float16")
+
+
+@pytest.fixture(scope="module")
+def graphs(ascend: Ascend) -> dict[str, Graphs]:
+    return ascend.compile(__file__, [*STEPS, *FORWARD])
+
+
+@pytest.mark.parametrize("name", [*STEPS, *FORWARD])
+def test_compiles_with_no_kernel_on_the_aicpu(graphs: dict[str, Graphs], name: str) -> None:
+    assert not graphs[name].error
+    assert graphs[name].of_kind("aclnn") and graphs[name].peak_bytes
+    assert graphs[name].aicpu().keys() <= KNOWN_ON_AICPU.keys()
+
+
+def test_one_of_eight_ranks(ascend: Ascend) -> None:
+    graphs = ascend.compile(__file__, ["eight_ranks"], cards=8, rank=3)["eight_ranks"]
+    assert not graphs.error and graphs.of_kind("HCCL").keys() == {"AllReduce"}
+
+
+def test_ascend_has_every_operator(graphs: dict[str, Graphs]) -> None:
+    """By the documentation of the installed MindSpore. What is launched as aclnn is an operator of CANN itself."""
+    launched = {kernel for each in graphs.values() for kernel in each.kernels}
+    said = {name: platforms(name) for name, _ in launched}
+    assert not {name for name, found in said.items() if found and "Ascend" not in found}
+    silent = {name for name, kind in launched if kind in ("aclop", "AICPU") and not said[name]}
+    assert silent <= REVIEWED.keys()
+    assert platforms("MatMul") and platforms("Add") and "Ascend" not in platforms("Lgamma")
+
+
+MODULES = ("mindspore.ops.operations", "mindspore.ops.auto_generate", "mindspore.ops.operations._grad_ops")
+
+
+def platforms(operator: str) -> set[str]:
+    """The platforms that the documentation of an operator, or of the function to which it refers, lists."""
+    modules = [importlib.import_module(name) for name in MODULES]
+    primitive = next((getattr(module, operator) for module in modules if hasattr(module, operator)), None)
+    texts = [text for text in _texts(primitive) if "Supported Platforms:" in text]
+    return {name for text in texts for name in re.findall(r"``(\w+)``", text.split("Supported Platforms:")[1][:80])}
+
+
+def _texts(primitive: Any) -> Iterator[str]:
+    text = inspect.getdoc(primitive) or ""
+    yield text
+    for name in re.findall(r"Refer to :func:`mindspore\.ops\.(\w+)`", text):
+        yield inspect.getdoc(getattr(ops, name, None)) or ""
