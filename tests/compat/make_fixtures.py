@@ -62,7 +62,8 @@ RUN = {
         "workers": 1,
         "worker_type": "thread",
     },
-    "augment": {"policy": "rand-m9-mstd0.5-inc1", "erasing": 0.25, "mixup": 0.2, "cutmix": 1.0},
+    # No erasing: 0.1.0 erased before it mixed, later versions do so afterwards, as published.
+    "augment": {"policy": "rand-m9-mstd0.5-inc1", "mixup": 0.2, "cutmix": 1.0},
     "train": {
         "epochs": 3,
         "batch_size": 8,
@@ -512,11 +513,7 @@ def configs() -> None:
     model = load_config(target / "wide.yaml").model.resolve(5, 3).to_dict()
     write_json(target / "resolved.json", {"files": resolved, "wide_model": model})
     recipes_ = {file.name: config_to_dict(load_config(file)) for file in sorted((ROOT / "config").glob("*.yaml"))}
-    printed = {
-        file.name: call([sys.executable, ROOT / "train.py", "--config", file, "--print_config"])
-        for file in sorted((ROOT / "config").glob("*.yaml"))
-    }
-    write_json(FIXTURES / "resolved_recipes.json", {"values": recipes_, "printed": printed})
+    write_json(FIXTURES / "resolved_recipes.json", {"values": recipes_})
 
 
 # --------------------------------------------------------------------------------------------------------- names

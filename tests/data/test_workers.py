@@ -13,25 +13,26 @@ import pytest
 from data_files import write_image
 
 from dvt.config import AugmentSection, DataSection
-from dvt.data import load_splits, processes, workers
+from dvt.data import load_splits, workers
 from dvt.data.workers import Task, Workers, local_ranks, taken_ahead
 from dvt.errors import DataError
 
 EVERYTHING = AugmentSection(policy="rand-m9-mstd0.5-inc1", interpolation="random", erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
-def number(out, numbers, fail=None, bad=()):
-    """Fills each image with its number; module level, so that processes can import it."""
-    for i, value in enumerate(numbers):
-        out[i] = value / (value != fail)
-    return [(i, f"{value} is bad") for i, value in enumerate(numbers) if value in bad]
+def number(numbers, fail=None, bad=()):
+    """Images that hold their number; module level, so that processes can import it."""
+    values = np.array([value / (value != fail) for value in numbers], np.float32)
+    return values, [(i, f"{value} is bad") for i, value in enumerate(numbers) if value in bad]
+
+
+def as_images(values):
+    return np.broadcast_to(values[:, None, None, None], (len(values), 1, 4, 4))
 
 
 def tasks(batches, size, **keys):
-    return [
-        Task(partial(number, **keys), (list(range(i * size, (i + 1) * size)),), (1, 4, 4), chunk=1)
-        for i in range(batches)
-    ]
+    columns = [(list(range(i * size, (i + 1) * size)),) for i in range(batches)]
+    return [Task(partial(number, **keys), each, as_images, (1, 4, 4), chunk=1) for each in columns]
 
 
 def numbers(made):
@@ -111,15 +112,6 @@ def test_short_passes_and_drawn_images_start_no_processes(image_folder, fashion_
     assert active_children() == before
 
 
-def test_too_little_shared_memory(image_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(processes, "SHARED_FOLDER", str(tmp_path))
-    full = os.statvfs_result((4096, 4096, 100, 0, 0, 0, 0, 0, 0, 255))
-    monkeypatch.setattr(processes.os, "statvfs", lambda folder: full)
-    splits = load_splits(DataSection(path=str(image_folder), worker_type="process"), 16, 0)
-    with pytest.raises(DataError, match=r"shared memory.*0 MiB left.*data\.worker_type thread"):
-        next(splits.training(6).epoch(0))
-
-
 @pytest.fixture
 def photos(tmp_path):
     """60 training and 8 validation images of two classes."""
@@ -174,20 +166,6 @@ def test_long_passes_start_processes_by_themselves(photos, monkeypatch):
     assert not set(active_children()) - before
     list(splits.training(8).epoch(0))  # 56 images
     assert len(set(active_children()) - before) == 1
-
-
-@pytest.mark.slow
-def test_shared_memory_is_used_again(photos):
-    splits = load(photos, "process", 2)
-    segments = []
-    for _ in range(2):
-        list(splits.training(8).epoch(0))
-        list(splits.batches("val", 3))
-        (pool,) = splits.workers._pools.values()
-        segments.append([segment.name for segment in pool._all])
-    assert segments[0] == segments[1] and len(segments[0]) == 1 + workers.STARTED_AHEAD
-    list(splits.training(16).epoch(0))
-    assert len(pool._all) == 1 + workers.STARTED_AHEAD and not set(segments[0]) & {each.name for each in pool._all}
 
 
 @pytest.mark.slow

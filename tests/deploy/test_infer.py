@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dvt.cli import main as cli
+from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy import Cascade
-from dvt.deploy.infer import find_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsy
     assert cli.main(["infer", str(bundle), str(data), "--batch_size", "4", "--output", str(output)]) == 0
     rows = list(csv.DictReader(output.open(encoding="utf-8")))
     cascade = Cascade(bundle)
-    files, labels = find_images(data, bundles.CLASS_NAMES)
+    files, labels, _ = images_to_classify(data, bundles.CLASS_NAMES)
     assert [row["file"] for row in rows] == files and len(files) == 6 and labels == [1, 1, 1, 3, 3, 3]
     expected = cascade.predict(np.stack([cascade.preprocessing(file) for file in files]))
     assert [int(row["label"]) for row in rows] == expected.labels.tolist()
@@ -67,7 +67,7 @@ def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys:
         (["{bundle}", "{data}", "--thresholds", "fast"], "no thresholds 'fast'"),
         (["{data}", "{data}"], "is not a bundle"),
         (["{bundle}", "{data}", "--output", "/proc/no/file"], "cannot write /proc/no/file"),
-        (["{bundle}", "{bundle}"], "has no class folders"),
+        (["{bundle}", "{bundle}"], "holds no images"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):

@@ -6,8 +6,12 @@ Training reads through `Splits.batches`, evaluation through `Splits.batch`, `dvt
 
 import os
 import shutil
+import subprocess
+import sys
 import traceback
+import tracemalloc
 import unicodedata
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from dvt.data import Preprocessing, load_splits
 from dvt.data.decode import read_image
 from dvt.data.sources.record_writer import write_records
 from dvt.errors import DataError
-from reliability.pictures import BAD, make_folder, text
+from reliability.pictures import BAD, claim_size, make_folder, text
 
 EXIF_ORIENTATION = 0x0112
 UNPRIVILEGED = 65534  # the user that owns nothing
@@ -110,6 +114,67 @@ def test_unusual_files_show_the_colours_they_hold(folder, save, tolerance, tmp_p
         np.testing.assert_array_equal(source.batch("train", [place])[0][0], as_predicted)
     for (images, _), (same, _) in zip(splits.training(6).epoch(0), records.training(6).epoch(0), strict=True):
         np.testing.assert_array_equal(images, same)
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4, "big")
+
+
+BOMB = zlib.compress(bytes(200_000_000))
+METADATA = {
+    "compressed text": chunk(b"zTXt", b"k\0\0" + zlib.compress(b"x" * 3_000_000)),
+    "text that unpacks to 200 MB": chunk(b"zTXt", b"k\0\0" + BOMB),
+    "international text": chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+    "many texts": chunk(b"tEXt", b"k\0" + b"x" * 1_000_000) * 70,
+    "colour profile": chunk(b"iCCP", b"k\0\0" + BOMB),
+    "damaged orientation": chunk(b"eXIf", b"II*\0\x08\0\0\0\5\0\x12\1"),
+    "damaged checksum": chunk(b"tEXt", b"k\0x")[:-4] + b"\0\0\0\0",
+    "animation": chunk(b"acTL", bytes(7) + b"\2" + bytes(4)),
+}
+
+
+@pytest.mark.parametrize("place", ["before the pixels", "after the pixels"])
+@pytest.mark.parametrize("kind", METADATA)
+def test_metadata_of_a_png_neither_counts_nor_takes_memory(tmp_path, kind, place):
+    file = tmp_path / "a.png"
+    Image.fromarray(colours()).save(file)
+    png = file.read_bytes()
+    at = 33 if place == "before the pixels" else len(png) - 12  # behind IHDR, or before IEND
+    file.write_bytes(png[:at] + METADATA[kind] + png[at:])
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(np.asarray(read_image(file)), colours())
+        assert tracemalloc.get_traced_memory()[1] < 3 * file.stat().st_size + 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_nothing_is_printed_of_damaged_metadata(tmp_path):
+    """PIL would warn in every worker, without the name of the file."""
+    jpeg, tiff = tmp_path / "a.jpg", tmp_path / "b.tif"
+    for file in (jpeg, tiff):
+        Image.fromarray(colours()).save(file)
+    content, exif = jpeg.read_bytes(), b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1\3\0\1\0\0\0"
+    jpeg.write_bytes(content[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + content[2:])
+    content = bytearray(tiff.read_bytes())
+    content[-4:] = b"\0\0\1\0"  # the place of a next directory, beyond the end of the file
+    tiff.write_bytes(content + b"\0")
+    claim_size(tmp_path / "c.png", 10_000)  # from this size on PIL warns of decompression bombs
+    code = """
+import sys
+from dvt.data.decode import read_image
+from dvt.errors import DataError
+for file in sys.argv[1:]:
+    try:
+        read_image(file)
+    except DataError:
+        print(file)
+"""
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code, *files], env=environment, capture_output=True, text=True)
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{tmp_path}/c.png\n", "")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 20), (3, 9000)])

@@ -178,18 +178,52 @@ def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
         assert (after[f"exits.1.{name}"] != before[f"exits.1.{name}"]).any() == learns, name
 
 
-def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path: Path) -> None:
-    grown, renamed = tmp_path / "grown", tmp_path / "renamed"
-    for other in (grown, renamed):
-        shutil.copytree(folder, other)
+def added(root: Path) -> None:
+    """As many steps per epoch as before."""
+    shutil.copy(root / "train" / "red" / "3.png", root / "train" / "red" / "more.png")
+
+
+def doubled(root: Path) -> None:
     for i in range(16):
-        shutil.copy(grown / "train" / "red" / f"{i}.png", grown / "train" / "red" / f"more_{i}.png")
+        shutil.copy(root / "train" / "red" / f"{i}.png", root / "train" / "red" / f"more_{i}.png")
+
+
+def added_to_validate(root: Path) -> None:
+    shutil.copy(root / "val" / "red" / "3.png", root / "val" / "red" / "more.png")
+
+
+def another_in_its_place(root: Path) -> None:
+    (root / "train" / "red" / "3.png").rename(root / "train" / "red" / "30.png")
+
+
+def moved_to_another_class(root: Path) -> None:
+    for here, there in (("red", "blue"), ("blue", "red")):
+        (root / "train" / here / "3.png").rename(root / "train" / there / f"from_{here}.png")
+
+
+def renamed_class(root: Path) -> None:
     for part in ("train", "val"):
-        (renamed / part / "red").rename(renamed / part / "rouge")
+        (root / part / "red").rename(root / part / "rouge")
+
+
+def test_a_run_is_not_resumed_on_other_images(folder: Path, tmp_path: Path) -> None:
     train(config(folder, tmp_path / "run", train__epochs=1))
-    for other in (grown, renamed):
-        with pytest.raises(ConfigError, match="other data"):
+    state = (tmp_path / "run" / "state.ckpt").read_bytes()
+    before = load_splits(config(folder, tmp_path).data, 24, 0).identity()
+    for change, message in (
+        (added, "train had 32 images and has 33; resume with those"),
+        (doubled, "other data: data.path now holds other classes or another number of images"),
+        (added_to_validate, "val had 8 images and has 9"),
+        (another_in_its_place, "the 32 images of train are not the same ones"),
+        (moved_to_another_class, "the 32 images of train are not the same ones, or not of the same classes"),
+        (renamed_class, "other data: data.path now holds other classes"),
+    ):
+        other = shutil.copytree(folder, tmp_path / change.__name__)
+        assert not load_splits(config(other, tmp_path).data, 24, 0).difference(before)  # elsewhere, but the same
+        change(other)
+        with pytest.raises(ConfigError, match=message):
             train(config(other, tmp_path / "run", train__epochs=1, resume=True))
+    assert (tmp_path / "run" / "state.ckpt").read_bytes() == state
 
 
 def test_a_run_is_not_resumed_on_another_number_of_devices(folder: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def parse(argv: Sequence[str], prog: str = "dvt predict") -> tuple[list[str], Pr
         epilog="Exit code 0: all done; 1: some files could not be classified; 2: nothing was done.",
     )
     parser.add_log_level()
-    text = "PNG, JPEG, WebP or BMP files, or folders; - reads an image from standard input"
+    text = "image files, or folders of them; - reads an image from standard input"
     parser.add_path("images", text, nargs="+", metavar="IMAGE_OR_FOLDER")
     parser.add_keys(PredictOptions)
     given = parser.parse(argv)

@@ -159,7 +159,7 @@ class AugmentSection:
     Args:
         policy: Operations on the cropped image: RandAugment as published, AutoAugment's ImageNet policy, or none.
         interpolation: Of the random resized crop; random draws bilinear or bicubic for each image.
-        erasing: Share of the images in which one block is replaced by noise, after normalisation.
+        erasing: Share of the images in which one block is replaced by noise, after mixing.
         mixup: Alpha of mixup; 0 switches it off. With cutmix on as well, each batch draws one of the two.
         cutmix: Alpha of cutmix; 0 switches it off.
     """

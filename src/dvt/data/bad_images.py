@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
-from dvt.data.images import Pass
+from dvt.data.images import View
 from dvt.data.workers import BadImages
 from dvt.errors import DataError
 
@@ -64,13 +64,12 @@ class BadImagePolicy:
         if not self.skips:
             raise DataError(reason)
         seen = self._seen[split]
-        if index in seen:
-            return
-        seen.add(index)
-        log.warning("bad image %d of %s, skipped: %s", len(seen), split, reason)
-        self.check(split, len(seen))
+        if index not in seen:
+            seen.add(index)
+            log.warning("bad image %d of %s, skipped: %s", len(seen), split, reason)
+            self.check(split, len(seen))
 
-    def leave_out(self, shown: Pass, places: NDArray[np.int64], batch: tuple[NDArray, NDArray], bad: BadImages) -> None:
+    def leave_out(self, shown: View, places: NDArray[np.int64], batch: tuple[NDArray, NDArray], bad: BadImages) -> None:
         """Sets the bad images of a batch to zero, and their labels to `LEFT_OUT`.
 
         Args:
@@ -84,19 +83,18 @@ class BadImagePolicy:
         """
         images, labels = batch
         for i, reason in bad:
-            self.note(shown.split, int(shown.indices(places[i])), reason)
+            self.note(shown.split, int(shown.indices[places[i]]), reason)
             images[i], labels[i] = 0, LEFT_OUT
 
-    def replace(self, shown: Pass, places: NDArray[np.int64], batch: tuple[NDArray, NDArray], bad: BadImages) -> None:
+    def replace(self, shown: View, places: NDArray[np.int64], batch: tuple[NDArray, NDArray], bad: BadImages) -> None:
         """Puts the next readable image of the order in the place of each bad one; arguments as of `leave_out`."""
         images, labels = batch
         for i, reason in bad:
             place, faults = places[i : i + 1], [(0, reason)]
             while faults:  # ends, because `note` does not tolerate that all images are bad
-                self.note(shown.split, int(shown.indices(place)[0]), faults[0][1])
-                place = (place + 1) % len(shown.order)
-                task = shown.task(place)
-                faults = task.make(images[i : i + 1], *task.columns)
+                self.note(shown.split, int(shown.indices[place[0]]), faults[0][1])
+                place = (place + 1) % len(shown.indices)
+                images[i : i + 1], faults = shown.task(place).run()
             labels[i] = shown.labels(place)[0]
             if shown.epoch is not None:
                 self.replaced[shown.epoch] += 1

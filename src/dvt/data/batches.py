@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dvt.data.augment.draws import Purpose, permutation, stream_key
+from dvt.data.augment.basic import ERASING_DRAWS, random_erasing
+from dvt.data.augment.draws import Purpose, permutation, stream_key, uniforms
 from dvt.data.augment.mixing import Mixing
 from dvt.data.bad_images import BadImagePolicy
-from dvt.data.images import Pass, View
+from dvt.data.images import View
 from dvt.data.sources.source import Source
 from dvt.data.workers import Workers, taken_ahead
 from dvt.errors import ConfigError
@@ -40,6 +41,7 @@ class Splits:
     views: Mapping[str, View]  # the images of each split
     seed: int  # fixes order and augmentation of training
     mixing: Mixing  # mixup and cutmix of training batches
+    erasing: float  # share of the training images of which a block is replaced by noise, after mixing
     workers: Workers
     bad_images: BadImagePolicy  # what becomes of images that cannot be read, and how many there were
     notes: tuple[str, ...]  # for the log
@@ -82,34 +84,44 @@ class Splits:
 
     def describe(self) -> str:
         """A few lines for the log: images per split, where they come from, what was done with them."""
-        p = self.source.preprocessing
+        p, counts = self.source.preprocessing, ", ".join(f"{count:,} {split}" for split, count in self.sizes.items())
         cropped = f" (shorter side to {p.resize_size}, {p.interpolation}, centre crop)"
-        counts = ", ".join(f"{count:,} {split}" for split, count in self.sizes.items())
-        lines = [
-            f"{p.dataset}: {self.num_classes} classes; images: {counts}",
-            *self.notes,
-            self.workers.describe(),
+        first = f"{p.dataset}: {self.num_classes} classes; images: {counts}"
+        last = (
             f"model input {p.in_channels} x {p.image_size} x {p.image_size}"
-            f"{cropped if p.resize_size > p.image_size else ''}, mean {list(p.mean)}, std {list(p.std)}",
-        ]
-        return "\n".join(lines)
+            f"{cropped if p.resize_size > p.image_size else ''}, mean {list(p.mean)}, std {list(p.std)}"
+        )
+        return "\n".join([first, *self.notes, self.workers.describe(), last])
 
     def labels(self, split: str) -> NDArray[np.int32]:
         """(N,) class of each image of a split, in index order."""
-        return self._view(split).labels
+        return self._view(split).labels()
+
+    def identity(self) -> dict[str, dict[str, Any]]:
+        """What tells this data set from others, wherever it lies: part -> `images`, how many there are, and
+        `fingerprint`, which changes with their names (or pixels, of images in memory), order and classes."""
+        parts = {"train": self.source.train, "val": self.source.val}
+        return {part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in parts.items()}
+
+    def difference(self, before: Mapping[str, Mapping[str, Any]]) -> str:
+        """How these images differ from those of which `identity` was `before`, in words; "" if they do not."""
+        found = []
+        for part, now in self.identity().items():
+            count, fingerprint = before[part]["images"], before[part]["fingerprint"]
+            if count != now["images"]:
+                found.append(f"{part} had {count:,} images and has {now['images']:,}")
+            elif fingerprint != now["fingerprint"]:
+                found.append(f"the {count:,} images of {part} are not the same ones, or not of the same classes")
+        return "; ".join(found)
 
     def attributes(self, split: str) -> dict[str, NDArray]:
-        """What is known of each image of a split besides its class, in index order.
-
-        Returns:
-            {"item_size": (N,) pixels} for "fashion_mnist_scale", {} for other data sets and for images that are
-            augmented in evaluation.
-        """
+        """What is known of each image of a split besides its class, in index order: {"item_size": (N,) pixels} for
+        "fashion_mnist_scale", {} for other data sets and for images that are augmented in evaluation."""
         view = self._view(split)
-        return {} if view.augmentation_key is not None else view.images.attributes(view.indices)
+        return {} if view.key is not None else view.images.attributes(view.indices)
 
     def with_resize_size(self, resize_size: int | None) -> "Splits":
-        """The same images with another `data.resize_size` in evaluation; None: these splits. Nothing is copied.
+        """The same images with another `data.resize_size` in evaluation; None: these splits.
 
         Raises:
             ConfigError: It is smaller than the image size, or images of this data set are not resized.
@@ -136,26 +148,17 @@ class Splits:
         return replace(self, views={**self.views, split: kept})
 
     def batch(self, split: str, positions: ArrayLike) -> Batch:
-        """Single images as evaluation sees them, for figures and checks. Where bad images are skipped, the next
-        readable one is shown in the place of each.
-
-        Args:
-            split: "train", "calibration" or "val".
-            positions: (n,) positions 0..N-1 in the index order of the split.
-
-        Returns:
-            Images float32 (n, C, S, S), normalised, and labels int32 (n,).
-        """
-        shown, places = self._in_order(split), np.asarray(positions, np.int64)
+        """The images at some positions (n,), 0..N-1, of a split as evaluation sees them, and their labels. Where bad
+        images are skipped, the next readable one is shown in the place of each."""
+        shown, places = self._view(split), np.asarray(positions, np.int64)
         images, bad = self.workers.one_batch(shown.task(places))
         batch = images, shown.labels(places)
         self.bad_images.replace(shown, places, batch, bad)
         return batch
 
     def positions(self, split: str, shard: Shard = WHOLE) -> NDArray[np.int64]:
-        """The positions 0..N-1 of a split that a shard evaluates, ascending: neighbours, since they lie side by side on
-        the disk. Each position belongs to one shard; the sizes of shards, and with them the numbers of batches, may
-        differ by one."""
+        """The positions 0..N-1 of a split that a shard evaluates: neighbours, since they lie side by side on the disk.
+        Each belongs to one shard; sizes of shards, and with them numbers of batches, may differ by one."""
         count = len(self._view(split).indices)
         rank, ranks = shard
         return np.arange(count * rank // ranks, count * (rank + 1) // ranks)
@@ -174,10 +177,8 @@ class Splits:
         return -(-len(self.positions(split, shard)) // batch_size)
 
     def batches(self, split: str, batch_size: int, shard: Shard = WHOLE, skip: int = 0) -> Iterator[Batch]:
-        """A split as evaluation sees it: in index order, every image exactly once, the last batch short.
-
-        Batches are made ahead of time and belong to the receiver. With `data.on_bad_image` skip, the label of a bad
-        image is `bad_images.LEFT_OUT`.
+        """A split as evaluation sees it: in index order, every image exactly once, the last batch short. Batches are
+        made ahead of time and belong to the receiver.
 
         Args:
             split: "train", "calibration" or "val".
@@ -186,7 +187,8 @@ class Splits:
             skip: Batches to leave out at the start, at no cost.
 
         Yields:
-            Images float32 (n, C, S, S), normalised, and labels int32 (n,).
+            Images float32 (n, C, S, S), normalised, and labels int32 (n,), `bad_images.LEFT_OUT` for a bad image with
+            `data.on_bad_image` skip.
 
         Raises:
             ConfigError: At once, as of `num_batches`.
@@ -195,7 +197,7 @@ class Splits:
         self.num_batches(split, batch_size, shard)
         share = self.positions(split, shard)
         places = [share[start : start + batch_size] for start in range(skip * batch_size, len(share), batch_size)]
-        return taken_ahead(self._made(self._in_order(split), places, shard[1], self.bad_images.leave_out))
+        return taken_ahead(self._made(self._view(split), places, shard[1], self.bad_images.leave_out))
 
     def training(self, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> "TrainingBatches":
         """The training images, shuffled and augmented, epoch by epoch; arguments as of `TrainingBatches`."""
@@ -204,43 +206,22 @@ class Splits:
     def pipeline(
         self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
     ) -> "mindspore.dataset.GeneratorDataset":
-        """The same as `batches`, or in training as `training`, as a `mindspore.dataset` with the columns `image` and
-        `label`, for `mindspore.Model` and for sinking. In training, every new pass is the next epoch.
+        """`batches`, or in training `training` from `epoch` on, as a `mindspore.dataset` with the columns `image` and
+        `label`, for `mindspore.Model`. In training, which is for the split "train" alone, every pass is the next epoch.
 
-        Errors in reading images arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
-        `mindspore.dataset.config.get_prefetch_size()` batches ahead, 16 by default: lower that for large images.
-
-        Args:
-            split: "train", "calibration" or "val".
-            batch_size: Images n per batch.
-            training: Shuffle and augment ("train" only).
-            epoch: Training epoch of the first pass.
-            shard: (rank, count) of the processes that share the images.
-
-        Raises:
-            ConfigError: As of `num_batches` and `TrainingBatches`.
-            DataError: The first batch cannot be made.
-            ValueError: No such split, or training on another one than "train".
+        Raises ConfigError and ValueError as they do, DataError if the first batch cannot be made. Later errors in
+        reading images arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares 16 batches
+        ahead by default: lower `mindspore.dataset.config.set_prefetch_size` for large images.
         """
-        if training and split != "train":
-            raise ValueError(f"training on the split {split!r}; only 'train' is for that")
-        if training:
-            found = self.training(batch_size, shard)
-            batches, count = found.epoch, found.per_epoch
-        else:
+        from dvt.data.pipelines import as_dataset  # imports MindSpore
+
+        if not training:
             count = self.num_batches(split, batch_size, shard)
-
-            def batches(number: int) -> Iterator[Batch]:
-                return self.batches(split, batch_size, shard)
-
-        from dvt.data.pipelines import as_dataset  # imports MindSpore, after the checks
-
-        return as_dataset(batches, count, epoch)
-
-    def _in_order(self, split: str) -> Pass:
-        """The images of a split in index order, as evaluation sees them."""
-        view = self._view(split)
-        return Pass(split, view, np.arange(len(view.indices)), view.augmentation_key)
+            return as_dataset(lambda number: self.batches(split, batch_size, shard), count, epoch)
+        if split != "train":
+            raise ValueError(f"training on the split {split!r}; only 'train' is for that")
+        found = self.training(batch_size, shard)
+        return as_dataset(found.epoch, found.per_epoch, epoch)
 
     def _view(self, split: str) -> View:
         if split not in self.views:
@@ -248,7 +229,7 @@ class Splits:
         return self.views[split]
 
     def _made(
-        self, shown: Pass, places: list[NDArray[np.int64]], ranks: int, handle_bad: Callable[..., None]
+        self, shown: View, places: list[NDArray[np.int64]], ranks: int, handle_bad: Callable[..., None]
     ) -> Generator[Batch, None, None]:
         """A batch for each of `places`, made by the workers of one of `ranks` processes."""
         tasks = (shown.task(each) for each in places)
@@ -263,8 +244,7 @@ class TrainingBatches:
     """The training batches of one of the processes that train together; made by `Splits.training`.
 
     What an epoch looks like depends on (seed, epoch) alone, not on workers, batch size (but for the cut into batches)
-    or earlier epochs; with mixup or cutmix, what is mixed also depends on the batch and the rank. With
-    `data.on_bad_image` skip, the next readable image of the epoch takes the place of a bad one.
+    or earlier epochs; with mixup or cutmix, what is mixed also depends on the batch and the rank.
 
     Args:
         splits: The data.
@@ -310,19 +290,28 @@ class TrainingBatches:
         splits, (rank, ranks) = self._splits, self._shard
         view = splits.views["train"]
         order = permutation(stream_key(splits.seed, Purpose.ORDER, number), len(view.indices))
-        shown = Pass("train", view, order, stream_key(splits.seed, Purpose.AUGMENTATION, number), number)
+        key = stream_key(splits.seed, Purpose.AUGMENTATION, number)
+        shown = replace(view, indices=view.indices[order], key=key, epoch=number)
         # Batch i of all processes together is batch i of one process with a batch size `ranks` times as large.
         together = np.arange(self.per_epoch * ranks * self._batch_size).reshape(self.per_epoch, ranks, -1)
-        made = splits._made(shown, list(together[skip:, rank]), ranks, splits.bad_images.replace)
-        return taken_ahead(self._mixed(made, number, skip))
+        return taken_ahead(self._augmented(shown, list(together[:, rank]), skip))
 
-    def _mixed(self, made: Generator[Batch, None, None], epoch: int, skip: int) -> Generator[Batch, None, None]:
-        """The same batches, with mixup or cutmix if they are on."""
-        mixing, seed, rank = self._splits.mixing, self._splits.seed, self._shard[0]
+    def _augmented(self, shown: View, places: list[NDArray[np.int64]], skip: int) -> Generator[Batch, None, None]:
+        """The batches of an epoch but for the first `skip`: mixed if mixup or cutmix is on, and only then erased, so
+        that no erased block is blended, as published."""
+        splits, (rank, ranks) = self._splits, self._shard
+        erasing_key = stream_key(splits.seed, Purpose.ERASING, shown.epoch)
+        made = splits._made(shown, places[skip:], ranks, splits.bad_images.replace)
         with closing(made):
             for i, (images, labels) in enumerate(made, start=skip):
-                key = stream_key(seed, Purpose.MIXING, epoch, i, rank)
-                yield mixing(images, labels, key) if mixing.active else (images, labels)
+                if splits.mixing.active:
+                    key = stream_key(splits.seed, Purpose.MIXING, shown.epoch, i, rank)
+                    images, labels = splits.mixing(images, labels, key)
+                if splits.erasing > 0:
+                    draws = uniforms(erasing_key, shown.indices[places[i]], ERASING_DRAWS).tolist()
+                    for image, row in zip(images, draws, strict=True):
+                        random_erasing(image, splits.erasing, row)
+                yield images, labels
 
 
 def _check_batch(batch_size: int, shard: Shard) -> None:

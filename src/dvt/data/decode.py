@@ -1,6 +1,8 @@
 """Image files to PIL images: every image that this package reads is decoded here, and ignores EXIF orientation."""
 
+import io
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +16,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """What files may hold, whatever their extension. PIL knows more, some of which (EPS) start other programs."""
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they take memory; it is where PIL begins to warn of decompression bombs."""
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+# PIL warns of damaged metadata, such as EXIF, that nothing here looks at, and does not name the file. The filter is for
+# good, because those that can be taken back (`warnings.catch_warnings`) are not safe in threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
@@ -31,11 +38,10 @@ def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[]
             message names it.
     """
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
-            return to_mode(image, mode)
+        if isinstance(file, str | os.PathLike):
+            with open(file, "rb") as opened:
+                return _decoded(opened, mode)
+        return _decoded(file, mode)
     except MemoryError:  # not the file's fault
         raise
     except Exception as error:  # decoders report broken files in more ways than can be listed
@@ -43,15 +49,36 @@ def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[]
         if isinstance(error, FileNotFoundError):
             link = f": it is a link to {os.readlink(file)}" if os.path.islink(file) else ""
             raise DataError(f"image file {called} does not exist{link}") from error
-        raise DataError(f"image file {called} cannot be read: {_reason(error, file)}; replace or remove it") from error
+        raise DataError(f"image file {called} cannot be read: {reason_of(error)}; replace or remove it") from error
 
 
-def _reason(error: Exception, file: str | Path | BinaryIO) -> str:
-    """Why a file cannot be read, without its name."""
-    if isinstance(error, UnidentifiedImageError):
-        size = os.path.getsize(file) if isinstance(file, str | os.PathLike) else file.seek(0, os.SEEK_END)
-        return f"it is none of {', '.join(FORMATS)}" if size else "it is empty"
-    return reason_of(error)
+def _decoded(file: BinaryIO, mode: str) -> Image.Image:
+    start = file.read(len(PNG_SIGNATURE))
+    if not start:
+        raise DataError("it is empty")
+    content = io.BytesIO(_pixels_alone(start + file.read())) if start == PNG_SIGNATURE else file
+    content.seek(0)
+    try:
+        with Image.open(content, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
+            return to_mode(image, mode)
+    except UnidentifiedImageError:
+        raise DataError(f"it is none of {', '.join(FORMATS)}") from None
+
+
+def _pixels_alone(png: bytes) -> bytes:
+    """A PNG file with the chunks that its pixels and transparency need. PIL refuses files whose texts or colour profile
+    are large, and decompresses them before it can tell."""
+    kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
+    while start < len(png):
+        stop = start + 12 + int.from_bytes(png[start : start + 4], "big")  # length, name, content, checksum
+        name = png[start + 4 : start + 8]
+        if name[:1].isupper() or name == b"tRNS":  # critical chunks are those with a capital letter
+            kept.append(png[start:stop])
+        start = stop
+    return b"".join(kept)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

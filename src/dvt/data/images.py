@@ -5,11 +5,12 @@ An image set says how its images are made (`dvt.data.workers.Task`); `dvt.data.w
 Legend: N images of a set or split, n of a batch, C channels, S side of the model input.
 """
 
+import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from dvt.data.augment.basic import CROP_FLIP_DRAWS, SHIFT_FLIP_DRAWS, random_res
 from dvt.data.augment.draws import uniforms
 from dvt.data.augment.recipe import Recipe
 from dvt.data.decode import read_image
-from dvt.data.preprocess import Preprocessing
+from dvt.data.sources.records import RecordImage, RecordSet
 from dvt.data.workers import BadImages, Task
 from dvt.errors import DataError
 
@@ -47,6 +48,18 @@ class ImageSet(ABC):
             The task that makes (n, C, S, S), normalised.
         """
 
+    @abstractmethod
+    def identity(self) -> Iterable[bytes]:
+        """What tells these images from others, whatever the folder they lie in."""
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the images, their order or their labels."""
+        digest = hashlib.blake2b(self.labels.tobytes(), digest_size=8)
+        for part in self.identity():
+            digest.update(part)
+        return digest.hexdigest()
+
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """What is known of the images in evaluation besides their class: name -> (n,)."""
         return {}
@@ -54,47 +67,22 @@ class ImageSet(ABC):
 
 @dataclass(frozen=True)
 class View:
-    """The images of one split."""
-
-    images: ImageSet
-    indices: NDArray[np.int64]  # (N,) ascending, into `images`
-    recipe: Recipe
-    augmentation_key: int | None = None  # evaluation shows the images augmented with this key; None: as they are
-
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """(N,) class of each image."""
-        return self.images.labels[self.indices]
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The images of a split in the order in which they are shown."""
+    """The images of one split in the order in which they are shown."""
 
     split: str
-    view: View
-    order: NDArray[np.int64]  # (N,) positions in the split
-    key: int | None  # of the random numbers with which they are augmented; None: evaluation preprocessing
+    images: ImageSet
+    indices: NDArray[np.int64]  # (N,) into `images`
+    recipe: Recipe
+    key: int | None = None  # of the random numbers with which they are augmented; None: evaluation preprocessing
     epoch: int | None = None  # of training
 
-    def indices(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(n,) indices into the data set of the images at some places of the order."""
-        return self.view.indices[self.order[places]]
-
-    def labels(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
-        """(n,) labels of the images at some places of the order; a copy."""
-        return self.view.images.labels[self.indices(places)]
+    def labels(self, places: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.int32]:
+        """Labels of the images at some places 0..N-1, or of all; a copy."""
+        return self.images.labels[self.indices[places]]
 
     def task(self, places: NDArray[np.int64]) -> Task:
-        """How the images at some places of the order are made."""
-        return self.view.images.task(self.indices(places), self.view.recipe, self.key)
-
-
-class StoredPhoto(Protocol):
-    """An encoded photograph that is not a file of its own; picklable."""
-
-    def image(self) -> Image.Image:
-        """The decoded photograph in RGB. Raises DataError, naming it and the file it lies in, if it cannot be read."""
+        """How the images at some places are made."""
+        return self.images.task(self.indices[places], self.recipe, self.key)
 
 
 class PhotoImages(ImageSet):
@@ -105,29 +93,37 @@ class PhotoImages(ImageSet):
     depends on the number of threads and cannot be resumed in the middle of a run.
 
     Args:
-        photos: File of each, or where else it is stored.
+        photos: File of each, CLASS/NAME at its end; or the record files that hold them.
         labels: (N,) class of each.
     """
 
-    def __init__(self, photos: Sequence[str | StoredPhoto], labels: Sequence[int]) -> None:
+    def __init__(self, photos: Sequence[str] | RecordSet, labels: Sequence[int]) -> None:
         super().__init__(labels)
         self.photos = photos
 
+    def identity(self) -> Iterable[bytes]:
+        """CLASS/NAME of each."""
+        stored = isinstance(self.photos, RecordSet)
+        names = self.photos.names() if stored else map(class_and_name, self.photos)
+        return (os.fsencode(name) + b"\0" for name in names)
+
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
-        """As of `ImageSet`."""
         columns = ([self.photos[i] for i in indices.tolist()],)
         if key is not None:
             columns += (uniforms(key, indices, CROP_FLIP_DRAWS + recipe.draws),)
-        return Task(partial(_make_photos, recipe), columns, recipe.shape, chunk=1)
+        return Task(partial(_photos, recipe), columns, recipe.preprocessing.normalise, recipe.shape, chunk=1)
 
 
-def _make_photos(
-    recipe: Recipe,
-    out: NDArray[np.float32],
-    photos: Sequence[str | StoredPhoto],
-    draws: NDArray[np.float64] | None = None,
-) -> BadImages:
-    bad = []
+def class_and_name(file: str) -> str:
+    """CLASS/NAME of an image file."""
+    return "/".join(file.split(os.sep)[-2:])
+
+
+def _photos(
+    recipe: Recipe, photos: Sequence[str | RecordImage], draws: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.uint8], BadImages]:
+    side, bad = recipe.preprocessing.image_size, []
+    pixels = np.zeros((len(photos), side, side, 3), np.uint8)
     for i, photo in enumerate(photos):
         try:
             image = read_image(photo) if isinstance(photo, str) else photo.image()
@@ -135,13 +131,12 @@ def _make_photos(
             bad.append((i, str(error)))
             continue
         if draws is None:
-            out[i] = recipe.preprocessing(image)
+            pixels[i] = recipe.preprocessing.pixels(image)
         else:
             row = draws[i].tolist()
-            side = recipe.preprocessing.image_size
             image = random_resized_crop_flip(image, side, recipe.interpolation, row[:CROP_FLIP_DRAWS])
-            recipe.finish(out[i], image, row[CROP_FLIP_DRAWS:])
-    return bad
+            pixels[i] = recipe.varied(image, row[CROP_FLIP_DRAWS:])
+    return pixels, bad
 
 
 class ArrayImages(ImageSet):
@@ -161,27 +156,27 @@ class ArrayImages(ImageSet):
         super().__init__(labels)
         self.images = images
 
+    def identity(self) -> Iterable[bytes]:
+        """All pixels."""
+        return [np.ascontiguousarray(self.images).data]
+
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
-        """As of `ImageSet`."""
         columns = (self.images[indices],)
         if key is not None:
             columns += (uniforms(key, indices, SHIFT_FLIP_DRAWS + recipe.draws),)
-        return Task(partial(_make_arrays, recipe), columns, recipe.shape, self.CHUNK)
+        return Task(partial(_arrays, recipe), columns, recipe.preprocessing.normalise, recipe.shape, self.CHUNK)
 
 
-def _make_arrays(
-    recipe: Recipe, out: NDArray[np.float32], images: NDArray[np.uint8], draws: NDArray[np.float64] | None = None
-) -> None:
-    resized = _resized(recipe.preprocessing, images)
+def _arrays(
+    recipe: Recipe, images: NDArray[np.uint8], draws: NDArray[np.float64] | None = None
+) -> tuple[NDArray[np.uint8], BadImages]:
+    preprocessing = recipe.preprocessing
+    if not images.shape[1] == images.shape[2] == preprocessing.resize_size == preprocessing.image_size:
+        images = np.stack([preprocessing.pixels(Image.fromarray(image)) for image in images])
     if draws is None:
-        out[:] = recipe.preprocessing.normalise(resized)
-        return
-    for i, (pixels, row) in enumerate(zip(resized, draws.tolist(), strict=True)):
-        recipe.finish(out[i], random_shift_flip(pixels, row[:SHIFT_FLIP_DRAWS]), row[SHIFT_FLIP_DRAWS:])
-
-
-def _resized(preprocessing: Preprocessing, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(n, S, S) grey or (n, S, S, 3) RGB pixels."""
-    if images.shape[1] == images.shape[2] == preprocessing.resize_size == preprocessing.image_size:
-        return images
-    return np.stack([preprocessing.pixels(Image.fromarray(image)) for image in images])
+        return images, []
+    shown = []
+    for pixels, row in zip(images, draws.tolist(), strict=True):
+        shifted = random_shift_flip(pixels, row[:SHIFT_FLIP_DRAWS])
+        shown.append(recipe.varied(shifted, row[SHIFT_FLIP_DRAWS:]))
+    return np.stack(shown), []

@@ -18,19 +18,13 @@ from dvt.errors import DVTError
 PREFETCH_BATCHES = 2
 """Batches that MindSpore holds ready; its default of 16 would be gigabytes of ImageNet batches."""
 
-BatchesOfEpoch = Callable[[int], Iterator[tuple[NDArray[np.float32], NDArray]]]
+Batches = Iterator[tuple[NDArray[np.float32], NDArray]]
 
 
 class _Epochs:
-    """Iterable of batches of which every pass is the next epoch.
+    """Iterable of which every pass is the next epoch."""
 
-    Args:
-        batches: Epoch -> its batches.
-        length: Batches per epoch.
-        first: Epoch of the first pass.
-    """
-
-    def __init__(self, batches: BatchesOfEpoch, length: int, first: int) -> None:
+    def __init__(self, batches: Callable[[int], Batches], length: int, first: int) -> None:
         self.next_epoch = first
         self._batches, self._length = batches, length
         self._failure: DVTError | None = None
@@ -38,12 +32,11 @@ class _Epochs:
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray]]:
-        number = self.next_epoch
+    def __iter__(self) -> Batches:
         self.next_epoch += 1
-        return self._epoch(number)
+        return self._epoch(self.next_epoch - 1)
 
-    def _epoch(self, number: int) -> Iterator[tuple[NDArray[np.float32], NDArray]]:
+    def _epoch(self, number: int) -> Batches:
         try:
             yield from self._batches(number)
         except DVTError as error:
@@ -61,7 +54,7 @@ class _Epochs:
             raise
 
 
-def as_dataset(batches: BatchesOfEpoch, length: int, first: int) -> ds.GeneratorDataset:
+def as_dataset(batches: Callable[[int], Batches], length: int, first: int) -> ds.GeneratorDataset:
     """A dataset with the columns `image` and `label`, of which every new pass is the next epoch.
 
     Args:

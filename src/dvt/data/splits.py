@@ -9,6 +9,7 @@ from dvt.data.augment.mixing import Mixing
 from dvt.data.augment.recipe import Recipe
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.batches import Splits
+from dvt.data.calibration import calibration_images, held_out_calibration
 from dvt.data.images import View
 from dvt.data.sources.cifar import open_cifar
 from dvt.data.sources.fashion_mnist import open_fashion_mnist
@@ -60,61 +61,38 @@ def load_splits(
     augment = augment or AugmentSection()
     source = _open(data, image_size, augment)
     plain = Recipe(source.preprocessing, source.preprocessing.interpolation)  # crop and flip alone
-    labels, asked = source.train.labels, data.calibration_images
-    train = np.arange(len(labels))
+    labels, train, key = source.train.labels, np.arange(len(source.train.labels)), None
     _check_classes(source, train)
     if data.hold_out_calibration:
-        if asked >= len(train):
-            raise ConfigError(
-                f"data.calibration_images is {asked}, but there are {len(train)} training images and"
-                " data.hold_out_calibration takes the slice away from them; lower it"
-            )
-        chosen = calibration_images(labels, train, asked, seed)
-        train = np.setdiff1d(train, chosen, assume_unique=True)
-        calibration = View(source.train, chosen, plain)
-        note = f"calibration: {len(chosen):,} training images, kept out of training"
+        calibration = held_out_calibration(labels, data, seed)
+        train = np.setdiff1d(train, calibration, assume_unique=True)
+        note = f"calibration: {len(calibration):,} training images, kept out of training"
     if data.train_images is not None:
         train = train[even_subset(labels[train], data.train_images, stream_key(seed, Purpose.SUBSET))]
     _check_classes(source, train, "; lower data.calibration_images or raise data.train_images")
     if not data.hold_out_calibration:
-        chosen = calibration_images(labels, train, asked, seed)
-        calibration = View(source.train, chosen, plain, stream_key(seed, Purpose.CALIBRATION_AUGMENTATION))
-        capped = f" (all; {asked:,} asked for)" if len(chosen) < asked else ""
-        note = f"calibration: {len(chosen):,} of the images trained on{capped}, cropped and flipped"
+        asked, key = data.calibration_images, stream_key(seed, Purpose.CALIBRATION_AUGMENTATION)
+        calibration = calibration_images(labels, train, asked, seed)
+        capped = f" (all; {asked:,} asked for)" if len(calibration) < asked else ""
+        note = f"calibration: {len(calibration):,} of the images trained on{capped}, cropped and flipped"
     val = np.arange(len(source.val.labels))
     if data.val_images is not None:
         val = even_subset(source.val.labels, data.val_images, _VAL_SUBSET_KEY)
-    views = {
-        "train": View(source.train, train, Recipe.of(augment, source.preprocessing)),
-        "calibration": calibration,
-        "val": View(source.val, val, plain),
-    }
+    views = (
+        View("train", source.train, train, Recipe.of(augment, source.preprocessing)),
+        View("calibration", source.train, calibration, plain, key),
+        View("val", source.val, val, plain),
+    )
     return Splits(
         source=source,
-        views=views,
+        views={view.split: view for view in views},
         seed=seed,
         mixing=Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names)),
+        erasing=augment.erasing,
         workers=Workers(data.workers, data.worker_type),
-        bad_images=BadImagePolicy(data, {split: len(view.indices) for split, view in views.items()}),
+        bad_images=BadImagePolicy(data, {view.split: len(view.indices) for view in views}),
         notes=(*source.notes, *_augmentation_notes(augment), note),
     )
-
-
-def calibration_images(
-    labels: NDArray[np.int32], candidates: NDArray[np.int64], count: int, seed: int
-) -> NDArray[np.int64]:
-    """The images on which thresholds are found: `count` of the candidates or all of them, even per class.
-
-    Args:
-        labels: (N,) class of each training image.
-        candidates: Ascending indices of the training images to draw from.
-        count: How many to draw.
-        seed: Fixes the draw.
-
-    Returns:
-        Their ascending indices.
-    """
-    return candidates[even_subset(labels[candidates], count, stream_key(seed, Purpose.CALIBRATION))]
 
 
 def _open(data: DataSection, image_size: int, augment: AugmentSection) -> Source:
@@ -133,7 +111,7 @@ def _open(data: DataSection, image_size: int, augment: AugmentSection) -> Source
 def _augmentation_notes(augment: AugmentSection) -> list[str]:
     """One line on what training adds to crop and flip, if anything."""
     added = [] if augment.policy == "none" else [augment.policy]
-    added += [f"{key} {value:g}" for key in ("erasing", "mixup", "cutmix") if (value := getattr(augment, key)) > 0]
+    added += [f"{key} {value:g}" for key in ("mixup", "cutmix", "erasing") if (value := getattr(augment, key)) > 0]
     return [f"training images: crop and flip, {', '.join(added)}"] if added else []
 
 

@@ -1,9 +1,10 @@
 """Makes the images of batches ahead of time, in threads or processes.
 
 A batch is divided among all workers, so that two batches in the making keep any number of workers busy. Workers import
-neither MindSpore nor the list of files: what they need travels with each task.
+neither MindSpore nor the list of files: what they need travels with each task, and 8-bit pixels travel back, a quarter
+of the bytes of the model inputs that are made of them here.
 
-Legend: n images of a batch, C channels, S side of the model input.
+Legend: n images of a batch, k of a part of it, C channels, S side of the model input.
 """
 
 import math
@@ -11,17 +12,16 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass, field
-from multiprocessing.shared_memory import SharedMemory
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvt.data.processes import Processes, attached
+from dvt.data.processes import Processes
 from dvt.errors import DataError
 
 MAX_WORKERS = 8
@@ -47,22 +47,36 @@ class Task:
     """The images of one batch, to be made in parts.
 
     Args:
-        make: Called as make(out, *parts) with a part of the batch, out (k, C, S, S), and the same part of each of
-            `columns`; fills `out`. Returns the images that it could not read, by their place in the part, if any.
-            Must be picklable: a function of a module, or a `functools.partial` of one.
+        make: Called with a part of each of `columns`; returns what stands for k images, and those it could not read, by
+            their place in the part. Must be picklable: a function of a module, or a `functools.partial` of one.
         columns: What it needs for each image, (n,) each; picklable.
+        finish: Makes model inputs (k, C, S, S) of what `make` returns; called in this process.
         shape: (C, S, S).
         chunk: Fewest images that are worth a part of their own: 1 where each takes milliseconds, more for cheap ones;
             None: so cheap that all are made at once by whoever asks for the batch.
     """
 
-    make: Callable[..., BadImages | None]
+    make: Callable[..., tuple[NDArray, BadImages]]
     columns: tuple[Sequence[Any], ...]
+    finish: Callable[[NDArray], NDArray[np.float32]]
     shape: tuple[int, int, int]
     chunk: int | None
 
     def __len__(self) -> int:
         return len(self.columns[0])
+
+    def joined(self, parts: Iterable[tuple[NDArray, BadImages]]) -> tuple[NDArray[np.float32], BadImages]:
+        """The batch (n, C, S, S) and its bad images, of what `make` returned for its parts in order."""
+        images, bad, start = np.empty((len(self), *self.shape), np.float32), [], 0
+        for made, unread in parts:
+            images[start : start + len(made)] = self.finish(made)
+            bad += [(start + place, reason) for place, reason in unread]
+            start += len(made)
+        return images, bad
+
+    def run(self) -> tuple[NDArray[np.float32], BadImages]:
+        """The same, made at once in this thread."""
+        return self.joined([self.make(*self.columns)])
 
 
 class Workers:
@@ -75,7 +89,7 @@ class Workers:
 
     def __init__(self, count: int | None, kind: WorkerType) -> None:
         self._count, self._kind = count, kind
-        self._pools: dict[str, ThreadPoolExecutor | Processes] = {}
+        self._pools: dict[str, Executor] = {}
         weakref.finalize(self, _shut_down, self._pools)
 
     def count(self, ranks: int = 1) -> int:
@@ -84,41 +98,33 @@ class Workers:
 
     def describe(self) -> str:
         """Half a sentence for the log."""
-        kind = {
-            "auto": f"processes where a pass has more than {PROCESS_IMAGES:,} images, else threads",
-            "process": "processes",
-            "thread": "threads",
-        }[self._kind]
+        auto = f"processes where a pass has more than {PROCESS_IMAGES:,} images, else threads"
+        kind = {"auto": auto, "process": "processes", "thread": "threads"}[self._kind]
         return f"workers per rank: {self._count or f'at most {self.count()}'} ({kind})"
 
     def batches(
         self, tasks: Iterable[Task], images: int, ranks: int = 1
     ) -> Iterator[tuple[NDArray[np.float32], BadImages]]:
-        """The batches of `tasks` in order, each started before the one before is handed out.
-
-        Args:
-            tasks: One per batch; taken one by one.
-            images: Images of the whole pass.
-            ranks: Processes that share the work, of which this is one.
+        """The batches of `tasks` in order, each started before the one before is handed out; `images` is the number of
+        the whole pass, which this and other processes, `ranks` in all, share.
 
         Yields:
             Per task an array (n, C, S, S), which belongs to the receiver, and the images that could not be read, whose
             values in it are arbitrary.
 
         Raises:
-            DataError: Worker processes died, or have not enough shared memory.
+            DataError: Worker processes died.
         """
-        kind = self._kind
-        if kind == "auto":
-            kind = "process" if images > PROCESS_IMAGES else "thread"
-        in_progress: deque[_Batch] = deque()
+        auto = "process" if images > PROCESS_IMAGES else "thread"
+        kind = auto if self._kind == "auto" else self._kind
+        in_progress: deque[tuple[Task, list[Future]]] = deque()
         try:
             for task in tasks:
-                in_progress.append(self._start(task, kind, self.count(ranks)))
+                in_progress.append((task, self._started(task, kind, self.count(ranks))))
                 if len(in_progress) > STARTED_AHEAD:
-                    yield in_progress.popleft().result()
+                    yield _result(*in_progress.popleft())
             while in_progress:
-                yield in_progress.popleft().result()
+                yield _result(*in_progress.popleft())
         except BrokenProcessPool as error:
             if pool := self._pools.pop("process", None):
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -127,81 +133,32 @@ class Workers:
                 " of memory: lower data.workers, or use data.worker_type thread"
             ) from error
         finally:
-            for batch in in_progress:
-                batch.end()
+            for _, parts in in_progress:
+                for part in parts:
+                    part.cancel()
 
     def one_batch(self, task: Task) -> tuple[NDArray[np.float32], BadImages]:
         """A single batch of any size, made in threads; see `batches`."""
-        return self._start(task, "thread", self.count()).result()
+        return _result(task, self._started(task, "thread", self.count()))
 
-    def _start(self, task: Task, kind: str, count: int) -> "_Batch":
-        """Hands out the parts of a batch."""
-        shape = (len(task), *task.shape)
+    def _started(self, task: Task, kind: str, count: int) -> list[Future]:
+        """Hands the parts of a batch out; none where it is made by whoever asks for it."""
         if task.chunk is None or (kind == "thread" and count == 1):
-            batch = _Batch(shape, np.empty(shape, np.float32))
-            batch.bad = task.make(batch.memory, *task.columns) or []
-            return batch
+            return []
         if kind not in self._pools:
             made = Processes(count) if kind == "process" else ThreadPoolExecutor(count, thread_name_prefix="dvt-data")
             self._pools.setdefault(kind, made)
-        pool = self._pools[kind]
-        if kind == "process":
-            batch = _Batch(shape, pool.take_memory(4 * math.prod(shape)), pool)
-            target = batch.memory.name
-        else:
-            batch = _Batch(shape, np.empty(shape, np.float32))
-            target = batch.memory
         chunk = max(task.chunk, math.ceil(len(task) / (PARTS_PER_WORKER * count)))
-        try:
-            for start in range(0, len(task), chunk):
-                columns = tuple(column[start : start + chunk] for column in task.columns)
-                batch.parts.append(pool.submit(_make_part, target, shape, start, task.make, columns))
-        except BaseException:
-            batch.end()
-            raise
-        return batch
+        starts = range(0, len(task), chunk)
+        parts = (tuple(column[start : start + chunk] for column in task.columns) for start in starts)
+        return [self._pools[kind].submit(task.make, *part) for part in parts]
 
 
-@dataclass
-class _Batch:
-    """A batch of which parts may still be in the making."""
-
-    shape: tuple[int, ...]  # (n, C, S, S)
-    memory: NDArray[np.float32] | SharedMemory  # the array, or the memory that processes make it in
-    pool: Processes | None = None  # lends the shared memory
-    parts: list[Future] = field(default_factory=list)
-    bad: BadImages = field(default_factory=list)
-
-    def result(self) -> tuple[NDArray[np.float32], BadImages]:
-        """The complete array, a copy where it was made in shared memory; and the images that could not be read."""
-        try:
-            for part in self.parts:
-                self.bad += part.result()
-            if self.pool is None:
-                return self.memory, self.bad
-            return np.ndarray(self.shape, np.float32, self.memory.buf).copy(), self.bad
-        finally:
-            self.end()
-
-    def end(self) -> None:
-        """Returns when no worker writes into the batch any more, and gives shared memory back."""
-        for part in self.parts:
-            part.cancel()
-        wait(self.parts)
-        if self.pool is not None:
-            self.pool.give_back(self.memory)
+def _result(task: Task, parts: list[Future]) -> tuple[NDArray[np.float32], BadImages]:
+    return task.joined(part.result() for part in parts) if parts else task.run()
 
 
-def _make_part(
-    target: NDArray[np.float32] | str, shape: tuple[int, ...], start: int, make: Callable, columns: tuple
-) -> BadImages:
-    """Makes a part of a batch in place: in an array, or in the shared memory of that name."""
-    out = np.ndarray(shape, np.float32, attached(target).buf) if isinstance(target, str) else target
-    bad = make(out[start : start + len(columns[0])], *columns)
-    return [(start + place, reason) for place, reason in bad or ()]
-
-
-def _shut_down(pools: dict[str, ThreadPoolExecutor | Processes]) -> None:
+def _shut_down(pools: dict[str, Executor]) -> None:
     for pool in pools.values():
         pool.shutdown(wait=False, cancel_futures=True)
 

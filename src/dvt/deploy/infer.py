@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dvt.data.progress import progress
-from dvt.data.sources.image_folder import EXTENSIONS, list_classes, list_images
+from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy.runner import Cascade
 from dvt.errors import BundleError, ConfigError, DataError, work_begun
 from dvt.safe_files import explained
@@ -91,7 +91,9 @@ def infer(request: InferRequest) -> Tally:
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
         thresholds = cascade.chosen(_thresholds(request.thresholds, cascade.thresholds))
-        files, true_labels = find_images(request.data_path, cascade.class_names)
+        files, true_labels, notes = images_to_classify(request.data_path, cascade.class_names)
+        for note in notes:
+            print(note, file=sys.stderr)
         names, tally = cascade.class_names, Tally(cascade.manifest.cumulative_gmacs)
         full_disks = nullcontext() if request.output is None else explained(request.output, ConfigError)
         with _opened(request.output) as stream, work_begun(), full_disks:
@@ -128,32 +130,6 @@ def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
     with explained(output, ConfigError):
         output.parent.mkdir(parents=True, exist_ok=True)
         return output.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def find_images(path: Path, class_names: Sequence[str] | None) -> tuple[list[str], list[int] | None]:
-    """Image files at `path` and their classes, or None where folders do not say.
-
-    Raises DataError if there are no images, or class folders that are not classes of the bundle.
-    """
-    if path.is_file():
-        return [str(path)], None
-    if not path.is_dir():
-        raise DataError(f"{path} is neither a file nor a folder")
-    root = path / "val" if (path / "val").is_dir() else path
-    flat = sorted(str(entry) for entry in root.iterdir() if entry.suffix.lower() in EXTENSIONS)
-    if flat:
-        return flat, None
-    folders = list_classes(root)
-    if class_names is None:
-        return list_images(root, folders)[0], None
-    unknown = [name for name in folders if name not in class_names]
-    if unknown:
-        raise DataError(
-            f"the folders of {root} must be classes of the bundle; these are not: {', '.join(unknown[:5])}. For images "
-            "without known classes, put them into one folder"
-        )
-    files, positions = list_images(root, folders)
-    return files, [list(class_names).index(folders[position]) for position in positions]
 
 
 def _thresholds(text: str | None, settings: Mapping[str, Sequence[float]]) -> str | list[float] | None:

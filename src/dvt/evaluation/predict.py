@@ -17,8 +17,8 @@ from PIL import Image
 from dvt import device
 from dvt.checkpoint.native import load_model
 from dvt.data.decode import read_image
+from dvt.data.image_files import images_below
 from dvt.data.preprocess import Preprocessing
-from dvt.data.sources.image_folder import EXTENSIONS
 from dvt.early_exit.budgets import Choice
 from dvt.early_exit.classifier import AdaptiveClassifier
 from dvt.early_exit.scores import ExitRule
@@ -119,19 +119,18 @@ def require_any(paths: Sequence[str]) -> None:
 
 
 def find_images(paths: Sequence[str]) -> Iterator[str]:
-    """Files as they are given; of folders, all images below them, sorted.
+    """Files as they are given; of folders, all images below them, sorted. What is left out is said on standard error.
 
-    Raises DataError for a folder without images.
+    Raises DataError for a folder without images or that cannot be read.
     """
-    for given in paths:
-        path = Path(given)
-        if path.is_dir():
-            found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-            if not found:
-                raise DataError(f"the folder {path} holds no images; files must end in {', '.join(EXTENSIONS)}")
-            yield from found
+    for path in paths:
+        if Path(path).is_dir():
+            found = images_below(path)
+            for note in found.notes(path):
+                print(note, file=sys.stderr, flush=True)
+            yield from found.images
         else:
-            yield given
+            yield path
 
 
 def predict_files(

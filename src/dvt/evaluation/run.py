@@ -76,7 +76,7 @@ def evaluate_checkpoint(
     for line in splits.describe().splitlines():
         log.info("%s", line)
 
-    evaluation = _Evaluation(model, loaded, splits, config, Partial(folder, _identity(loaded, mode, config)))
+    evaluation = _Evaluation(model, loaded, splits, config, Partial(folder, _identity(loaded, splits, mode, config)))
     if stored is None:
         thresholds = evaluation.find_thresholds()
     else:
@@ -222,7 +222,7 @@ class _Evaluation:
         )
 
 
-def _identity(loaded: Checkpoint, mode: int, config: RunConfig) -> dict[str, Any]:
+def _identity(loaded: Checkpoint, splits: Splits, mode: int, config: RunConfig) -> dict[str, Any]:
     """All that what is kept of the outputs of all exits depends on."""
     digest = hashlib.sha256()
     for name in sorted(loaded.weights):
@@ -231,6 +231,7 @@ def _identity(loaded: Checkpoint, mode: int, config: RunConfig) -> dict[str, Any
         "weights": digest.hexdigest(),
         "model": loaded.model.to_dict(),
         "data": vars(config.data),
+        "images": splits.identity(),
         "seed": config.seed,
         "batch_size": config.eval.batch_size,
         "mode": mode,  # the scores of mode 1 are taken at stored temperatures

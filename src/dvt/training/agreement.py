@@ -50,8 +50,8 @@ def require_same_code(config: RunConfig, ranks: Ranks) -> None:
 
 
 def require_same_data(splits: Splits, ranks: Ranks) -> None:
-    """Raises ConfigError on all ranks unless the classes, labels and numbers of their images are the same."""
-    parts = [repr(splits.class_names).encode(), *(splits.labels(split).tobytes() for split in splits.sizes)]
+    """Raises ConfigError on all ranks unless the classes and the names and labels of their images are the same."""
+    parts = [repr((splits.class_names, splits.identity())).encode()]
     remedy = f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)"
     _require_same(zlib.crc32(b"".join(parts)), ranks, "has other data", remedy)
 

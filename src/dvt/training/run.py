@@ -274,7 +274,8 @@ class Training:
             self._save()
             if isinstance(error, SharedDataError):
                 self.plan.ranks.leave()
-            raise DataError(f"{error}\n{folder.last_good()}; after that is repaired, --resume goes on") from error
+            repaired = "once the image is replaced (a run needs as many as before), or with --data.on_bad_image skip"
+            raise DataError(f"{error}\n{folder.last_good()}; {repaired}, --resume goes on") from error
 
     def _start_all_exits(self) -> None:
         """Ends the epochs of the first exit alone (`train.coarse_first_epochs`)."""

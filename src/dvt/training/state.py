@@ -8,8 +8,8 @@ Tensors of the file, by name:
 - `loss_scale`, `good_steps`; `global_step`, `batches`, `skipped_steps`: the loss scale and the counters.
 
 Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of
-what `train.init_checkpoint` lacked; and what must be the same in the resumed run. Random numbers need no place: they
-follow from the seed and the counters.
+what `train.init_checkpoint` lacked; and what must be the same in the resumed run, such as `images` (`Splits.identity`).
+Random numbers need no place: they follow from the seed and the counters.
 """
 
 from dataclasses import dataclass, field, replace
@@ -103,7 +103,8 @@ class TrainState:
         metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
         folder.save_weights(weights | self.step.ema_weights(), metadata)
         fresh = [p.name for p in self.model.trainable_params() if getattr(p, "starts_fresh", False)]
-        folder.save_state(weights | self.step.state(), metadata | {"best": self.best, "fresh": fresh})
+        state = metadata | {"best": self.best, "fresh": fresh, "images": plan.splits.identity()}
+        folder.save_state(weights | self.step.state(), state)
 
     def restore(self, saved: Checkpoint, plan: RunPlan) -> None:
         """Puts back what `save` saved.
@@ -135,6 +136,11 @@ class TrainState:
             raise ConfigError(
                 f"the run in {folder} was begun on other data: data.path now holds other classes or another number of "
                 "images; resume with the images it was begun with"
+            )
+        images = metadata.get("images")  # states of 0.1.0 do not say
+        if images and (difference := plan.splits.difference(images)):
+            raise ConfigError(
+                f"the run in {folder} was begun on other images: {difference}; resume with those it was begun with"
             )
         weights = {name: value for name, value in saved.weights.items() if name not in kept}
         load_weights(self.model, weights, source=f"the state in {folder}")

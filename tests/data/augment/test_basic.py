@@ -75,11 +75,11 @@ def test_areas_ratios_and_places_of_erased_blocks():
     height, width = masks.any(axis=2).sum(axis=1), masks.any(axis=1).sum(axis=1)
     area, ratio = width * height / SIDE**2, width / height
     # The two sides are rounded to pixels, the smallest being 4.
-    assert 0.015 < area.min() < 0.025 and 0.3 < area.max() < 0.345
+    assert 0.015 < area.min() < 0.025 and 0.3 < area.max() < 0.35
     assert 0.26 < ratio.min() < 0.35 and 2.9 < ratio.max() < 3.8
     # The first block that fits is taken; drawn here independently.
     rng = np.random.default_rng(0)
-    drawn_area, drawn_ratio = rng.uniform(0.02, 0.33, 100_000), np.exp(rng.uniform(*np.log([0.3, 3.3]), 100_000))
+    drawn_area, drawn_ratio = rng.uniform(0.02, 1 / 3, 100_000), np.exp(rng.uniform(*np.log([0.3, 1 / 0.3]), 100_000))
     fits = np.maximum(drawn_area * drawn_ratio, drawn_area / drawn_ratio) < (1 - 0.5 / SIDE) ** 2
     shares = [0.1, 0.3, 0.5, 0.7, 0.9]
     np.testing.assert_allclose(np.quantile(area, shares), np.quantile(drawn_area[fits], shares), atol=0.015)
@@ -114,3 +114,15 @@ def test_an_image_in_which_no_block_fits_stays():
     image = np.zeros((3, SIDE, SIDE), np.float32)
     random_erasing(image, 1.0, [0.0] + [0.9999, 0.9999, 0.5, 0.5] * 10 + [0.0])  # wider than the image, ten times
     assert not image.any()
+
+
+@pytest.mark.parametrize(
+    ("area", "ratio", "sides"),
+    # Height and width of the block in an image of 300 x 300: sqrt(area / ratio) and sqrt(area * ratio), times 300.
+    [(1.0, 0.5, (173, 173)), (0.0, 0.5, (42, 42)), (0.0, 1.0, (23, 77)), (0.0, 0.0, (77, 23))],
+)
+def test_the_largest_and_the_longest_block_are_those_of_the_published_recipe(area, ratio, sides):
+    """A third of the area at most, and an aspect ratio of 0.3 to 1 / 0.3."""
+    image = np.zeros((1, 300, 300), np.float32)
+    random_erasing(image, 1.0, [0.0] + [area, ratio, 0.5, 0.5] * 10 + [0.5])
+    assert (image[0].any(axis=1).sum(), image[0].any(axis=0).sum()) == sides

@@ -47,8 +47,7 @@ def test_policies_come_before_normalisation_and_fill_with_the_mean_colour(image_
     draws = [0.0] * recipe.draws
     draws[:5] = 13.5 / 15, 0.0, 0.5, 0.0, 0.0  # TranslateX, applied, at magnitude 9
     draws[6] = 0.9  # the second operation is not applied
-    out = np.empty((3, 16, 16), np.float32)
-    recipe.finish(out, Image.new("RGB", (16, 16), (255, 255, 255)), draws)
+    out = preprocessing.normalise(recipe.varied(Image.new("RGB", (16, 16), (255, 255, 255)), draws))
     uncovered = np.abs(out) < 0.02
     assert uncovered[:, :, -6:].all() and not uncovered[:, :, :9].any()
 
@@ -81,6 +80,32 @@ def test_erasing_is_noise_in_one_block_of_some_images(fashion_folder, dataset):
     assert not np.array_equal(values[:20], np.concatenate(values[None])[20:40])
 
 
+@pytest.mark.parametrize("mixing", [{"mixup": 0.8}, {"cutmix": 1.0}, {"mixup": 0.8, "cutmix": 1.0}])
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_images_are_mixed_first_and_erased_afterwards(fashion_folder, mixing, share):
+    """So that no erased block is blended: what differs is one whole block of noise in the stated share of images."""
+    mixed, targets = epoch(fashion(fashion_folder, AugmentSection(**mixing)), 100)
+    erased, same_targets = epoch(fashion(fashion_folder, AugmentSection(erasing=share, **mixing)), 100)
+    np.testing.assert_array_equal(targets, same_targets)
+    differ = (mixed != erased)[:, 0]
+    touched = differ.any(axis=(1, 2))
+    assert abs(touched.mean() - share) < 0.1
+    values = []
+    for image, where in zip(erased[touched, 0], differ[touched], strict=True):
+        assert where.sum() > 0.95 * where.any(axis=0).sum() * where.any(axis=1).sum()
+        values.append(image[where])
+    values = np.concatenate(values)
+    assert abs(values.mean()) < 0.1 and abs(values.std() - 1) < 0.1
+
+
+def test_which_block_is_erased_depends_on_epoch_and_image_alone(fashion_folder):
+    splits = fashion(fashion_folder, AugmentSection(erasing=0.5))
+    by_forty, by_hundred = (np.concatenate([i for i, _ in splits.training(size).epoch(1)]) for size in (40, 100))
+    np.testing.assert_array_equal(by_forty, by_hundred)
+    later = np.concatenate([i for i, _ in splits.training(40).epoch(1, skip=2)])
+    np.testing.assert_array_equal(later, by_forty[80:])
+
+
 def test_policies_work_on_small_grey_images(fashion_folder):
     plain, _ = epoch(fashion(fashion_folder), 50)
     varied, _ = epoch(fashion(fashion_folder, AugmentSection(policy=POLICY)), 50)
@@ -88,8 +113,8 @@ def test_policies_work_on_small_grey_images(fashion_folder):
 
 
 def test_mixed_batches_have_soft_targets(image_folder):
-    hard_images, hard = epoch(photos(image_folder, AugmentSection(erasing=0.5)), 6)
-    splits = photos(image_folder, AugmentSection(erasing=0.5, mixup=0.8), smoothing=0.1)
+    hard_images, hard = epoch(photos(image_folder), 6)
+    splits = photos(image_folder, AugmentSection(mixup=0.8), smoothing=0.1)
     images, soft = next(splits.training(6).epoch(0))
     assert soft.dtype == np.float32 and soft.shape == (6, 3)
     np.testing.assert_allclose(soft.sum(axis=1), 1, atol=1e-6)
@@ -133,5 +158,5 @@ def test_drawn_items_take_no_policy(fashion_folder):
 
 def test_what_training_adds_is_described(image_folder):
     splits = photos(image_folder, AugmentSection(policy=POLICY, erasing=0.25, mixup=0.8))
-    assert "crop and flip, rand-m9-mstd0.5-inc1, erasing 0.25, mixup 0.8" in splits.describe()
+    assert "crop and flip, rand-m9-mstd0.5-inc1, mixup 0.8, erasing 0.25" in splits.describe()
     assert "crop and flip," not in photos(image_folder).describe()

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import shutil
 import threading
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from data_files import write_idx
 
 from dvt.config import DataSection
 from dvt.data import load_splits
-from dvt.data.sources import fashion_mnist, fetch
+from dvt.data.sources import fashion_mnist
 from dvt.errors import DataError
 
 REAL = fashion_mnist.DEBIAN_FOLDER
@@ -54,7 +55,7 @@ def test_real_files_are_those_of_the_checksums():
     assert np.bincount(labels).tolist() == [1000] * 10
     assert abs(train.mean() / 255 - fashion_mnist.DEFAULTS.mean[0]) < 1e-4
     assert abs(train.std() / 255 - fashion_mnist.DEFAULTS.std[0]) < 1e-4
-    for name, digest in fetch.SHA256.items():
+    for name, digest in fashion_mnist.SHA256.items():
         content = gzip.decompress((REAL / f"{name}.gz").read_bytes())
         assert hashlib.sha256(content).hexdigest() == digest
 
@@ -84,6 +85,31 @@ def test_damaged_files_are_named(fashion_folder):
         load(fashion_folder)
 
 
+@pytest.mark.parametrize(
+    ("shape", "values", "message"),
+    [
+        ((60, 28, 28), 200_000_000, "is longer than it should be: its header states 47,040 values"),
+        ((60, 28, 28), 47_039, "is cut short: its header states 47,040 values"),
+        ((2**31 - 1, 28, 28), 100, "its header states an array of shape"),
+        ((-1, 28, 28), 100, "its header states an array of shape"),
+        ((60, 28), 100_000_000, "is longer than it should be"),
+    ],
+)
+def test_no_more_is_decompressed_than_the_header_states(tmp_path, shape, values, message):
+    file = tmp_path / "x.gz"
+    with gzip.open(file, "wb", compresslevel=1) as content:
+        content.write(bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes())
+        for start in range(0, values, 1_000_000):
+            content.write(bytes(min(1_000_000, values - start)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"x\.gz {message}|x\.gz is no file of Fashion-MNIST: {message}"):
+            fashion_mnist.read_idx(file)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
 def test_without_a_folder_debian_then_cache(fashion_folder, nowhere):
     fashion_folder.rename(nowhere / "cache")
     assert fashion_mnist.find_files(None) == nowhere / "cache"
@@ -111,7 +137,7 @@ def test_a_given_folder_is_used_or_refused(dataset, fashion_folder, nowhere):
 
 def test_one_sentence_tells_what_was_tried(nowhere, monkeypatch):
     urls = ("http://127.0.0.1:9/a/", "http://127.0.0.1:9/b/")
-    monkeypatch.setattr(fetch.fetch_fashion_mnist, "__defaults__", ((), urls))
+    monkeypatch.setattr(fashion_mnist.fetch_fashion_mnist, "__defaults__", ((), urls))
     (nowhere / "cache").mkdir()
     with pytest.raises(DataError) as error:
         load_splits(DataSection(dataset="fashion_mnist"), 28, 0)
@@ -125,12 +151,12 @@ class TestDownload:
     @pytest.fixture
     def server(self, fashion_folder, nowhere, monkeypatch):
         digests = {}
-        for name in fetch.SHA256:
+        for name in fashion_mnist.SHA256:
             file = fashion_folder / name
             if file.is_file():
                 file.with_name(f"{name}.gz").write_bytes(gzip.compress(file.read_bytes()))
             digests[name] = hashlib.sha256(gzip.decompress((fashion_folder / f"{name}.gz").read_bytes())).hexdigest()
-        monkeypatch.setattr(fetch, "SHA256", digests)
+        monkeypatch.setattr(fashion_mnist, "SHA256", digests)
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def __init__(self, *args):
@@ -146,8 +172,8 @@ class TestDownload:
 
     def test_files_arrive_in_the_cache(self, server, nowhere):
         broken = "http://127.0.0.1:9/"
-        cache = fetch.fetch_fashion_mnist(nowhere / "cache", base_urls=(broken, server))
-        assert sorted(file.name for file in cache.iterdir()) == sorted(f"{name}.gz" for name in fetch.SHA256)
+        cache = fashion_mnist.fetch_fashion_mnist(nowhere / "cache", base_urls=(broken, server))
+        assert sorted(file.name for file in cache.iterdir()) == sorted(f"{name}.gz" for name in fashion_mnist.SHA256)
         assert len(fashion_mnist.read_part(cache, "train")[0]) == 200
         assert fashion_mnist.find_files(None) == cache
 
@@ -157,9 +183,10 @@ class TestDownload:
             (gzip.compress(b"other content"), "wrong SHA-256"),
             (gzip.compress(bytes(5000))[:-9], "end-of-stream"),
             (b"<html>Not Found</html>", "gzip"),
+            (gzip.compress(bytes(60_000_000), 1), "wrong SHA-256"),
             (None, "404"),
         ],
-        ids=["other content", "cut short", "no gzip", "missing"],
+        ids=["other content", "cut short", "no gzip", "unpacks to more than the files hold", "missing"],
     )
     def test_wrong_content_is_refused(self, server, fashion_folder, nowhere, content, message):
         file = fashion_folder / "train-labels-idx1-ubyte.gz"
@@ -167,14 +194,14 @@ class TestDownload:
         if content is not None:
             file.write_bytes(content)
         with pytest.raises(DataError, match=message) as error:
-            fetch.fetch_fashion_mnist(nowhere / "cache", base_urls=(server,))
+            fashion_mnist.fetch_fashion_mnist(nowhere / "cache", base_urls=(server,))
         assert "train-labels-idx1-ubyte.gz" in str(error.value)
         assert [file.name for file in (nowhere / "cache").iterdir()] == ["train-images-idx3-ubyte.gz"]
 
     def test_a_folder_that_cannot_be_written(self, server, nowhere):
         (nowhere / "cache").write_text("a file in its place")
         with pytest.raises(DataError, match="cache"):
-            fetch.fetch_fashion_mnist(nowhere / "cache", base_urls=(server,))
+            fashion_mnist.fetch_fashion_mnist(nowhere / "cache", base_urls=(server,))
 
 
 def test_without_a_home_folder_the_path_must_be_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

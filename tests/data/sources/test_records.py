@@ -45,6 +45,7 @@ def test_batches_are_those_of_the_folder(image_folder, records):
     folder, stored = load(image_folder), load(records, workers=3)
     assert stored.class_names == folder.class_names and stored.sizes == folder.sizes
     assert stored.preprocessing == folder.preprocessing
+    assert stored.identity() == folder.identity()  # a run may go on with either
     for got, expected in zip(arrays(stored), arrays(folder), strict=True):
         np.testing.assert_array_equal(got, expected)
     np.testing.assert_array_equal(
@@ -227,6 +228,30 @@ def no_header(folder):
     file.write_bytes(b"\0" * file.stat().st_size)
 
 
+def huge_header(folder):
+    file = folder / "val.mindrecord1"
+    file.write_bytes(b"\xff" * 7 + b"\x7f" + file.read_bytes()[8:])
+
+
+def index_beyond_the_file(folder):
+    with sqlite3.connect(folder / "val.mindrecord1.db") as index:
+        index.execute("UPDATE INDEXES SET PAGE_OFFSET_BLOB_END = 4000000000000000000")
+
+
+def text_in_the_index(folder):
+    with sqlite3.connect(folder / "val.mindrecord1.db") as index:
+        index.execute("UPDATE INDEXES SET PAGE_ID_BLOB = 'x'")
+
+
+def description_of_something_else(folder):
+    (folder / "val.records.json").write_text('{"format": 1, "images": 9}')
+
+
+def label_of_no_class(folder):
+    with sqlite3.connect(folder / "val.mindrecord1.db") as index:
+        index.execute("UPDATE INDEXES SET label_0 = 3")
+
+
 def no_index(folder):
     file = folder / "val.mindrecord1.db"
     file.write_bytes(b"x" * file.stat().st_size)
@@ -252,6 +277,11 @@ def no_description(folder):
         (missing_index, r"val\.mindrecord1\.db is missing"),
         (cut, r"val\.mindrecord1 has [\d,]+ bytes, but [\d,]+ were written"),
         (no_header, r"val\.mindrecord1 has no MindRecord header"),
+        (huge_header, r"val\.mindrecord1 has no MindRecord header"),
+        (index_beyond_the_file, r"the index .*val\.mindrecord1\.db does not fit"),
+        (text_in_the_index, r"the index .*val\.mindrecord1\.db cannot be read"),
+        (description_of_something_else, r"val\.records\.json does not describe records"),
+        (label_of_no_class, r"val\.mindrecord\* hold labels of no class"),
         (no_index, r"val\.mindrecord1\.db cannot be read"),
         (another_index, r"val\.mindrecord\* hold 9 images, which are not the 9"),
         (newer_format, r"val\.records\.json has format 2; this version reads format 1"),

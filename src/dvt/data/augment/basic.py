@@ -25,18 +25,18 @@ CROP_FLIP_DRAWS = CROP_DRAWS + 2
 SHIFT_FLIP_DRAWS = 3
 """Random numbers that `random_shift_flip` uses: vertical and horizontal place, flip."""
 
-ERASED_AREA = (0.02, 0.33)
-ERASED_RATIO = (0.3, 3.3)
+ERASED_AREA = (0.02, 1 / 3)
+ERASED_RATIO = (0.3, 1 / 0.3)
 ERASING_ATTEMPTS = 10
 ERASING_DRAWS = 1 + 4 * ERASING_ATTEMPTS + 1
 """Random numbers that `random_erasing` uses: whether, the block, and the seed of the noise."""
 
 
 def random_resized_crop_box(width: int, height: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
-    """A crop of 8 to 100 % of the area, its width/height between 3/4 and 4/3 (log-uniform).
+    """(left, top, right, bottom) of a crop of 8 to 100 % of the area, width/height between 3/4 and 4/3 (log-uniform).
 
-    Ten attempts as in torchvision; if none fits into the image, the largest centre crop with an allowed ratio.
-    `draws` are `CROP_DRAWS` numbers in [0, 1). Returns (left, top, right, bottom) in pixels.
+    Ten attempts as in torchvision, from `CROP_DRAWS` numbers in [0, 1); if none fits into the image, the largest centre
+    crop with an allowed ratio.
     """
     box = _first_fitting_box((width, height), (width, height), CROP_SCALE, CROP_RATIO, draws[:CROP_DRAWS])
     if box is not None:
@@ -113,9 +113,9 @@ def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDAr
 def random_erasing(image: NDArray[np.float32], probability: float, draws: Sequence[float]) -> None:
     """Replaces one block of some images by noise, after normalisation (Zhong et al. 2017, as in the published recipe).
 
-    The block covers 2 to 33 % of the image, its width/height lies between 0.3 and 3.3 (log-uniform), and each of its
-    values is drawn from the unit normal distribution. Of ten blocks drawn, the first that is lower and narrower than
-    the image is taken; if none is, the image stays as it is.
+    The block covers 2 % to a third of the image, its width/height lies between 0.3 and 1/0.3 (log-uniform), and each of
+    its values is drawn from the unit normal distribution. Of ten blocks drawn, the first that is lower and narrower
+    than the image is taken; if none is, the image stays as it is.
 
     Args:
         image: (C, S, S), normalised; changed in place.

@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     ORDER = 3
     AUGMENTATION = 4
     MIXING = 5
+    ERASING = 6
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

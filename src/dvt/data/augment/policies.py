@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from PIL import Image, ImageEnhance, ImageOps
 
 from dvt.data.augment.basic import random_resampling
-from dvt.errors import ConfigError
 
 MAX_MAGNITUDE = 10
 RAND_AUGMENT_OPERATIONS = 2
@@ -41,26 +40,32 @@ class Operation(NamedTuple):
     argument: Callable[[float, int], Argument]
 
 
-def _rotate(image: Image.Image, degrees: float, resample: Image.Resampling, fill: Fill) -> Image.Image:
-    return image.rotate(degrees, resample, fillcolor=fill)
+def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Callable[..., Image.Image]:
+    """`matrix` maps places of the result to places of the image: x = a x' + b y' + c, y = d x' + e y' + f."""
+    return lambda image, argument, resample, fill: image.transform(
+        image.size, Image.Transform.AFFINE, matrix(image, argument), resample, fillcolor=fill
+    )
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], resample: Image.Resampling, fill: Fill) -> Image.Image:
-    """`matrix` maps places of the result to places of `image`: x = a x' + b y' + c, y = d x' + e y' + f."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample, fillcolor=fill)
+def _enhanced(kind: Callable[[Image.Image], Any]) -> Callable[..., Image.Image]:
+    return lambda image, factor, *_: kind(image).enhance(factor)
 
 
-def _add_to_dark(image: Image.Image, amount: int) -> Image.Image:
+def _add_to_dark(image: Image.Image, amount: int, *_: Any) -> Image.Image:
     """Adds to all values below 128."""
     table = [min(255, value + amount) if value < 128 else value for value in range(256)]
     return image.point(table * len(image.getbands()))
+
+
+def _none(magnitude: float, sign: int) -> None:
+    return None
 
 
 def _signed(largest: float) -> Callable[[float, int], float]:
     return lambda magnitude, sign: sign * (magnitude / MAX_MAGNITUDE * largest)
 
 
-def _enhancement(magnitude: float, sign: int) -> float:
+def _factor(magnitude: float, sign: int) -> float:
     """Factor that is 1 for an unchanged image and grows away from it to 0.1 or 1.9."""
     return 1 + sign * (magnitude / MAX_MAGNITUDE * 0.9)
 
@@ -70,10 +75,10 @@ def _whole_share(magnitude: float, largest: int) -> int:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), lambda magnitude, sign: None),
-    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), lambda magnitude, sign: None),
-    "Invert": Operation(lambda image, *_: ImageOps.invert(image), lambda magnitude, sign: None),
-    "Rotate": Operation(_rotate, _signed(30)),  # degrees
+    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), _none),
+    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), _none),
+    "Invert": Operation(lambda image, *_: ImageOps.invert(image), _none),
+    "Rotate": Operation(lambda image, degrees, how, fill: image.rotate(degrees, how, fillcolor=fill), _signed(30)),
     "Posterize": Operation(  # bits kept; none of them, a black image, at 10
         lambda image, bits, *_: ImageOps.posterize(image, bits), lambda magnitude, sign: 4 - _whole_share(magnitude, 4)
     ),
@@ -81,21 +86,16 @@ OPERATIONS: dict[str, Operation] = {
         lambda image, threshold, *_: ImageOps.solarize(image, threshold),
         lambda magnitude, sign: 256 - _whole_share(magnitude, 256),
     ),
-    "SolarizeAdd": Operation(
-        lambda image, amount, *_: _add_to_dark(image, amount), lambda magnitude, sign: _whole_share(magnitude, 110)
-    ),
-    "Color": Operation(lambda image, factor, *_: ImageEnhance.Color(image).enhance(factor), _enhancement),
-    "Contrast": Operation(lambda image, factor, *_: ImageEnhance.Contrast(image).enhance(factor), _enhancement),
-    "Brightness": Operation(lambda image, factor, *_: ImageEnhance.Brightness(image).enhance(factor), _enhancement),
-    "Sharpness": Operation(lambda image, factor, *_: ImageEnhance.Sharpness(image).enhance(factor), _enhancement),
-    "ShearX": Operation(lambda image, shear, *how: _affine(image, (1, shear, 0, 0, 1, 0), *how), _signed(0.3)),
-    "ShearY": Operation(lambda image, shear, *how: _affine(image, (1, 0, 0, shear, 1, 0), *how), _signed(0.3)),
-    "TranslateX": Operation(  # share of the width
-        lambda image, share, *how: _affine(image, (1, 0, share * image.width, 0, 1, 0), *how), _signed(0.45)
-    ),
-    "TranslateY": Operation(  # share of the height
-        lambda image, share, *how: _affine(image, (1, 0, 0, 0, 1, share * image.height), *how), _signed(0.45)
-    ),
+    "SolarizeAdd": Operation(_add_to_dark, lambda magnitude, sign: _whole_share(magnitude, 110)),
+    "Color": Operation(_enhanced(ImageEnhance.Color), _factor),
+    "Contrast": Operation(_enhanced(ImageEnhance.Contrast), _factor),
+    "Brightness": Operation(_enhanced(ImageEnhance.Brightness), _factor),
+    "Sharpness": Operation(_enhanced(ImageEnhance.Sharpness), _factor),
+    "ShearX": Operation(_affine(lambda image, shear: (1, shear, 0, 0, 1, 0)), _signed(0.3)),
+    "ShearY": Operation(_affine(lambda image, shear: (1, 0, 0, shear, 1, 0)), _signed(0.3)),
+    # Shares of the width and of the height.
+    "TranslateX": Operation(_affine(lambda image, share: (1, 0, share * image.width, 0, 1, 0)), _signed(0.45)),
+    "TranslateY": Operation(_affine(lambda image, share: (1, 0, 0, 0, 1, share * image.height)), _signed(0.45)),
 }
 
 
@@ -188,18 +188,14 @@ AUTO_AUGMENT = (
 )
 
 
-def _paper_enhancement(magnitude: float, sign: int) -> float:
-    return 0.1 + magnitude / MAX_MAGNITUDE * 1.8
-
-
 # AutoAugment's magnitudes run through the ranges of table 6 of its paper from below, in tenths. Where RandAugment's
 # magnitudes mean strength instead, the arguments differ:
 PAPER_ARGUMENTS: dict[str, Callable[[float, int], Argument]] = {
     "Posterize": lambda magnitude, sign: 4 + _whole_share(magnitude, 4),  # 4 to 8 bits kept
     "Solarize": lambda magnitude, sign: _whole_share(magnitude, 256),  # thresholds 0 to 256
-    "Color": _paper_enhancement,  # factors 0.1 to 1.9
-    "Contrast": _paper_enhancement,
-    "Sharpness": _paper_enhancement,
+    **dict.fromkeys(  # factors 0.1 to 1.9
+        ("Color", "Contrast", "Sharpness"), lambda magnitude, sign: 0.1 + magnitude / MAX_MAGNITUDE * 1.8
+    ),
 }
 
 
@@ -224,17 +220,6 @@ POLICIES = {"rand-m9-mstd0.5-inc1": (rand_augment, 5 * RAND_AUGMENT_OPERATIONS),
 
 
 def build_policy(name: str, fill: Fill) -> Policy | None:
-    """The policy of `augment.policy`; None for "none".
-
-    Args:
-        name: "none", "rand-m9-mstd0.5-inc1" or "autoaugment".
-        fill: As of `Policy`; the published recipe takes the mean colour of the data set.
-
-    Raises:
-        ConfigError: There is no such policy.
-    """
-    if name == "none":
-        return None
-    if name not in POLICIES:
-        raise ConfigError(f"augment.policy is {name!r}; it must be one of none, {', '.join(POLICIES)}")
-    return Policy(*POLICIES[name], fill)
+    """The policy of `augment.policy` ("none", "rand-m9-mstd0.5-inc1" or "autoaugment"); None for "none". `fill` is that
+    of `Policy`; the published recipe takes the mean colour of the data set."""
+    return None if name == "none" else Policy(*POLICIES[name], fill)

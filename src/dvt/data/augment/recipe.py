@@ -1,7 +1,7 @@
-"""What is done to the images of a split, apart from where they come from.
+"""What is done to the images of a split one by one, apart from where they come from.
 
-The order of the published recipe is crop (or shift) and flip, the operations of a policy, normalisation, erasing;
-mixing then works on whole batches.
+The order of the published recipe is crop (or shift) and flip, and the operations of a policy, on pixels; then whole
+batches are mixed, normalised, and erased (`dvt.data.batches`). Normalising before mixing gives the same to rounding.
 
 Legend: C channels, S side of the model input.
 """
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dvt.config.sections import AugmentSection
-from dvt.data.augment.basic import ERASING_DRAWS, random_erasing
 from dvt.data.augment.policies import Policy, build_policy
 from dvt.data.preprocess import Preprocessing
 
@@ -26,13 +25,12 @@ class Recipe:
     preprocessing: Preprocessing
     interpolation: str  # of the random resized crop: "bicubic", "bilinear" or "random"
     policy: Policy | None = None  # operations on the cropped image
-    erasing: float = 0.0  # share of the images of which a block is replaced by noise, after normalisation
 
     @classmethod
     def of(cls, augment: AugmentSection, preprocessing: Preprocessing) -> "Recipe":
         """The configured recipe; policies fill with the mean colour of the data set."""
         fill = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
-        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill), augment.erasing)
+        return cls(preprocessing, augment.interpolation, build_policy(augment.policy, fill))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -41,29 +39,13 @@ class Recipe:
         return self.preprocessing.in_channels, side, side
 
     @property
-    def policy_draws(self) -> int:
-        """How many random numbers the policy needs."""
+    def draws(self) -> int:
+        """How many random numbers `varied` needs."""
         return 0 if self.policy is None else self.policy.draws
 
-    @property
-    def erasing_draws(self) -> int:
-        """How many random numbers `erase` needs."""
-        return ERASING_DRAWS if self.erasing > 0 else 0
-
-    @property
-    def draws(self) -> int:
-        """How many random numbers `finish` needs."""
-        return self.policy_draws + self.erasing_draws
-
-    def finish(self, out: NDArray[np.float32], image: Image.Image | NDArray[np.uint8], draws: Sequence[float]) -> None:
-        """Sets `out` (C, S, S) to the model input made of a cropped and flipped image, from `self.draws` numbers."""
+    def varied(self, image: Image.Image | NDArray[np.uint8], draws: Sequence[float]) -> NDArray[np.uint8]:
+        """(S, S[, 3]) pixels of a cropped and flipped image after the operations of the policy."""
         if self.policy is not None:
             image = image if isinstance(image, Image.Image) else Image.fromarray(np.ascontiguousarray(image))
-            image = self.policy(image, draws[: self.policy_draws])
-        out[:] = self.preprocessing.normalise(np.asarray(image))
-        self.erase(out, draws[self.policy_draws :])
-
-    def erase(self, out: NDArray[np.float32], draws: Sequence[float]) -> None:
-        """Erases a block of the normalised `out` (C, S, S) or not, from `self.erasing_draws` numbers."""
-        if self.erasing > 0:
-            random_erasing(out, self.erasing, draws)
+            image = self.policy(image, draws)
+        return np.asarray(image)

@@ -19,7 +19,6 @@ from dvt.errors import DataError
 
 DEFAULTS = Defaults(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 SIDE = 32
-PIXEL_BYTES = 3 * SIDE * SIDE
 
 
 class Layout(NamedTuple):
@@ -33,15 +32,9 @@ class Layout(NamedTuple):
     label_bytes: int  # before the pixels of a record; the last one is the label
 
 
+TEN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 LAYOUTS = {
-    "cifar10": Layout(
-        folder="cifar-10-batches-bin",
-        train=tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-        val="test_batch.bin",
-        names="batches.meta.txt",
-        num_classes=10,
-        label_bytes=1,
-    ),
+    "cifar10": Layout("cifar-10-batches-bin", TEN_FILES, "test_batch.bin", "batches.meta.txt", 10, 1),
     "cifar100": Layout("cifar-100-binary", ("train.bin",), "test.bin", "fine_label_names.txt", 100, 2),
 }
 
@@ -53,23 +46,31 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
         DataError: A missing file, one that is not a whole number of records, or a label out of range; named.
     """
     layout = LAYOUTS[data.dataset]
-    folder = _folder(data.path, layout)
-    names = _class_names(folder / layout.names, layout.num_classes)
-    parts = [read_records(folder / name, layout) for name in layout.train]
+    given = required_folder(data.path, f"the folder {layout.folder} or the one it lies in")
+    folder = given / layout.folder if (given / layout.folder).is_dir() else given
+    missing = [name for name in (*layout.train, layout.val, layout.names) if not (folder / name).is_file()]
+    if missing:
+        raise DataError(
+            f"{folder} lacks {', '.join(missing)}; it must hold the files of the *binary* version ({layout.folder})"
+        )
+    try:
+        lines = (folder / layout.names).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{folder / layout.names} is not UTF-8 text: {error}") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != layout.num_classes:
+        raise DataError(f"{folder / layout.names} lists {len(names)} class names; {layout.num_classes} are needed")
+    parts = [_read_records(folder / name, layout) for name in layout.train]
     train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    val = read_records(folder / layout.val, layout)
+    val = _read_records(folder / layout.val, layout)
     preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
     return Source(ArrayImages(*train), ArrayImages(*val), names, preprocessing, [f"binary files of {folder}"])
 
 
-def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Images (n, 32, 32, 3) and labels (n,) of one binary file.
-
-    Raises:
-        DataError: The size is not a whole number of records, or a label is out of range.
-    """
+def _read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    """Images (n, 32, 32, 3) and labels (n,) of one binary file."""
     content = np.fromfile(file, np.uint8)
-    record = layout.label_bytes + PIXEL_BYTES
+    record = layout.label_bytes + 3 * SIDE * SIDE
     if content.size == 0 or content.size % record:
         raise DataError(
             f"{file} has {content.size} bytes, which is not a whole number of records of {record} bytes; it is cut"
@@ -79,21 +80,3 @@ def read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray
     labels = checked_labels(file, records[:, layout.label_bytes - 1], layout.num_classes)
     images = records[:, layout.label_bytes :].reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)  # (n, 32, 32, 3)
     return np.ascontiguousarray(images), labels
-
-
-def _folder(path: str | None, layout: Layout) -> Path:
-    given = required_folder(path, f"the folder {layout.folder} or the one it lies in")
-    folder = given / layout.folder if (given / layout.folder).is_dir() else given
-    missing = [name for name in (*layout.train, layout.val, layout.names) if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{folder} lacks {', '.join(missing)}; it must hold the files of the *binary* version ({layout.folder})"
-        )
-    return folder
-
-
-def _class_names(file: Path, count: int) -> tuple[str, ...]:
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    if len(names) != count:
-        raise DataError(f"{file} lists {len(names)} class names; {count} are needed")
-    return names

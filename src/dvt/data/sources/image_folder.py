@@ -1,29 +1,38 @@
 """Photographs in the ImageFolder layout: `train/CLASS/*` and `val/CLASS/*`; or the MindRecord files made of them.
 
-A class is a folder; labels follow the sorted class names. JPEG, PNG, WebP and BMP files are read, whatever the case of
-their extension, and turned into RGB. Everything else in a class folder is an error, except for files that file
-managers leave behind: names with a leading dot (.DS_Store), Thumbs.db and desktop.ini are ignored. Files beside the
-class folders are ignored too unless they are images. Faults of the layout are errors whatever `data.on_bad_image` says.
+A class is a folder; labels follow the sorted class names. What an image is says `dvt.data.image_files`; pixels become
+RGB. Hidden files and folders are left out, and so are files beside the class folders unless they are images. All else
+that is no image is an error, as other faults of the layout are, whatever `data.on_bad_image` says.
 """
 
 import os
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dvt.config.sections import IMAGENET_MEAN, IMAGENET_STD, DataSection
+from dvt.data.image_files import DANGLING, ENDINGS, HIDDEN, Listing, images_below, look_into
 from dvt.data.images import PhotoImages
 from dvt.data.preprocess import default_resize_size
 from dvt.data.sources.records import RecordSet, holds_records
 from dvt.data.sources.source import Defaults, Source, required_folder
 from dvt.errors import DataError, listing
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-IGNORED = ("thumbs.db", "desktop.ini")
 PARTS = ("train", "val")
 ROOT = "the folder that holds train/CLASS/ and val/CLASS/"
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ below data.path"
 DEFAULTS = Defaults(IMAGENET_MEAN, IMAGENET_STD, "bicubic")
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """The images of one part, class by class and by name."""
+
+    class_names: list[str]  # sorted
+    found: Listing
+    labels: list[int]  # of `found.images`
 
 
 def open_image_folder(data: DataSection, image_size: int) -> Source:
@@ -39,119 +48,133 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
         records = {part: RecordSet.open(root, part) for part in PARTS}
         class_names = records["train"].class_names
         check_same_classes(class_names, records["val"].class_names, root)
-        parts = {part: PhotoImages(found, found.labels) for part, found in records.items()}
-        note = f"images of the record files in {root}"
+        images = [PhotoImages(found, found.labels) for found in records.values()]
+        unread = " and ".join(f"{part}/" for part in PARTS if (root / part).is_dir())
+        notes = [f"images of the record files in {root}" + (f"; {unread} beside them: not read" if unread else "")]
     else:
-        class_names = classes_of_both_parts(root)
-        parts = {part: PhotoImages(*list_images(root / part, class_names)) for part in PARTS}
-        note = f"images of {root}"
+        folders = open_parts(root)
+        class_names = folders["train"].class_names
+        images = [PhotoImages(part.found.images, part.labels) for part in folders.values()]
+        notes = [f"images of {root}"]
+        for name, part in folders.items():
+            notes += part.found.notes(root / name)
     preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or default_resize_size(image_size))
-    return Source(parts["train"], parts["val"], tuple(class_names), preprocessing, [note, *_alike_notes(class_names)])
+    return Source(*images, tuple(class_names), preprocessing, [*notes, *_alike_notes(class_names)])
 
 
-def classes_of_both_parts(root: Path) -> list[str]:
-    """Sorted names of the class folders below `root`.
+def open_parts(root: Path) -> dict[str, ClassFolders]:
+    """Lists train/ and val/ below `root`.
 
     Raises:
-        DataError: A part or its classes are missing, there is only one class, or the parts have different ones.
+        DataError: A part or its classes are missing, there is only one class, the parts have different ones, or what
+            `class_folders` refuses.
     """
     for part in PARTS:
         if not (root / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
             raise DataError(f"{root} has no folder {part}/ (it holds: {found}); {LAYOUT}")
-    names = list_classes(root / "train")
-    check_same_classes(names, list_classes(root / "val"), root)
-    return names
+    names = {part: _class_names(look_into(root / part), root / part) for part in PARTS}
+    check_same_classes(*names.values(), root)
+    return {part: class_folders(root / part) for part in PARTS}
 
 
-def list_classes(folder: Path) -> list[str]:
-    """Sorted names of the class folders in train/ or val/.
+def class_folders(folder: Path) -> ClassFolders:
+    """The images in the class folders of `folder`.
 
     Raises:
-        DataError: There are none, or an image lies beside them.
+        DataError: There are no class folders, an image lies beside them, a class is without images, or something in a
+            class folder is no image file.
     """
-    names = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            if not entry.name.startswith("."):
-                _check_encodable(entry.path)
-                names.append(entry.name)
-        elif _is_image_name(entry.name) and not _is_ignored(entry.name):
-            raise DataError(f"image {entry.path} lies outside of a class folder; {LAYOUT}")
-    if not names:
+    found = look_into(folder)
+    names, labels, empty = _class_names(found, folder), [], []
+    for label, name in enumerate(names):
+        here = look_into(folder / name)
+        for reason, paths in {"a folder": here.folders, **here.left_out}.items():
+            if paths and reason != HIDDEN:
+                if reason == DANGLING:
+                    reason = f"a link to {os.readlink(paths[0])}, which does not exist"
+                raise DataError(
+                    f"{paths[0]} is {reason}; a class folder must hold image files only ({', '.join(ENDINGS)}): move or"
+                    " remove it"
+                )
+        if not here.images:
+            empty.append(name)
+        _check_encodable(here.images)
+        found.take(here)
+        labels += [label] * len(here.images)
+    if empty:
+        raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {listing(empty, shown=5)}")
+    return ClassFolders(names, found, labels)
+
+
+def _class_names(found: Listing, folder: Path) -> list[str]:
+    """Names of the class folders in `folder`, sorted."""
+    if found.images:
+        raise DataError(f"image {found.images[0]} lies outside of a class folder; images belong in {folder}/CLASS/")
+    if not found.folders:
         raise DataError(f"{folder} has no class folders; {LAYOUT}")
-    return names
+    _check_encodable(found.folders)
+    return [Path(each).name for each in found.folders]
+
+
+def images_to_classify(
+    path: str | Path, class_names: Sequence[str] | None
+) -> tuple[list[str], list[int] | None, list[str]]:
+    """The images at `path`, which is an image, a folder of images, or one of class folders (also below `val/`).
+
+    Args:
+        path: File or folder.
+        class_names: Those of the model, if it knows them.
+
+    Returns:
+        The files; the index of the class of each, or None where folders do not say; and notes on what is left out.
+
+    Raises:
+        DataError: There are no images, some lie beside class folders, or in folders that are no classes of the model.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [str(path)], None, []
+    if not path.is_dir():
+        raise DataError(f"{path} is neither a file nor a folder")
+    root = path / "val" if (path / "val").is_dir() else path
+    found = images_below(root)
+    if look_into(root).images == found.images:
+        return found.images, None, found.notes(root)
+    classes = class_folders(root)
+    files, notes = classes.found.images, classes.found.notes(root)
+    if class_names is None:
+        return files, None, notes
+    unknown = [name for name in classes.class_names if name not in class_names]
+    if unknown:
+        raise DataError(
+            f"the folders of {root} must be classes of the bundle; these are not: {listing(unknown, shown=5)}. For"
+            " images without known classes, put them into one folder"
+        )
+    return files, [list(class_names).index(classes.class_names[label]) for label in classes.labels], notes
 
 
 def check_same_classes(train: list[str], val: list[str], root: Path) -> None:
     """Raises DataError unless both parts have the same classes, and more than one."""
     only_train, only_val = sorted(set(train) - set(val)), sorted(set(val) - set(train))
     if only_train or only_val:
-        differ = [
-            f"only in {part}: {listing(only, shown=5)}"
-            for part, only in (("val", only_val), ("train", only_train))
-            if only
-        ]
+        only = {"val": only_val, "train": only_train}
+        differ = "; ".join(f"only in {part}: {listing(names, shown=5)}" for part, names in only.items() if names)
         same = {_folded(name) for name in only_train} & {_folded(name) for name in only_val}
         hint = "; some differ by case or by the Unicode form of accents alone: rename those" if same else ""
-        raise DataError(
-            f"the classes of {root}/train and {root}/val differ ({'; '.join(differ)}); they must be the same{hint}"
-        )
+        raise DataError(f"the classes of {root}/train and {root}/val differ ({differ}); they must be the same{hint}")
     if len(train) < 2:
         raise DataError(f"{root}/train has one class only ({train[0]}); a classifier needs at least two")
 
 
-def list_images(folder: Path, class_names: list[str]) -> tuple[list[str], list[int]]:
-    """Image files below `folder`, class by class and by name, and their labels.
-
-    Raises:
-        DataError: A class without images, or something in a class folder that is no image file.
-    """
-    files: list[str] = []
-    labels: list[int] = []
-    empty = []
-    for label, name in enumerate(class_names):
-        entries = [entry for entry in os.scandir(folder / name) if not _is_ignored(entry.name)]
-        for entry in entries:
-            _check_image_file(entry)
-        if not entries:
-            empty.append(name)
-        files += sorted(entry.path for entry in entries)
-        labels += [label] * len(entries)
-    if empty:
-        raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {listing(empty, shown=5)}")
-    return files, labels
-
-
-def _check_image_file(entry: os.DirEntry) -> None:
-    """Raises DataError for something in a class folder that is no image file, by its name."""
-    if not entry.is_file():
-        kind = "a folder" if entry.is_dir() else "not a file"
-        if entry.is_symlink() and not os.path.exists(entry.path):
-            kind = f"a link to {os.readlink(entry.path)}, which does not exist"
-        raise DataError(f"{entry.path} is {kind}; a class folder must hold image files only")
-    if not _is_image_name(entry.name):
-        raise DataError(
-            f"{entry.path} is not an image: a class folder must hold {', '.join(EXTENSIONS)} files only; remove it"
-        )
-    _check_encodable(entry.path)
-
-
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED
-
-
-def _check_encodable(path: str) -> None:
+def _check_encodable(paths: list[str]) -> None:
     """Raises DataError for a name that cannot be written to logs and checkpoints."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        shown = path.encode(errors="backslashreplace").decode()
-        raise DataError(f"the name of {shown} is not valid UTF-8; rename it") from None
+    for path in paths:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            shown = path.encode(errors="backslashreplace").decode()
+            raise DataError(f"the name of {shown} is not valid UTF-8; rename it") from None
 
 
 def _folded(name: str) -> str:

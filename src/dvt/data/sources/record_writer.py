@@ -7,19 +7,21 @@ are an error or, with `on_bad_image` skip, left out as `dvt.data.bad_images` all
 
 import io
 import json
+import logging
 import os
 import shutil
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dvt.config.sections import DataSection
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.decode import read_image
+from dvt.data.images import class_and_name
 from dvt.data.progress import progress
-from dvt.data.sources.image_folder import PARTS, ROOT, classes_of_both_parts, list_images
+from dvt.data.sources.image_folder import PARTS, ROOT, ClassFolders, open_parts
 from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
 from dvt.data.sources.source import required_folder
 from dvt.data.workers import available_cores
@@ -31,6 +33,8 @@ MAX_SHARDS = 1000
 MAX_IMAGE_BYTES = 30 * 2**20
 """An image must fit a page of MindRecord, 32 MiB."""
 DEFAULT_SHARDS = 8
+
+log = logging.getLogger(__name__)
 
 
 def write_records(
@@ -67,40 +71,46 @@ def write_records(
     try:
         if holds_records(root):
             raise DataError(f"{root} holds records already; give a folder of images")
-        class_names = classes_of_both_parts(root)
-        photos = {name: _Photos(name, class_names, *list_images(root / name, class_names)) for name in parts}
+        for name in PARTS:
+            if (output / name).exists():
+                raise DataError(
+                    f"{output} holds the folder {name}/, which is not read where records lie beside it; give another"
+                    " folder for the records"
+                )
         for name in parts:
             if metadata_file(output, name).exists():
                 raise DataError(f"{output} holds the records of {name} already; remove them or choose another folder")
+        photos = open_parts(root)
+        for name in parts:
+            for note in photos[name].found.notes(root / name):
+                log.info("%s", note)
         output.mkdir(parents=True, exist_ok=True)
-        policy = BadImagePolicy(data or DataSection(), {name: len(part.files) for name, part in photos.items()})
-        return {name: _write_part(part, output, shards, policy) for name, part in photos.items()}
+        policy = BadImagePolicy(data or DataSection(), {name: len(photos[name].labels) for name in parts})
+        return {name: _write_part(name, photos[name], Target(output, shards, policy)) for name in parts}
     except OSError as error:
         raise DataError(f"{error.filename or output}: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
-class _Photos:
-    """The image files of one part, with the class of each and the names of the classes."""
+class Target:
+    """Where records go, in how many files, and what becomes of bad images."""
 
-    part: str
-    class_names: list[str]
-    files: list[str]
-    labels: list[int]
+    folder: Path
+    shards: int
+    policy: BadImagePolicy
 
 
 @work_begun()
-def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePolicy) -> int:
+def _write_part(part: str, photos: ClassFolders, target: Target) -> int:
     """Writes a part and returns its number of images."""
-    part = photos.part
-    fewest = len(photos.files) - (policy.limit(part) if policy.skips else 0)
+    output, policy = target.folder, target.policy
+    fewest = len(photos.labels) - (policy.limit(part) if policy.skips else 0)
     draft = output / f".{part}.unfinished"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        written = _write_files(photos, draft / record_file_name(part), min(shards, fewest), policy)
-        empty = set(range(len(photos.class_names))) - {label for label, _ in written}
-        if empty:
+        written = _write_files(part, photos, replace(target, folder=draft, shards=min(target.shards, fewest)))
+        if empty := set(range(len(photos.class_names))) - {label for label, _ in written}:
             name = photos.class_names[min(empty)]
             raise DataError(f"no image of {part}/{name} can be read; replace them or remove the class")
         names = sorted(entry.name for entry in draft.iterdir())
@@ -121,26 +131,27 @@ def _write_part(photos: _Photos, output: Path, shards: int, policy: BadImagePoli
     return len(written)
 
 
-def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePolicy) -> list[tuple[int, int]]:
-    """Writes target0, target1, ... and returns class and checksum of each image in them, in the order of the folder."""
+def _write_files(part: str, photos: ClassFolders, target: Target) -> list[tuple[int, int]]:
+    """Writes the record files and returns class and checksum of each image in them, in the order of the folder."""
     from mindspore.mindrecord import FileWriter  # takes seconds to import, after the checks
 
     written: list[tuple[int, int]] = []
+    files = target.folder / record_file_name(part)
     try:
         # MindRecord numbers the files only if there are several.
-        writer = FileWriter(f"{target}0" if shards == 1 else str(target), shard_num=shards)
+        writer = FileWriter(f"{files}0" if target.shards == 1 else str(files), shard_num=target.shards)
         writer.add_schema(SCHEMA, "photographs")
         writer.add_index(list(INDEXED))
-        bar = progress(total=len(photos.files), unit="img", desc=f"writing {target.name}")
+        bar = progress(total=len(photos.labels), unit="img", desc=f"writing {files.name}")
         with bar, ThreadPoolExecutor(available_cores()) as threads:
-            for start in range(0, len(photos.files), IMAGES_AT_ONCE):
+            for start in range(0, len(photos.labels), IMAGES_AT_ONCE):
                 rows = []
-                chunk = photos.files[start : start + IMAGES_AT_ONCE]
+                chunk = photos.found.images[start : start + IMAGES_AT_ONCE]
                 for place, (file, content) in enumerate(zip(chunk, threads.map(_encoded, chunk), strict=True), start):
                     if isinstance(content, DataError):
-                        policy.note(photos.part, place, str(content))
+                        target.policy.note(part, place, str(content))
                         continue
-                    label, name = photos.labels[place], "/".join(Path(file).parts[-2:])
+                    label, name = photos.labels[place], class_and_name(file)
                     rows.append({"index": len(written), "label": label, "file_name": name, "image": content})
                     written.append((label, zlib.crc32(content)))
                 if rows:
@@ -148,7 +159,7 @@ def _write_files(photos: _Photos, target: Path, shards: int, policy: BadImagePol
                 bar.update(len(chunk))
         writer.commit()
     except RuntimeError as error:  # how MindSpore reports a full disk, among others
-        raise DataError(f"MindSpore cannot write {target}: {str(error).strip().splitlines()[0]}") from error
+        raise DataError(f"MindSpore cannot write {files}: {str(error).strip().splitlines()[0]}") from error
     return written
 
 

@@ -10,6 +10,7 @@ it, at which 8 bytes of length precede the image. The test suite compares with M
 MindSpore.
 """
 
+import heapq
 import io
 import json
 import os
@@ -57,7 +58,7 @@ def holds_records(folder: Path) -> bool:
 
 
 class RecordImage(NamedTuple):
-    """One image in a record file, a `dvt.data.images.StoredPhoto`."""
+    """One image in a record file; picklable."""
 
     file: str
     offset: int  # of its first byte
@@ -130,6 +131,8 @@ class RecordSet(Sequence):
                 f" {metadata['images']} of {metadata_file(folder, part)}; {REMEDY}"
             )
         labels = labels[order].astype(np.int32)
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(metadata["class_names"]):
+            raise DataError(f"the record files of {folder}/{record_file_name(part)}* hold labels of no class; {REMEDY}")
         return cls(metadata["class_names"], files, shards[order], offsets[order], lengths[order], labels)
 
     def __len__(self) -> int:
@@ -138,6 +141,11 @@ class RecordSet(Sequence):
     def __getitem__(self, index: int) -> RecordImage:
         file = self.files[self.shards[index]]
         return RecordImage(file, int(self.offsets[index]), int(self.lengths[index]), index)
+
+    def names(self) -> Iterator[str]:
+        """CLASS/NAME of the file that each image was made of, in their order."""
+        rows = (_query(file, "SELECT index_0, file_name_0 FROM INDEXES ORDER BY index_0") for file in self.files)
+        return (name for _, name in heapq.merge(*rows))
 
 
 def _metadata(folder: Path, part: str) -> dict[str, Any]:
@@ -148,27 +156,37 @@ def _metadata(folder: Path, part: str) -> dict[str, Any]:
         raise DataError(f"{folder} holds no complete records of {part}: {file.name} is missing; {REMEDY}") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}; {REMEDY}") from error
-    if metadata.get("format") != FORMAT:
-        raise DataError(f"{file} has format {metadata.get('format')}; this version reads format {FORMAT}; {REMEDY}")
+    if not isinstance(metadata, dict) or not {"format", "class_names", "images", "files"} <= metadata.keys():
+        raise DataError(f"{file} does not describe records; {REMEDY}")
+    if metadata["format"] != FORMAT:
+        raise DataError(f"{file} has format {metadata['format']}; this version reads format {FORMAT}; {REMEDY}")
     return metadata
 
 
 def _table(file: str) -> NDArray[np.int64]:
     """(N, 4): index, label, offset and length of each image of a record file."""
     try:
+        size = os.path.getsize(file)
         with open(file, "rb") as content:
             length = int.from_bytes(content.read(LENGTH_BYTES), "little")
-            header = json.loads(content.read(length))
-        start, page_size = header["header_size"], header["page_size"]
-    except (OSError, ValueError, KeyError) as error:
+            header = json.loads(content.read(min(length, size)))
+        start, page_size = int(header["header_size"]), int(header["page_size"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"record file {file} has no MindRecord header: {error}; {REMEDY}") from error
     columns = "index_0, label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END"
     rows = _query(file, f"SELECT {columns} FROM INDEXES")
-    # Number by number: a list of millions of rows would take a hundred times the memory.
-    table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 5)
+    try:
+        # Number by number: a list of millions of rows would take a hundred times the memory.
+        table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 5)
+    except DataError:
+        raise
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"the index {file}.db cannot be read: {error}; {REMEDY}") from error
     index, label, page, first, last = table.T
-    offset = start + page * page_size + first + LENGTH_BYTES
-    return np.stack([index, label, offset, last - first - LENGTH_BYTES], axis=1)
+    offset, length = start + page * page_size + first + LENGTH_BYTES, last - first - LENGTH_BYTES
+    if len(table) and (offset.min() < 0 or length.min() < 0 or (offset + length).max() > size):
+        raise DataError(f"the index {file}.db does not fit {file}; {REMEDY}")
+    return np.stack([index, label, offset, length], axis=1)
 
 
 def _query(file: str, statement: str, *values: int) -> Iterator[tuple]:

@@ -5,14 +5,14 @@ Vision Transformer should find out. Pixels of the items are those of Fashion-MNI
 they shrink); size and place are drawn uniformly.
 
 In evaluation size and place depend on (part, index) alone, so that runs with other seeds, subsets or batch sizes see
-the same images. In training they are drawn again in every epoch, half of the items are flipped left to right, and
-blocks may be erased.
+the same images. In training they are drawn again in every epoch, and half of the items are flipped left to right.
 
 Legend: N items, n of a batch, n_k of a size, s side of an item, R side of the canvas, S side of the model input.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from dvt.data.augment.recipe import Recipe
 from dvt.data.images import ImageSet
 from dvt.data.sources.fashion_mnist import CLASS_NAMES, FILES, SIDE, find_files, read_part
 from dvt.data.sources.source import Defaults, Source
-from dvt.data.workers import Task
+from dvt.data.workers import BadImages, Task
 from dvt.errors import ConfigError
 
 PLACEMENT_KEYS = {"train": stream_key(0x5CA1E, 0), "val": stream_key(0x5CA1E, 1)}
@@ -46,26 +46,12 @@ def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
     return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """How items are drawn."""
 
     image_size: int  # side S of the model input
     canvas_size: int  # side R of the canvas, which is resized to S where they differ
     item_sizes: tuple[int, ...]  # sides s, all equally likely
-
-    def __post_init__(self) -> None:
-        for size in self.item_sizes:
-            if not 1 <= size <= self.canvas_size:
-                raise ConfigError(
-                    f"data.item_sizes has {size}; sizes must lie between 1 and data.canvas_size, {self.canvas_size}"
-                )
-
-    @classmethod
-    def of(cls, data: DataSection, image_size: int) -> "Layout":
-        """The configured layout; by default a quarter, a half and all of a canvas as large as the model input."""
-        canvas = data.canvas_size or image_size
-        return cls(image_size, canvas, tuple(data.item_sizes or (max(1, canvas // 4), max(1, canvas // 2), canvas)))
 
 
 class ScaleImages(ImageSet):
@@ -73,21 +59,19 @@ class ScaleImages(ImageSet):
 
     def __init__(self, items: NDArray[np.uint8], labels: NDArray[np.int32], part: str, layout: Layout) -> None:
         super().__init__(labels)
-        self.items = items
-        self._placement_key = PLACEMENT_KEYS[part]
-        self._layout = layout
-        self._matrices = [resize_matrix(SIDE, size) for size in layout.item_sizes]
-        self._canvas_matrix = None
-        if layout.canvas_size != layout.image_size:
-            self._canvas_matrix = resize_matrix(layout.canvas_size, layout.image_size)
+        self.items, self._layout, self._placement_key = items, layout, PLACEMENT_KEYS[part]
+
+    def identity(self) -> Iterable[bytes]:
+        """All pixels of the items; how they are drawn says the configuration."""
+        return [self.items.tobytes()]
 
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
-        """As of `ImageSet`; of the recipe, erasing alone applies to items that are drawn."""
+        """As of `ImageSet`; of the recipe, mean and standard deviation alone apply to items that are drawn."""
         if key is None:
             draws = uniforms(self._placement_key, indices, PLACEMENT_DRAWS)
         else:
-            draws = uniforms(key, indices, PLACEMENT_DRAWS + 1 + recipe.erasing_draws)
-        return Task(partial(self._draw, recipe), (indices, draws), recipe.shape, chunk=None)
+            draws = uniforms(key, indices, PLACEMENT_DRAWS + 1)
+        return Task(partial(self._draw, recipe), (indices, draws), np.asarray, recipe.shape, chunk=None)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """`item_size` (n,): the side at which each item is drawn in evaluation, in pixels of the canvas."""
@@ -98,36 +82,32 @@ class ScaleImages(ImageSet):
         return (draws[:, 0] * len(self._layout.item_sizes)).astype(np.int64)
 
     def _draw(
-        self, recipe: Recipe, out: NDArray[np.float32], indices: NDArray[np.int64], draws: NDArray[np.float64]
-    ) -> None:
-        """Fills out (n, 1, S, S). Three numbers of `draws` (n, 3 or more) choose size, vertical and horizontal place;
-        in training the next one chooses the flip, and the others erase."""
-        training = draws.shape[1] > PLACEMENT_DRAWS
+        self, recipe: Recipe, indices: NDArray[np.int64], draws: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float32], BadImages]:
+        """Model inputs (n, 1, S, S). Three numbers of `draws` (n, 3 or 4) choose size, vertical and horizontal place;
+        in training the last one chooses the flip."""
         items = self.items[indices].astype(np.float32)  # (n, 28, 28)
-        if training:
+        if draws.shape[1] > PLACEMENT_DRAWS:
             flip = draws[:, PLACEMENT_DRAWS] < 0.5
             items[flip] = items[flip, :, ::-1]
         # The rows of a resize matrix sum to 1, so the small items can be normalised instead of the large canvases.
         mean, std = recipe.preprocessing.mean[0], recipe.preprocessing.std[0]
         items = (items / np.float32(255) - np.float32(mean)) / np.float32(std)
-        canvas = self._layout.canvas_size
-        same = self._canvas_matrix is None
-        images = out if same else np.empty((len(indices), 1, canvas, canvas), np.float32)
-        images[:] = -mean / std
+        canvas, side = self._layout.canvas_size, self._layout.image_size
+        images = np.full((len(indices), 1, canvas, canvas), -mean / std, np.float32)
         choice = self._size_choice(draws)
-        for k, (size, matrix) in enumerate(zip(self._layout.item_sizes, self._matrices, strict=True)):
-            chosen = np.flatnonzero(choice == k)
+        for k, size in enumerate(self._layout.item_sizes):
+            matrix, chosen = resize_matrix(SIDE, size), np.flatnonzero(choice == k)
             # One small product per item: equal whatever else is in the batch, and on one core, which leaves the others
             # to the model.
             resized = matrix @ items[chosen] @ matrix.T  # (n_k, s, s)
             places = (draws[chosen, 1:PLACEMENT_DRAWS] * (canvas - size + 1)).astype(np.int64).tolist()
             for i, item, (top, left) in zip(chosen.tolist(), resized, places, strict=True):
                 images[i, 0, top : top + size, left : left + size] = item
-        if not same:
-            out[:] = self._canvas_matrix @ images @ self._canvas_matrix.T
-        if training:
-            for image, row in zip(out, draws[:, PLACEMENT_DRAWS + 1 :].tolist(), strict=True):
-                recipe.erase(image, row)
+        if canvas != side:
+            matrix = resize_matrix(canvas, side)
+            images = matrix @ images @ matrix.T
+        return images, []
 
 
 def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
@@ -153,7 +133,10 @@ def open_scale(data: DataSection, image_size: int) -> Source:
         ConfigError: Sizes that do not fit the canvas.
         DataError: The files of Fashion-MNIST are damaged, or nowhere and cannot be downloaded.
     """
-    layout = Layout.of(data, image_size)
+    canvas = data.canvas_size or image_size
+    layout = Layout(image_size, canvas, tuple(data.item_sizes or (max(1, canvas // 4), max(1, canvas // 2), canvas)))
+    if (size := max(layout.item_sizes)) > canvas:
+        raise ConfigError(f"data.item_sizes has {size}; sizes must lie between 1 and data.canvas_size, {canvas}")
     folder = find_files(data.path)
     files = {part: read_part(folder, part) for part in FILES}
     mean, std = statistics(files["train"][0], layout)

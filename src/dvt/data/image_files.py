@@ -1,0 +1,95 @@
+"""Which files of a folder are images: the one rule of training, records, `dvt predict` and `dvt infer`.
+
+A file is an image by the ending of its name, whatever its case; links to files and to folders count as what they lead
+to. What is left out is counted by reason.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dvt.errors import DataError, listing, reason_of
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm"),
+)
+"""Of the formats that `dvt.data.decode` reads."""
+HIDDEN = "hidden"
+NO_IMAGE = "not an image by the ending of its name"
+NO_FILE = "not a file"
+DANGLING = "a link to nothing"
+AGAIN = "a link to a folder above it"
+_BY_FILE_MANAGERS = ("thumbs.db", "desktop.ini")  # hidden where they are made
+
+
+@dataclass
+class Listing:
+    """What a folder holds: paths, sorted by name."""
+
+    images: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
+
+    def leave_out(self, reason: str, *paths: str) -> None:
+        """Notes paths that are left out for a reason."""
+        self.left_out.setdefault(reason, []).extend(paths)
+
+    def take(self, other: "Listing") -> None:
+        """Adds the images of another folder, and what it left out."""
+        self.images += other.images
+        for reason, paths in other.left_out.items():
+            self.leave_out(reason, *paths)
+
+    def notes(self, folder: str | Path) -> list[str]:
+        """A line for the log with the number for each reason; none if nothing is left out."""
+        shown = []
+        for reason, paths in self.left_out.items():
+            names = listing((os.path.relpath(path, folder) for path in paths), shown=2)
+            shown.append(f"{len(paths):,} {reason} ({names})")
+        return [f"left out in {folder}: {', '.join(shown)}"] if shown else []
+
+
+def look_into(folder: str | Path) -> Listing:
+    """What lies directly in a folder. Raises DataError if it cannot be read."""
+    found = Listing()
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"cannot read {folder}: {reason_of(error)}") from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in _BY_FILE_MANAGERS:
+            found.leave_out(HIDDEN, entry.path)
+        elif entry.is_dir():
+            found.folders.append(entry.path)
+        elif not entry.is_file():
+            found.leave_out(NO_FILE if os.path.exists(entry.path) else DANGLING, entry.path)
+        elif entry.name.lower().endswith(ENDINGS):
+            found.images.append(entry.path)
+        else:
+            found.leave_out(NO_IMAGE, entry.path)
+    return found
+
+
+def images_below(folder: str | Path) -> Listing:
+    """All images in a folder and in the folders below it, sorted by path.
+
+    Raises:
+        DataError: There are none, or one of the folders cannot be read.
+    """
+    found, waiting = Listing(), [(str(folder), (os.path.realpath(folder),))]
+    while waiting:
+        here, above = waiting.pop()
+        listed = look_into(here)
+        for child in listed.folders:
+            real = os.path.realpath(child)
+            if real in above:
+                listed.leave_out(AGAIN, child)
+            else:
+                waiting.append((child, (*above, real)))
+        found.take(listed)
+    if not found.images:
+        also = "".join(f"; {note}" for note in found.notes(folder))
+        raise DataError(f"the folder {folder} holds no images; files must end in {', '.join(ENDINGS)}{also}")
+    found.images.sort()
+    return found
