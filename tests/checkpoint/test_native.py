@@ -187,8 +187,8 @@ def test_a_flipped_bit(saved, place):
     [
         (b"", "is empty"),
         (b"some notes " * 100, "not a MindSpore checkpoint"),
-        (b"PK\x03\x04" + bytes(100), "convert_checkpoint.py .*init_checkpoint"),
-        (b"\x80\x02" + bytes(100), "convert_checkpoint.py .*init_checkpoint"),
+        (b"PK\x03\x04" + bytes(100), "dvt convert .*init_checkpoint"),
+        (b"\x80\x02" + bytes(100), "dvt convert .*init_checkpoint"),
         (bytes(8) + b"{" + bytes(100), "is a safetensors file"),
     ],
 )

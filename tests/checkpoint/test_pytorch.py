@@ -236,7 +236,7 @@ def test_a_plain_backbone_is_named_as_such(torch, tmp_path, capsys):
     config = model_config("dvt_deit_small", grid_sizes=(14,))
     torch.save({row.theirs: torch.zeros(row.shape) for row in exit_rows(config, 0)}, tmp_path / "plain.ckpt")
     arguments = [tmp_path / "plain.ckpt", tmp_path / "out.ckpt"]
-    check_refused(capsys, arguments, "--train.init_checkpoint", left=["plain.ckpt"])
+    check_refused(capsys, arguments, "train.init_checkpoint", left=["plain.ckpt"])
 
 
 def test_a_whole_pickled_network_is_refused(torch, tmp_path, capsys):
@@ -316,7 +316,7 @@ def test_paths_that_are_refused(torch, released, tiny, tmp_path, capsys, back):
 def test_without_pytorch_the_remedy_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "in.pth.tar").write_bytes(b"PK\x03\x04")
-    message = "pip install -r requirements-torch.txt"
+    message = "pip install 'torch>=2.6'"
     check_refused(capsys, [tmp_path / "in.pth.tar", tmp_path / "out.ckpt"], message, left=["in.pth.tar"])
 
 

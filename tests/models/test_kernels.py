@@ -259,7 +259,7 @@ def test_a_library_that_does_not_work_is_left_alone(source: str, words: str, lib
         subprocess.run(["g++", "-shared", "-fPIC", tmp_path / "bad.cc", "-o", tmp_path / "bad.so"], check=True)
     else:
         (tmp_path / "bad.so").write_text(source)
-    shutil.copy(tmp_path / "bad.so", kernels._named(stem, tmp_path / "bad.so", library.parent))
+    shutil.copy(tmp_path / "bad.so", library.with_name(f"{stem}-{kernels._hash(tmp_path / 'bad.so')}.so"))
     found, (warning,) = look_up(caplog)
     assert found is None and "no compiled CPU kernels" in warning and words in warning
 

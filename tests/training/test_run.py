@@ -160,7 +160,7 @@ def test_an_interrupt_at_the_end_of_an_epoch_lets_it_end(
     weights = {name: np.full(shape, 0.1, np.float32) for name, shape in parameter_shapes(start).items()}
     save_checkpoint(tmp_path / "start.ckpt", weights, {"model": start})
     keys = {"train__init_checkpoint": str(tmp_path / "start.ckpt"), "train__backbone_lr_scale": 0.0}
-    keys |= {"train__batch_size": 32, "train__checkpoint_every_epochs": 100}
+    keys |= {"train__batch_size": 32, "train__checkpoint_every_epochs": 100, "train__ema_decay": 0.0}
     with pytest.raises(KeyboardInterrupt):
         train(config(folder, tmp_path / "run", **keys))
     before = read_checkpoint(tmp_path / "run" / "last.ckpt").weights

@@ -88,9 +88,8 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     path = Path(path)
     if kind_of(path) == "PyTorch":
         raise CheckpointError(
-            f"{path} is a PyTorch file, not a MindSpore checkpoint. That of a DVT becomes one by "
-            f"scripts/convert_checkpoint.py {path} OUT.ckpt; a training can start from that of a DVT, a DeiT or a "
-            "T2T-ViT as it is (train.init_checkpoint)"
+            f"{path} is a PyTorch file, not a MindSpore checkpoint. That of a DVT becomes one by dvt convert {path} "
+            "OUT.ckpt; a training can start from that of a DVT, a DeiT or a T2T-ViT as it is (train.init_checkpoint)"
         )
     content = read_ckpt(path)
     text = content.texts.pop(METADATA_KEY, None)

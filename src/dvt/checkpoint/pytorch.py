@@ -62,8 +62,7 @@ def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
     """
     path = Path(path)
     content = _read_torch_file(path)
-    sets = _weight_sets(content)
-    key = _choose(path, sets, key)
+    sets, key = _weight_sets(path, content, key)
     tensors = strip_module(sets[key])
     arrays = _arrays(path, tensors)
     rest = {} if key == "" else {name: value for name, value in content.items() if name not in sets}
@@ -161,7 +160,8 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise CheckpointError(
-            "PyTorch files need PyTorch, which is not installed here: pip install -r requirements-torch.txt"
+            "PyTorch files need PyTorch, which is not installed here: pip install 'torch>=2.6' (its CPU build: "
+            "pip install -r requirements-torch.txt)"
         ) from error
     return torch
 
@@ -220,27 +220,24 @@ def _as_stated(path: Path) -> Path | io.BytesIO:
     return copy
 
 
-def _weight_sets(content: Any) -> dict[str, dict[str, Any]]:
-    """Every dict of tensors in the file by its key; "" if the file itself is one."""
+def _weight_sets(path: Path, content: Any, wanted: str | None) -> tuple[dict[str, dict[str, Any]], str]:
+    """Every dict of tensors in the file by its key, "" if the file itself is one, and which of them to take."""
     is_tensor = _torch().is_tensor
-    candidates = {"": content, **content} if isinstance(content, dict) else {}
-    return {
+    sets = {
         key: value
-        for key, value in candidates.items()
+        for key, value in ({"": content, **content} if isinstance(content, dict) else {}).items()
         if isinstance(key, str)
         and isinstance(value, dict)
         and value
         and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
     }
-
-
-def _choose(source: Path, sets: Mapping[str, Any], wanted: str | None) -> str:
     if not sets:
-        raise CheckpointError(f"{source} holds no weights: neither {WEIGHTS_KEY} nor another dict of tensors")
+        raise CheckpointError(f"{path} holds no weights: neither {WEIGHTS_KEY} nor another dict of tensors")
     if wanted is not None and wanted not in sets:
-        raise CheckpointError(f"{source} has no weights under {wanted!r}; it has {', '.join(map(repr, sets))}")
+        raise CheckpointError(f"{path} has no weights under {wanted!r}; it has {', '.join(map(repr, sets))}")
     averaged = [key for key in sets if "ema" in key.lower()]
-    return next(key for key in (wanted, WEIGHTS_KEY, *averaged, "state_dict", "model", *sets) if key in sets)
+    preferred = (wanted, WEIGHTS_KEY, *averaged, "state_dict", "model", *sets)
+    return sets, next(key for key in preferred if key in sets)
 
 
 def _arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -89,7 +89,7 @@ def recognise(
     if {"cls_token", "blocks"} <= present:
         raise CheckpointError(
             f"{source} holds another network than a DVT, a plain backbone without early exits, which is not converted. "
-            "A training can start from it as it is: dvt train --train.init_checkpoint FILE"
+            "A training can start from it as it is (train.init_checkpoint)"
         )
     if not prefixes or prefixes != list(EXIT_PREFIXES[-len(prefixes) :]):
         raise CheckpointError(
@@ -103,7 +103,10 @@ def recognise(
     found = next((key for key in VARIANTS if facts.items() <= vars(model_config(key)).items()), None)
     if found is None:
         described = ", ".join(f"{key} {value}" for key, value in facts.items())
-        raise CheckpointError(f"{source} holds a DVT of no known variant: {described}. Known: {', '.join(VARIANTS)}")
+        raise CheckpointError(
+            f"{source} holds a DVT of no known variant: {described}. Known: {', '.join(VARIANTS)}. A training can "
+            "start from it as it is (train.init_checkpoint)"
+        )
     require_variant(found, name, source)
     try:
         return model_config(found, **overrides)

@@ -198,14 +198,10 @@ def _grid(exit_: Weights, source: _Source, path: Path) -> int:
 def _check_backbone(config: ModelConfig, source: _Source, path: Path) -> None:
     """Refuses weights of which nothing fits, or some have fitting shapes but another meaning."""
     words = {"patch": "patch embedding (DeiT)", "t2t": "soft splits (T2T-ViT)"}
-    channels = source.exits[0]["cls_token"].shape[-1]
-    faults = []
-    if source.tokenizer != config.tokenizer:
-        faults.append(f"{words[source.tokenizer]}, needed {words[config.tokenizer]}")
-    if channels != config.embed_dim:
-        faults.append(f"{channels} channels, needed {config.embed_dim}")
-    if source.num_heads not in (None, config.num_heads):
-        faults.append(f"{source.num_heads} heads, needed {config.num_heads}")
+    channels, heads = source.exits[0]["cls_token"].shape[-1], source.num_heads or config.num_heads
+    found = (words[source.tokenizer], f"{channels} channels", f"{heads} heads")
+    needed = (words[config.tokenizer], f"{config.embed_dim} channels", f"{config.num_heads} heads")
+    faults = [f"{here}, needed {there}" for here, there in zip(found, needed, strict=True) if here != there]
     if not any(name.endswith(".attn.qkv.weight") for name in source.exits[-1]):
         faults.append("no blocks.*.attn.qkv.weight")
     if faults:
@@ -225,7 +221,7 @@ def start_exit(
         the columns of feature reuse, which stand last; and lines on what was not simply copied.
     """
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
-    taken, positions = _positions(config, index, found, found_grid)
+    taken, positions = _positions(config, config.grid_sizes[index], found, found_grid)
     parts: Weights = {}
     left: dict[str, list[str]] = {}  # what was done -> layers or tensors
     others = (name for name in shapes if name != "pos_embed")
@@ -246,24 +242,21 @@ def start_exit(
             missing = [name for name in names if name not in there] if there else [layer]
             if len(there) < len(names):
                 left.setdefault("freshly initialised, not in the file", []).extend(missing)
-    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; {positions}"]
+    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; positions: {positions}"]
     return taken, parts, lines + [f"{done}: {_kinds(names)}" for done, names in left.items()]
 
 
-def _positions(
-    config: ModelConfig, index: int, found: Mapping[str, np.ndarray], found_grid: int
-) -> tuple[Weights, str]:
-    """The positions of one exit by name, none for T2T, and a line that says where they come from."""
+def _positions(config: ModelConfig, grid: int, found: Mapping[str, np.ndarray], found_grid: int) -> tuple[Weights, str]:
+    """The positions of one exit by name, none for T2T, and where they come from."""
     if config.tokenizer == "t2t":
-        return {}, "positions: fixed sinusoids, computed for this grid"
-    grid, positions = config.grid_sizes[index], found["pos_embed"]
-    origin = "as in the file" if grid == found_grid else f"resized from {_grids(found_grid)} to {_grids(grid)}"
+        return {}, "fixed sinusoids, computed for this grid"
+    positions, origin = found["pos_embed"], "as in the file"
+    if grid != found_grid:
+        origin = f"resized from {_grids(found_grid)} to {_grids(grid)}"
     if "dist_token" in found:
         positions = np.delete(positions, 1, axis=1)
         origin += ", without that of the distillation token"
-    if grid != found_grid:
-        positions = resize_positions(positions, grid)
-    return {"pos_embed": positions}, f"positions: {origin}"
+    return {"pos_embed": positions if grid == found_grid else resize_positions(positions, grid)}, origin
 
 
 def _is_widened(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
@@ -280,17 +273,16 @@ def _reason(layer: str, found: tuple[int, ...], needed: tuple[int, ...]) -> str:
 
 def _not_taken(config: ModelConfig, source: _Source, chosen: list[int]) -> list[str]:
     """Lines on what is in the file and has no place in the model at all."""
-    lines = []
     unused = [str(origin + 1) for origin in range(len(source.exits)) if origin not in chosen]
-    if unused:
-        lines.append(f"not taken, exits of the file of no use here: {', '.join(unused)}")
     placeless = []
     for origin in sorted(set(chosen)):
         known = {row.ours for k, each in enumerate(chosen) if each == origin for row in exit_rows(config, k)}
         placeless += [name for name in source.exits[origin] if name not in known]
-    if placeless + source.unknown:
-        lines.append(f"not taken, no place in this model: {_kinds(placeless + source.unknown)}")
-    return lines
+    names = {
+        "exits of the file of no use here": ", ".join(unused),
+        "no place in this model": _kinds(placeless + source.unknown),
+    }
+    return [f"not taken, {what}: {which}" for what, which in names.items() if which]
 
 
 def _kinds(names: Iterable[str]) -> str:

@@ -53,9 +53,8 @@ def disabled() -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            del os.environ[SWITCH]
-        else:
+        del os.environ[SWITCH]
+        if before is not None:
             os.environ[SWITCH] = before
 
 
@@ -76,13 +75,12 @@ def _compiled() -> str | None:
     try:
         folder = _private_folder()
         stem = f"cpu_kernels-{_fingerprint(compiler, flags)}"
-        # Others are left aside: damaged, or not ours alone.
-        whole = (path for path in folder.glob(f"{stem}-*.so") if _only_ours(path) and path == _named(stem, path))
-        path = next(whole, None)
+        ours = (path for path in folder.glob(f"{stem}-*.so") if _only_ours(path))
+        path = next((path for path in ours if path.name == f"{stem}-{_hash(path)}.so"), None)
         if path is None:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 built = compile_library(compiler, flags, Path(scratch))
-                path = _named(stem, built, folder)
+                path = folder / f"{stem}-{_hash(built)}.so"
                 os.replace(built, path)  # whole or not at all, also when several processes compile
         _run(sys.executable, "-I", "-S", "-c", _TRIAL, path)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: there is no home folder
@@ -140,9 +138,8 @@ def _only_ours(path: Path) -> bool:
     return info.st_uid in (os.geteuid(), 0, Path("/").stat().st_uid) and bool(closed or kept_apart)
 
 
-def _named(stem: str, library: Path, folder: Path | None = None) -> Path:
-    """Where a library of this content belongs."""
-    return (folder or library.parent) / f"{stem}-{hashlib.sha256(library.read_bytes()).hexdigest()[:32]}.so"
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32]
 
 
 def _fingerprint(compiler: str, flags: Sequence[str]) -> str:
