@@ -1,0 +1,70 @@
+"""The dry run as users call it: the script, its report, what it refuses, and what it leaves behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ascend.simulated import Ascend
+from dvt.training.dry_run import first_error
+
+ROOT = Path(__file__).parents[2]
+RECIPE = """
+model: {name: dvt_deit_small, image_size: 24, grid_sizes: [2], embed_dim: 16, depth: 1, num_heads: 2, mlp_hidden: 16}
+data: {calibration_images: 2, workers: 1}
+train: {epochs: 1, warmup_epochs: 0, cooldown_epochs: 0, batch_size: 2}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for part in ("train", "val"):
+        for name in ("dark", "light"):
+            (tmp_path / "images" / part / name).mkdir(parents=True)
+            for i in range(8 if part == "train" else 4):
+                Image.new("RGB", (30, 30)).save(tmp_path / "images" / part / name / f"{i}.png")
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def dry_run(folder: Path, cards: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    script = str(ROOT / "scripts" / "run_distribute_train.sh")
+    variables = {**os.environ, "DRY_RUN": "1", "PYTHON": sys.executable, "TMPDIR": str(folder), **variables}
+    command = ["bash", script, "images", "recipe.yaml", cards, "--output", "run"]  # relative, as users write them
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=900)
+
+
+@pytest.mark.slow
+def test_the_script_reports_and_leaves_nothing_behind(ascend: Ascend, folder: Path) -> None:
+    done = dry_run(folder, "8", RANK_ID="3")
+    assert done.returncode == 0, done.stderr
+    assert "rank 3 of 8 simulated Ascend card(s)" in done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("dvt_deit_small, amp_level O0: compiled in ")
+    assert any(line.split()[0] == "HCCL" and "AllReduce" in line for line in lines[2:])
+    assert any(line.split()[0] == "aclnn" and "MatMul" in line for line in lines[2:])
+    assert any(line.startswith("peak memory of a card at 2 images: 0.") and "of 60.0 GiB" in line for line in lines)
+    assert lines[-4] == "Not checked, since nothing was computed:"
+    assert {path.name for path in folder.iterdir()} == {"images", "recipe.yaml"}
+
+
+def test_a_rank_outside_the_job_is_refused(folder: Path) -> None:
+    done = dry_run(folder, "8", RANK_ID="8")
+    assert done.returncode == 2
+    assert "RANK_ID is 8; of 8 card(s) it must be 0 to 7" in done.stderr
+
+
+def test_the_first_error_has_its_place() -> None:
+    own = ROOT / "src" / "dvt" / "training" / "loss.py"
+    text = (
+        "For OneHot on Ascend, if on_value is Int64 dtype, indices must be Int64\n\n----------\n- C++ Call Stack\n"
+        f"# 0 In file {own}:45, 20~60\n  ops.one_hot(\n# 1 In file /site-packages/mindspore/ops/auto.py:10, 1~2\n"
+    )
+    said = first_error(ValueError(text))
+    assert said == (
+        "ValueError: For OneHot on Ascend, if on_value is Int64 dtype, indices must be Int64\n"
+        "at dvt/training/loss.py, line 45"
+    )
