@@ -28,7 +28,7 @@ from pathlib import Path
 from dvt.cluster.simulation import AICPU, Kernels, environment, kernels_in, without_chatter
 
 BEGIN, END = "=== begin", "=== end"
-SECONDS = 900  # of one child, on a busy machine
+SECONDS = 1800  # of one child, on a busy machine
 
 
 @dataclass(frozen=True)
