@@ -197,6 +197,7 @@ def system_error(number: int) -> OSError:
         (system_error(errno.EMFILE), 1, "too many open files; raise the limit (`ulimit -n`)"),
         (MemoryError(), 1, "not enough memory"),
         (RuntimeError("Compile failed\n std::bad_alloc"), 1, "not enough memory"),
+        (RuntimeError("#umsg#Memory not enough:#umsg#Memory isn't enough"), 1, "not enough memory"),
         (ImportError("x.so: failed to map segment from shared object"), 1, "not enough memory"),
         (BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN)), 1, "no more processes or threads may be started"),
         (RuntimeError("can't start new thread"), 1, "no more processes or threads may be started"),

@@ -43,17 +43,17 @@ ALIASES = {
 SWITCHES = ("true", "false", "yes", "no", "on", "off", "null")  # values of a key that is true or false
 
 LIMITS = {
-    ("MemoryError", "std::bad_alloc", "std::length_error", os.strerror(errno.ENOMEM), "failed to map segment"): (
+    "MemoryError|std::bad_alloc|Cannot allocate memory|failed to map segment|emory (not|isn't) enough": (
         "not enough memory; close other programs, raise the limit (`ulimit -v`, that of the container or job), or "
         "lower the batch size and data.workers"
     ),
-    (os.strerror(errno.EAGAIN), "can't start new thread"): (
+    "Resource temporarily unavailable|can't start new thread": (
         "no more processes or threads may be started; raise the limit (`ulimit -u`, --pids-limit of the container) or "
         "lower data.workers"
     ),
-    (os.strerror(errno.EMFILE), os.strerror(errno.ENFILE)): "too many open files; raise the limit (`ulimit -n`)",
+    "Too many open files": "too many open files; raise the limit (`ulimit -n`)",
 }
-"""What shows in an error that a limit of the system was reached -> what to say."""
+"""Pattern of an error that says that a limit of the system was reached -> what to tell the user."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -291,10 +291,10 @@ def _outcome(error: Exception, traceback_shown: bool) -> tuple[str, int]:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] == "mindspore":
         return "error: this command needs MindSpore: pip install 'dvt-mindspore[train]'", 2
     text = f"{type(error).__name__}: {error}"
-    for cause in filter(None, (error, error.__cause__)):
-        for signs, message in LIMITS.items():
-            if any(sign in f"{type(cause).__name__}: {cause}" for sign in signs):
-                return f"error: {message}. The system said: {text.splitlines()[0][:200]}", 1
+    for line in f"{text}\n{type(error.__cause__).__name__}: {error.__cause__}".splitlines():
+        for pattern, message in LIMITS.items():
+            if re.search(pattern, line):
+                return f"error: {message}. The system said: {line[:200]}", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         name, reason = error.filename or "a file", error.strerror
         return f"error: {name} cannot be written: {reason}; free some space, then run this again", 1
