@@ -1,15 +1,20 @@
 """Types and bounds of dataclass fields: what is refused, and that the message names key, value and what is needed."""
 
-from dataclasses import dataclass, field, fields
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from dvt.config import ModelSection
-from dvt.errors import ConfigError
+from dvt.checkpoint import read_checkpoint
+from dvt.config import ModelSection, RunConfig
+from dvt.config.files import config_from_dict, config_to_dict, flattened
+from dvt.deploy import Cascade
+from dvt.errors import ConfigError, DVTError
 from dvt.models.variants import ModelConfig
-from dvt.value_checks import bounds, check_fields, describe_type, fits
+from dvt.value_checks import bounds, check_fields, describe_type, expanded, fits
 
 
 @dataclass
@@ -60,6 +65,44 @@ def test_what_does_not_fit_is_refused(key: str, value: Any, needed: str):
     shown = "null" if value is None else repr(value)
     assert str(refused.value).startswith(f"example.{key} is {shown}; it must be ")
     assert needed in str(refused.value)
+
+
+def path_keys(cls: type, prefix: str = "") -> list[str]:
+    """Dotted keys of a nested dataclass whose type is a path, by their metadata."""
+    found = []
+    for each in fields(cls):
+        found += path_keys(each.type, f"{prefix}{each.name}.") if is_dataclass(each.type) else []
+        found += [prefix + each.name] if "path" in each.metadata else []
+    return found
+
+
+@pytest.mark.parametrize("key", path_keys(RunConfig))
+def test_paths_of_a_configuration_follow_one_rule(key: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PLACE", "here")
+    monkeypatch.delenv("NOWHERE", raising=False)
+    for text, path in (
+        ("~/a", f"{tmp_path}/a"),
+        ("~", str(tmp_path)),
+        ("$PLACE/${PLACE}s", "here/heres"),
+        ("a~/$", "a~/$"),
+        ("below/it", "below/it"),
+    ):
+        assert flattened(config_to_dict(config_from_dict({key: text})))[key] == path
+    for text in ("$NOWHERE/a", "a/${NOWHERE}", "~nobody-of-that-name/a"):
+        with pytest.raises(ConfigError, match=re.escape(f"{key} is {text!r}, but ")):
+            config_from_dict({key: text})
+
+
+def test_paths_given_in_python_follow_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Also a file whose name holds a $."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    Path("cost$NOWHERE.png").touch()
+    assert expanded("cost$NOWHERE.png") == "cost$NOWHERE.png"
+    for reader in (read_checkpoint, Cascade):
+        with pytest.raises(DVTError, match=re.escape(str(tmp_path / "a.ckpt"))):
+            reader("~/a.ckpt")
 
 
 def test_types_alone_may_be_asked_for():

@@ -18,6 +18,7 @@ from dvt.checkpoint.format import kind_of, read_ckpt
 from dvt.errors import CheckpointError, ConfigError, listing, reason_of
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import replacing, write_failure
+from dvt.value_checks import expanded
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -47,7 +48,7 @@ def save_checkpoint(
     """
     import mindspore as ms
 
-    path = Path(path)
+    path = Path(expanded(path))
     if path.suffix != ".ckpt":
         raise CheckpointError(f"cannot save to {path}: the name of a checkpoint must end in .ckpt")
     metadata = dict(metadata or {})
@@ -85,7 +86,7 @@ def _plain(value: Any) -> Any:
 
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Reads a checkpoint. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
-    path = Path(path)
+    path = Path(expanded(path))
     if kind_of(path) == "PyTorch":
         raise CheckpointError(
             f"{path} is a PyTorch file, not a MindSpore checkpoint. That of a DVT becomes one by dvt convert {path} "

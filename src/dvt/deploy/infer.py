@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,7 @@ from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy.runner import Cascade
 from dvt.errors import BundleError, ConfigError, DataError, work_begun
 from dvt.safe_files import explained
+from dvt.value_checks import PATH, bounds, check_fields
 
 COLUMNS = ("file", "label", "class", "confidence", "exit")  # exits are counted from 1
 
@@ -37,18 +38,17 @@ class InferRequest:
         output: CSV file for the predictions; None writes them to standard output.
     """
 
-    bundle: Path
-    data_path: Path
+    bundle: Path = field(metadata=PATH)
+    data_path: Path = field(metadata=PATH)
     backend: str = "onnxruntime"
     format: str | None = None
     thresholds: str | None = None
-    batch_size: int = 8
+    batch_size: int = field(default=8, metadata=bounds(1))
     device_id: int = 0
-    output: Path | None = None
+    output: Path | None = field(default=None, metadata=PATH)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_fields(self, "")
 
 
 class Tally:

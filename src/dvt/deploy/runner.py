@@ -14,6 +14,7 @@ from dvt.early_exit.decisions import check_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
+from dvt.value_checks import expanded
 
 
 class Cascade(AbstractContextManager):
@@ -49,6 +50,7 @@ class Cascade(AbstractContextManager):
         verify: bool = True,
     ) -> None:
         make, formats = choose(backend)
+        folder = Path(expanded(folder, "the bundle"))
         self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
@@ -59,10 +61,10 @@ class Cascade(AbstractContextManager):
             raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; {remedy}")
         graphs = self.manifest.graphs[self.graph_format]
         if verify:
-            check_files(Path(folder), graphs)
+            check_files(folder, graphs)
         model = self.manifest.model
         self._exits, self._image_shape = graphs.exits, (model.in_channels, model.image_size, model.image_size)
-        self._backend = make(Path(folder), graphs, threads, device_id)
+        self._backend = make(folder, graphs, threads, device_id)
         fixed = graphs.exits[0].inputs[0].shape[0]
         self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
         self._pads = self._backend.pads or fixed is not None
