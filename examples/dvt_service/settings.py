@@ -1,6 +1,6 @@
 """What an operator can set; serve.py makes its options of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dvt.errors import ConfigError
 
@@ -42,3 +42,22 @@ class ServiceSettings:
         for key in ("max_wait_ms", "drain_seconds"):
             if not getattr(self, key) >= 0:
                 raise ConfigError(f"{key} is {getattr(self, key)}; it must not be negative")
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """Where the service listens, and what it runs.
+
+    Args:
+        host: Address to listen on; 0.0.0.0 for all.
+        port: Port to listen on.
+        threads: Threads of ONNX Runtime; null lets it choose.
+        format: Files to run: ONNX or ONNX_INT8.
+        limits: Limits of the service.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    threads: int | None = None
+    format: str = "ONNX"
+    limits: ServiceSettings = field(default_factory=ServiceSettings)
