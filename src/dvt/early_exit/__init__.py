@@ -2,7 +2,8 @@
 
 `scores` says how sure an exit is, `decisions` who leaves (and holds the published way to thresholds); `loop` runs exits
 one call at a time, `gathering` over many batches, `classifier` with a MindSpore model; `search` and `budgets` choose
-thresholds, `temperature` scales what they are compared with. All but `classifier` is plain NumPy.
+thresholds, `temperature` scales what they are compared with. `certify` gives thresholds with a guarantee, from
+`candidates` and the tests of `bounds`; `audit` watches it in production. All but `classifier` is plain NumPy.
 """
 
 from dvt.early_exit.decisions import (

@@ -1,0 +1,98 @@
+"""Whether a certificate still holds in production: a test that may be looked at after every audited image.
+
+Some of the images that left early also run to the last exit; an `Audit` is told, one by one, whether the answer
+changed. Interval and alarm hold at all times together, so looking again and again costs nothing. Plain NumPy.
+
+Sources: Robbins, Annals of Mathematical Statistics 1970 (mixtures), for the interval; Shin, Ramdas and Rinaldo,
+arXiv 2203.03532 (evidence that may begin at any time), for the alarm.
+"""
+
+from dataclasses import dataclass, replace
+from math import lgamma, log, log1p, log2
+
+import numpy as np
+
+_RATIOS = np.array([1.5, 2.0, 3.0])  # rates to watch for, in multiples of the largest allowed
+_ENOUGH = 1e12  # evidence is not counted beyond
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audited images of one setting so far; `add` returns the next state.
+
+    Args:
+        bound: Largest share of all images whose answer may change, in points: `Certificate.change_bound`.
+        confidence: Of the interval, and that there is no alarm while the bound holds, however long that is.
+        audited: Images that left early and were run to the last exit.
+        changed: Of them, those with another answer there.
+        alarm: Whether the bound was ever excluded; stays.
+        evidence: Against the bound, one number for each of the rates watched for.
+    """
+
+    bound: float
+    confidence: float = 0.95
+    audited: int = 0
+    changed: int = 0
+    alarm: bool = False
+    evidence: tuple[float, ...] = (0.0,) * len(_RATIOS)
+
+    def add(self, changed: bool, leaving: float) -> "Audit":
+        """The state after one more audited image; `leaving`, 0..1, is the share of the images that leave early so far.
+
+        For each rate the likelihood ratio against the largest allowed rate is a fair bet, or a worse one, as long as
+        the bound holds. A part of the stake is set aside for each possible moment of a change, so that a long good time
+        before it does not hide it. Stake and gains together reach 1 / (1 - confidence) with at most that probability.
+        """
+        allowed = self.bound / 100 / leaving if leaving > 0 else 1.0
+        audited, evidence = self.audited + 1, np.zeros(len(_RATIOS))
+        if allowed < 1:
+            allowed = max(allowed, 1e-6)
+            rates = np.minimum(_RATIOS * allowed, (1 + allowed) / 2)
+            gains = rates / allowed if changed else (1 - rates) / (1 - allowed)
+            stake = _reserve(audited - 1) - _reserve(audited)
+            evidence = np.minimum((np.array(self.evidence) + stake) * gains, _ENOUGH)
+        return replace(
+            self,
+            audited=audited,
+            changed=self.changed + bool(changed),
+            alarm=self.alarm or bool(evidence.mean() + _reserve(audited) >= 1 / (1 - self.confidence)),
+            evidence=tuple(evidence.tolist()),
+        )
+
+    def change_rate(self, leaving: float) -> tuple[float, float]:
+        """Interval of the share of all images whose answer changes, in points, from all images audited so far."""
+        low, high = rate_interval(self.audited, self.changed, self.confidence)
+        return 100 * low * leaving, 100 * high * leaving
+
+
+def _reserve(audited: int) -> float:
+    """What is left of the stake for changes after so many images; 1 at the start, and so slow that it lasts."""
+    return 1 / log2(audited + 2)
+
+
+def rate_interval(audited: int, changed: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence sequence of a share: the intervals of all numbers audited hold together with this probability.
+
+    The shares whose likelihood is not 1 / (1 - confidence) times smaller than the mean of all shares' likelihoods,
+    weighted by the Beta(1/2, 1/2) distribution.
+    """
+    if audited == 0:
+        return 0.0, 1.0
+    same = audited - changed
+    mixed = lgamma(changed + 0.5) + lgamma(same + 0.5) - lgamma(audited + 1) - log(np.pi)
+
+    def inside(share: float) -> bool:
+        if not 0 < share < 1:
+            return (share == 0 and changed == 0) or (share == 1 and same == 0)
+        return mixed - changed * log(share) - same * log1p(-share) < -log(1 - confidence)
+
+    def edge(outside: float) -> float:
+        if inside(outside):
+            return outside
+        within = changed / audited
+        for _ in range(50):
+            middle = (within + outside) / 2
+            within, outside = (middle, outside) if inside(middle) else (within, middle)
+        return outside
+
+    return edge(0.0), edge(1.0)

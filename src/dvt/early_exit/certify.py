@@ -1,0 +1,224 @@
+"""Thresholds with a guarantee: on the population, they lose no more than asked, with a stated confidence.
+
+Learn then Test with one fixed sequence. Candidates are found and ordered, from dear to cheap, on the first part of the
+calibration images; each is tested on the second part, at the full level; the first that fails ends the sequence and the
+last that passed is taken. `docs/certified.md` says why that holds and where it ends. Plain NumPy.
+
+Axis letters: K exits, n images, P candidates, G classes. Limits and bounds that users see are points of 100.
+
+Sources: Angelopoulos et al., "Learn then Test", arXiv 2110.01052 (the method); Jazbec et al., "Fast yet Safe",
+arXiv 2405.20915 (for early exits). The tests are those of `bounds`.
+"""
+
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dvt.early_exit.bounds import (
+    cost_upper,
+    net_loss_below,
+    net_loss_intervals,
+    net_loss_upper,
+    share_at_most,
+    share_upper,
+)
+from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, exits_taken, find_candidates
+from dvt.errors import ConfigError, DataError
+
+METHOD = "fixed-sequence testing, exact binomial or paired test"
+LEAST_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is guaranteed of thresholds, and what it rests on."""
+
+    thresholds: tuple[float, ...]  # (K,)
+    risk: Risk
+    limit: float  # points of 100 images: the guarantee
+    confidence: float  # 0..1, that the guarantee holds
+    images: int  # calibration images in all
+    tested: int  # of them, those that the candidates were tested on
+    method: str
+    loss: float  # points, on the tested images
+    bound: float  # points, upper bound for these thresholds by themselves; at most the limit
+    change_bound: float  # points: upper bound of the share of all images whose answer changes
+    cost: float  # average per image on the tested images, in the unit of the costs
+    cost_bound: float  # upper bound of that average in the population
+    seed: int  # of the split into two parts
+    exif: bool | None = None  # whether the orientation in image files was honoured; None where it is not known
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back."""
+        return asdict(self) | {"thresholds": list(self.thresholds)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Certificate":
+        """The inverse of `to_json`. Raises TypeError for other names."""
+        return cls(**stored | {"thresholds": tuple(stored["thresholds"])})
+
+
+class NotCertifiedError(ConfigError):
+    """These images cannot certify the wish.
+
+    Attributes:
+        smallest: The smallest limit, in points, that they can certify.
+        images: About how many images the wish needs; None if no number helps.
+    """
+
+    def __init__(self, message: str, smallest: float, images: int | None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
+        self.images = images
+
+
+def certify(
+    calibration: CalibrationSet, risk: Risk, limit: float, confidence: float = 0.95, seed: int = 0
+) -> Certificate:
+    """The cheapest thresholds of which the images prove that the risk is at most `limit` points.
+
+    With probability `confidence` over the draw of the calibration images, the population that they come from loses at
+    most that. Each call holds by itself: m calls that shall hold together need the confidence 1 - (1 - confidence) / m.
+
+    Raises:
+        NotCertifiedError: These images cannot certify it; says what they can, and how many images it needs.
+        ConfigError: A limit outside 0..100, a confidence outside 0..1, an unknown risk, or one without its labels.
+        DataError: Fewer than 20 images.
+    """
+    if not 0 <= limit <= 100:
+        raise ConfigError(f"the limit is {limit:g} points; give a number from 0 to 100")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"the confidence is {confidence:g}; give a number between 0 and 1, such as 0.95")
+    images, level = np.shape(calibration.scores)[1], 1 - confidence
+    if images < LEAST_IMAGES:
+        raise DataError(f"there are {images} calibration images; a certificate needs {LEAST_IMAGES} or more")
+    tried = try_candidates(calibration, risk, limit, level, seed)
+    if tried.passed == 0:
+        raise _not_certified(tried, risk, limit, confidence, images)
+
+    # Which candidate is taken depends on the images tested; bounds that hold for all of them hold for that one.
+    n, shared = tried.exits.shape[1], level / len(tried.exits)
+    taken, worse, better = (each[tried.passed - 1] for each in (tried.exits, tried.worse, tried.better))
+    costs = np.asarray(calibration.costs, np.float64)
+    leaving = np.bincount(taken, minlength=len(costs))
+    changed = tried.second.losses("changes")[taken, np.arange(n)].sum()
+    change_bound = 100 * share_upper(int(changed), n, shared)
+    return Certificate(
+        thresholds=tuple(float(value) for value in tried.candidates.thresholds[tried.passed - 1]),
+        risk=risk,
+        limit=float(limit),
+        confidence=confidence,
+        images=images,
+        tested=n,
+        method=METHOD,
+        loss=float(100 * (worse - better) / n),
+        bound=min(100 * _bound(int(worse), int(better), n, level, risk), float(limit)),
+        change_bound=min(change_bound, float(limit)) if risk == "changes" else change_bound,
+        cost=float(leaving @ costs / n),
+        cost_bound=cost_upper(leaving, costs, shared),
+        seed=seed,
+    )
+
+
+def joint_confidence(confidence: float, answers: int) -> float:
+    """The confidence that each of several answers needs so that all hold together with `confidence`."""
+    return 1 - (1 - confidence) / answers
+
+
+class Tried(NamedTuple):
+    """A sequence of P candidates and what the second part says of them; the first `passed` hold the limit."""
+
+    candidates: Candidates
+    second: CalibrationSet  # its n images
+    exits: np.ndarray  # (P, n) where these leave
+    worse: np.ndarray  # (P,) number of them
+    better: np.ndarray  # (P,)
+    passed: int
+
+
+def try_candidates(calibration: CalibrationSet, risk: Risk, limit: float, level: float, seed: int = 0) -> Tried:
+    """Finds candidates on the first part and tests them on the second; limit in points, level the chance to err."""
+    first, second = calibration.parts(seed)
+    n = np.shape(second.scores)[1]
+    candidates = find_candidates(first, risk, limit / 100, n)
+    exits = exits_taken(second.scores, candidates.thresholds)
+    loss = second.losses(risk)[exits, np.arange(n)]
+    worse, better = (loss > 0).sum(axis=1), (loss < 0).sum(axis=1)
+    passed = 0
+    while passed < len(exits) and _holds(int(worse[passed]), int(better[passed]), n, limit / 100, level, risk):
+        passed += 1
+    return Tried(candidates, second, exits, worse, better, passed)
+
+
+def cost_bound(images: CalibrationSet, thresholds: np.ndarray, confidence: float = 0.95) -> float:
+    """Upper bound of the average cost in the population, for thresholds (K,) that were chosen without these images."""
+    leaving = np.bincount(exits_taken(images.scores, np.asarray(thresholds)[None])[0], minlength=len(images.costs))
+    return cost_upper(leaving, np.asarray(images.costs, np.float64), 1 - confidence)
+
+
+class ClassDrop(NamedTuple):
+    """What the images of one class lose, in points of that class."""
+
+    label: int
+    images: int
+    drop: float
+    low: float
+    high: float
+
+
+def class_drops(images: CalibrationSet, thresholds: np.ndarray, confidence: float = 0.95) -> list[ClassDrop]:
+    """The accuracy drop of every class with an interval, the largest first, on images that chose nothing.
+
+    The intervals are approximate, and each holds by itself: the certificate is about the average alone.
+    """
+    taken = exits_taken(images.scores, np.asarray(thresholds)[None])[0]
+    loss = images.losses("accuracy_drop")[taken, np.arange(len(taken))]
+    labels, place, n = np.unique(images.labels, return_inverse=True, return_counts=True)
+    worse, better = np.bincount(place, loss > 0), np.bincount(place, loss < 0)
+    low, high = net_loss_intervals(worse, better, n, NormalDist().inv_cdf((1 + confidence) / 2))
+    rows = zip(labels.tolist(), n.tolist(), *(100 * each for each in ((worse - better) / n, low, high)), strict=True)
+    return sorted((ClassDrop(a, b, *map(float, rest)) for a, b, *rest in rows), key=lambda row: -row.drop)
+
+
+def _holds(worse: int, better: int, n: int, limit: float, level: float, risk: Risk) -> bool:
+    if risk == "accuracy_drop":
+        return net_loss_below(worse, better, n, limit, level)
+    return share_at_most(worse, n, limit) <= level
+
+
+def _bound(worse: int, better: int, n: int, level: float, risk: Risk) -> float:
+    return net_loss_upper(worse, better, n, level) if risk == "accuracy_drop" else share_upper(worse, n, level)
+
+
+def _not_certified(tried: Tried, risk: Risk, limit: float, confidence: float, images: int) -> NotCertifiedError:
+    """The smallest limit is the bound of the first candidate, with which the sequence begins whatever the limit."""
+    bound = _bound(int(tried.worse[0]), int(tried.better[0]), tried.exits.shape[1], 1 - confidence, risk)
+    smallest = float(np.ceil(1e4 * bound) / 100)
+    needed = images_needed(tried.candidates, limit / 100, 1 - confidence, images)
+    what = {"accuracy_drop": "of accuracy", "regressions": "of regressions", "changes": "of changed answers"}[risk]
+    advice = "no number of images is likely to do so" if needed is None else f"it needs about {needed:,} images"
+    return NotCertifiedError(
+        f"{images:,} calibration images cannot certify a limit of {limit:g} points {what} at a confidence of "
+        f"{100 * confidence:g} %; {advice}. The smallest limit that these images can certify is {smallest:g} points",
+        smallest,
+        needed,
+    )
+
+
+def images_needed(found: Candidates, limit: float, level: float, images: int) -> int | None:
+    """About how many calibration images certify one of the candidates in four of five draws; None if no number does.
+
+    By the normal approximation with the shares expected of the candidates, and enough images that none of them worse
+    would prove the limit.
+    """
+    gap = limit - (found.worse - found.better)
+    if limit <= 0 or not (gap > 0).any():
+        return None
+    z = NormalDist().inv_cdf(1 - level) + NormalDist().inv_cdf(0.8)
+    tested = z**2 * (found.worse + found.better + limit / 2)[gap > 0] / gap[gap > 0] ** 2
+    tested = max(tested.min(), np.log(level) / np.log1p(-min(limit, 0.999)))
+    needed = max(tested / (1 - FIRST_SHARE), 1.25 * images)
+    unit = 10 ** max(int(np.log10(needed)) - 1, 0)
+    return int(np.ceil(needed / unit)) * unit
