@@ -71,9 +71,9 @@ def _evaluate(config: RunConfig, folder: Path) -> tuple[dict[str, np.ndarray], d
     cell, arrays, accuracy = AllExits(model), {}, {}
     for split in EVALUATED:
         found = run_all_exits(cell, splits, split, config.eval.batch_size, Keep(probabilities=True))
-        packed = pack(found.probabilities, found.outcomes.labels)
+        packed = pack(found.probabilities, found.labels)
         arrays |= {f"{split}_{key}": values for key, values in packed.items()}
-        accuracy[split] = found.outcomes.accuracy
+        accuracy[split] = found.accuracy
     arrays |= {f"val_{key}": values.astype(np.uint8) for key, values in splits.attributes("val").items()}
     costs = cumulative_gmacs(checkpoint.model)
     train = config.train

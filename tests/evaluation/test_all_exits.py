@@ -11,7 +11,7 @@ from mindspore import Tensor
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import RULES
 from dvt.errors import ConfigError
-from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Keep, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation.all_exits import PARTIAL_FOLDER, AllExits, Keep, Partial, run_all_exits
 from dvt.models.cascade import build_model
 
 SIZES = {"image_size": 12, "grid_sizes": (2, 3), "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_hidden": 8}
@@ -42,7 +42,7 @@ def cell() -> AllExits:
     return AllExits(build_model("dvt_deit_small", num_classes=4, **SIZES))
 
 
-def assert_same(left: SplitOutputs, right: SplitOutputs) -> None:
+def assert_same(left: Outcomes, right: Outcomes) -> None:
     arrays = left.to_arrays()
     assert arrays.keys() == right.to_arrays().keys()
     for name, value in right.to_arrays().items():
@@ -56,11 +56,11 @@ def test_what_is_kept_is_what_all_probabilities_say(cell: AllExits, temperatures
     kept = run_all_exits(cell, Pictures(), "val", 8, Keep(temperatures))
     assert kept.probabilities is None
     expected = Outcomes.of(everything.probabilities, Pictures().labels, temperatures)
-    np.testing.assert_array_equal(kept.outcomes.predicted, expected.predicted)
-    np.testing.assert_array_equal(kept.outcomes.labels, expected.labels)
-    np.testing.assert_array_equal(kept.confidence, everything.probabilities.max(axis=2))
+    np.testing.assert_array_equal(kept.predicted, expected.predicted)
+    np.testing.assert_array_equal(kept.labels, expected.labels)
+    np.testing.assert_array_equal(kept.largest, everything.probabilities.max(axis=2))
     for rule in RULES:
-        np.testing.assert_array_equal(kept.outcomes.scores[rule], expected.scores[rule], err_msg=rule)
+        np.testing.assert_array_equal(kept.scores[rule], expected.scores[rule], err_msg=rule)
 
 
 def test_an_interrupted_run_goes_on(cell: AllExits, tmp_path: Path):

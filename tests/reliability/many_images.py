@@ -42,7 +42,7 @@ def main(task: str, count: int) -> None:
     def run(number: int) -> int:
         images = Noise(number)
         if task == "evaluate":
-            return len(run_all_exits(AllExits(model), images, "val", BATCH).outcomes.labels)
+            return len(run_all_exits(AllExits(model), images, "val", BATCH).labels)
         batches = (batch for batch, _ in images.batches("val", BATCH))
         classifier = AdaptiveClassifier(model, (2.0, 0.00105, 0.0), batch_sizes=[BATCH])
         return sum(len(part.labels) for part in classifier.predict_batches(batches))

@@ -6,6 +6,7 @@ Axis letters: B images, K exits.
 import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -33,23 +34,17 @@ from dvt.models.cost import handed_on_shapes
 class AdaptiveClassifier:
     """Classifies images with as few tokens as their difficulty asks for (paper, section 3.1; spec: early exit).
 
-    An image leaves at the first exit whose confidence is at least that exit's threshold; the last exit takes all that
-    are left. Exit k + 1 runs only on the images that are left, with the features and relations exit k handed on.
+    Two modes decide alike: `predict` answers each call at once (latency), `predict_batches` lets the images that an
+    exit does not settle wait until the next one has a full batch of them (throughput). The model is put into evaluation
+    mode, and used with the weights that it has when it is called.
 
     Each exit is compiled, in graph and in PyNative mode, for the numbers of images in `batch_sizes`, each when first
     needed; any other number is cut and padded to these. Static shapes are what Ascend wants, and on the CPU they run
     this model three times as fast as one graph for every number.
 
-    There are two modes, which decide alike: `predict` answers each call at once (latency), `predict_batches` lets the
-    images that an exit does not settle wait until the next one has a full batch of them (throughput).
-
-    The model is put into evaluation mode, and used with the weights that it has when it is called.
-
     Several threads may share a classifier: exits run one after the other (`dvt.device.GRAPH_LOCK`), each of them on all
-    cores, while other threads prepare images.
-
-    Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence is
-    that close to a threshold may leave one exit earlier or later.
+    cores. Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence
+    is that close to a threshold may leave one exit earlier or later.
     """
 
     def __init__(
@@ -106,10 +101,8 @@ class AdaptiveClassifier:
                 except DataError as error:
                     raise DataError(f"batch {number}: {error}") from error
 
-        def run_exit(
-            index: int, images: np.ndarray, handed_on: Mapping[str, np.ndarray]
-        ) -> tuple[np.ndarray, HandedOn]:
-            return self.run_exit(index, images, handed_on, [sizes[index]])
+        def run_exit(index: int, *inputs: Any) -> tuple[np.ndarray, HandedOn]:
+            return self.run_exit(index, *inputs, [sizes[index]])
 
         return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule, timing)
 

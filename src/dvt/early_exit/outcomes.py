@@ -11,12 +11,13 @@ known: `exit_index` (n,) and `thresholds` (K,) of the recommended setting, `cumu
 
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from dvt.early_exit.decisions import confidence
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
 from dvt.errors import ConfigError, DataError, work_begun
@@ -24,36 +25,58 @@ from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
 _CALIBRATION = "calibration_"  # before the names of the calibration images' arrays
+_STORED = ("labels", "predicted", *RULES)
 _OPTIONAL = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What every exit says of the images of one split."""
+    """What every exit says of the images of one split: some 20 bytes per image and exit without `probabilities`."""
 
     predicted: np.ndarray  # (K, n) most probable class
     labels: np.ndarray  # (n,) true class
     scores: dict[str, np.ndarray]  # rule name -> (K, n)
+    largest: np.ndarray | None = None  # (K, n) largest probability, at no temperature
+    probabilities: np.ndarray | None = None  # (K, n, C) at no temperature
     _frontiers: dict[tuple, Frontier] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
-        cls, probabilities: np.ndarray, labels: np.ndarray, temperatures: Sequence[float] | None = None
+        cls,
+        probabilities: np.ndarray,
+        labels: np.ndarray,
+        temperatures: Sequence[float] | None = None,
+        keep_probabilities: bool = False,
     ) -> "Outcomes":
-        """From softmax outputs (K, n, C), scored at `temperatures` (K,)."""
-        scaled = None if temperatures is None else tuple(temperatures)
+        """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
+        largest, scaled = confidence(probabilities), None if temperatures is None else tuple(temperatures)
         scores = {name: stacked_scores(ExitRule(name, scaled), probabilities) for name in RULES}
-        return cls(probabilities.argmax(axis=2).astype(np.int32), np.asarray(labels), scores)
+        predicted = probabilities.argmax(axis=2).astype(np.int32)
+        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep_probabilities else None)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """The images of all parts, in order."""
+        arrays = [part.to_arrays() for part in parts]
+        return _of_each_array(arrays[0], lambda name, axis: np.concatenate([each[name] for each in arrays], axis))
+
+    def chosen(self, mask: np.ndarray) -> "Outcomes":
+        """Some images, those where `mask` (n,) is true."""
+        arrays = self.to_arrays()
+        return _of_each_array(arrays, lambda name, axis: np.compress(mask, arrays[name], axis))
 
     def to_arrays(self) -> dict[str, np.ndarray]:
-        """By name, as files keep them."""
-        return {"labels": self.labels, "predicted": self.predicted, **self.scores}
+        """All that is known, by name."""
+        optional = {"largest": self.largest, "probabilities": self.probabilities}
+        known = {name: array for name, array in optional.items() if array is not None}
+        return {"labels": self.labels, "predicted": self.predicted, **self.scores, **known}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Outcomes":
         """The inverse of `to_arrays`, for names that start with `prefix`. Raises KeyError for a missing name."""
         scores = {rule: arrays[prefix + rule] for rule in RULES}
-        return cls(arrays[f"{prefix}predicted"], arrays[f"{prefix}labels"], scores)
+        optional = (arrays.get(prefix + name) for name in ("largest", "probabilities"))
+        return cls(arrays[f"{prefix}predicted"], arrays[f"{prefix}labels"], scores, *optional)
 
     @property
     def correct(self) -> np.ndarray:
@@ -77,6 +100,11 @@ class Outcomes:
         return self._frontiers[key]
 
 
+def _of_each_array(names: Mapping[str, np.ndarray], made: Callable[[str, int], np.ndarray]) -> Outcomes:
+    """Of `made(name, axis of the images)`; arrays are (n,), (K, n) or (K, n, C)."""
+    return Outcomes.from_arrays({name: made(name, min(array.ndim - 1, 1)) for name, array in names.items()})
+
+
 @dataclass(frozen=True)
 class StoredPredictions:
     """The content of `predictions.npz`; the docstring of this module says what it holds."""
@@ -88,19 +116,16 @@ class StoredPredictions:
     temperatures: np.ndarray | None = None
     thresholds: np.ndarray | None = None
     exit_index: np.ndarray | None = None
-    probabilities: np.ndarray | None = None
 
     @work_begun()
     def save(self, path: Path) -> None:
         """Writes the file, whole or not at all. Raises ConfigError for a place that cannot be written."""
-        arrays = self.val.to_arrays() | {"cumulative_gmacs": self.cumulative_gmacs}
-        if self.calibration is not None:
-            arrays |= {_CALIBRATION + name: array for name, array in self.calibration.to_arrays().items()}
-        arrays |= {
-            name: getattr(self, name) for name in (*_OPTIONAL, "probabilities") if getattr(self, name) is not None
-        }
+        val, calibration = self.val.to_arrays(), self.calibration.to_arrays() if self.calibration else {}
+        arrays = {name: val[name] for name in (*_STORED, "probabilities") if name in val}
+        arrays |= {_CALIBRATION + name: calibration[name] for name in _STORED if name in calibration}
+        arrays |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         with explained(path, ConfigError), replacing(path) as written:
-            np.savez_compressed(written, **arrays)
+            np.savez_compressed(written, cumulative_gmacs=self.cumulative_gmacs, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "StoredPredictions":
@@ -111,14 +136,14 @@ class StoredPredictions:
         if not path.is_file():
             raise DataError(f"there is no {path}; `dvt eval` writes {PREDICTIONS_FILE} beside its report")
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                calibrated = f"{_CALIBRATION}labels" in stored
-                return cls(
-                    val=Outcomes.from_arrays(stored),
-                    cumulative_gmacs=stored["cumulative_gmacs"],
-                    calibration=Outcomes.from_arrays(stored, _CALIBRATION) if calibrated else None,
-                    **{name: stored[name] for name in _OPTIONAL if name in stored},
-                )
+            with np.load(path, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files if name != "probabilities"}
+            return cls(
+                val=Outcomes.from_arrays(stored),
+                cumulative_gmacs=stored["cumulative_gmacs"],
+                calibration=Outcomes.from_arrays(stored, _CALIBRATION) if f"{_CALIBRATION}labels" in stored else None,
+                **{name: stored[name] for name in _OPTIONAL if name in stored},
+            )
         except KeyError as error:
             raise DataError(f"{path} lacks what this version needs ({error.args[0]}); evaluate again") from error
         except (OSError, ValueError, zipfile.BadZipFile) as error:

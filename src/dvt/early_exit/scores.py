@@ -50,7 +50,13 @@ class ExitRule:
         """Scores (n,) of one exit's softmax outputs (n, C), in their precision."""
         if self.temperatures is not None:
             probabilities = at_temperature(probabilities, self.temperatures[exit_index])
-        return _SCORES[self.name](probabilities)
+        if self.name == "entropy":
+            entropy = -(probabilities * np.log(np.maximum(probabilities, _SMALLEST))).sum(axis=-1)
+            return (1 - entropy / np.log(max(probabilities.shape[-1], 2))).astype(probabilities.dtype)
+        if self.name == "margin" and probabilities.shape[-1] > 1:
+            second, first = np.moveaxis(np.partition(probabilities, -2, axis=-1)[..., -2:], -1, 0)
+            return first - second
+        return probabilities.max(axis=-1)
 
     def check_exits(self, num_exits: int) -> None:
         """Raises ConfigError unless there is a temperature for each exit, or none at all."""
@@ -64,10 +70,8 @@ class ExitRule:
     @classmethod
     def from_dict(cls, stored: dict | None) -> "ExitRule":
         """The inverse of `to_dict`; None is the paper's rule."""
-        if stored is None:
-            return cls()
-        temperatures = stored.get("temperatures")
-        return cls(stored.get("name", "confidence"), None if temperatures is None else tuple(temperatures))
+        stored = stored or {}
+        return cls(stored.get("name", "confidence"), stored.get("temperatures"))
 
 
 CONFIDENCE = ExitRule()
@@ -85,22 +89,6 @@ def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     logits = np.log(np.maximum(probabilities, _SMALLEST)) / np.asarray(temperature, probabilities.dtype)
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _margin(probabilities: np.ndarray) -> np.ndarray:
-    if probabilities.shape[-1] < 2:
-        return probabilities[..., 0]
-    second, first = np.moveaxis(np.partition(probabilities, -2, axis=-1)[..., -2:], -1, 0)
-    return first - second
-
-
-def _certainty(probabilities: np.ndarray) -> np.ndarray:
-    classes = max(probabilities.shape[-1], 2)
-    entropy = -(probabilities * np.log(np.maximum(probabilities, _SMALLEST))).sum(axis=-1)
-    return (1 - entropy / np.log(classes)).astype(probabilities.dtype)
-
-
-_SCORES = {"confidence": lambda probabilities: probabilities.max(axis=-1), "entropy": _certainty, "margin": _margin}
 
 
 def describe(rule: ExitRule) -> str:

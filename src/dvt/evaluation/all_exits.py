@@ -7,7 +7,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from dvt import device, early_exit
+from dvt import device
 from dvt.data import Splits
 from dvt.data.progress import progress
 from dvt.early_exit.loop import padded
@@ -28,46 +28,6 @@ SAVE_SECONDS = 30.0  # what an interruption may cost, besides the current batch
 PARTIAL_FOLDER = ".evaluation"
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SplitOutputs:
-    """What is kept of the images of a split: some 20 bytes per image and exit, whatever the number of classes."""
-
-    outcomes: Outcomes
-    confidence: np.ndarray  # (K, n) largest probability, at no temperature
-    probabilities: np.ndarray | None = None  # (K, n, C), where asked for; 12 KB an image for 3 x 1000
-
-    def to_arrays(self) -> dict[str, np.ndarray]:
-        """By name, as a file keeps them; `from_arrays` reads them back."""
-        arrays = self.outcomes.to_arrays() | {"largest": self.confidence}
-        return arrays if self.probabilities is None else arrays | {"probabilities": self.probabilities}
-
-    @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "SplitOutputs":
-        """The inverse of `to_arrays`."""
-        return cls(Outcomes.from_arrays(arrays), arrays["largest"], arrays.get("probabilities"))
-
-    @classmethod
-    def joined(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
-        """The images of all parts, in order."""
-        arrays = [part.to_arrays() for part in parts]
-        return cls.from_arrays(
-            {
-                name: np.concatenate([each[name] for each in arrays], axis=_image_axis(first))
-                for name, first in arrays[0].items()
-            }
-        )
-
-    def chosen(self, mask: np.ndarray) -> "SplitOutputs":
-        """Some images, those where `mask` (n,) is true."""
-        return self.from_arrays(
-            {name: np.compress(mask, array, axis=_image_axis(array)) for name, array in self.to_arrays().items()}
-        )
-
-
-def _image_axis(array: np.ndarray) -> int:
-    return 0 if array.ndim == 1 else 1  # (n,), (K, n) or (K, n, C)
 
 
 class Partial:
@@ -83,7 +43,7 @@ class Partial:
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder = folder / PARTIAL_FOLDER
-        self._waiting: list[SplitOutputs] = []
+        self._waiting: list[Outcomes] = []
         self._saved = time.monotonic()
         text = json.dumps(identity, sort_keys=True, default=str)
         note = self._folder / "identity.json"
@@ -93,15 +53,15 @@ class Partial:
                 self._folder.mkdir(parents=True)
                 note.write_text(text, encoding="utf-8")
 
-    def load(self, split: str) -> list[SplitOutputs]:
+    def load(self, split: str) -> list[Outcomes]:
         """What was kept of the images done before, in parts."""
         parts = []
         for path in sorted(self._folder.glob(f"{split}_*.npz")):
             with np.load(path, allow_pickle=False) as stored:
-                parts.append(SplitOutputs.from_arrays(dict(stored)))
+                parts.append(Outcomes.from_arrays(dict(stored)))
         return parts
 
-    def add(self, split: str, outputs: SplitOutputs) -> None:
+    def add(self, split: str, outputs: Outcomes) -> None:
         """One more batch; written to the disk together with others."""
         self._waiting.append(outputs)
         if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -112,7 +72,7 @@ class Partial:
         if self._waiting:
             path = self._folder / f"{split}_{len(list(self._folder.glob(f'{split}_*.npz'))):06d}.npz"
             with replacing(path) as written:
-                np.savez(written, **SplitOutputs.joined(self._waiting).to_arrays())
+                np.savez(written, **Outcomes.joined(self._waiting).to_arrays())
         self._waiting, self._saved = [], time.monotonic()
 
     def remove(self) -> None:
@@ -128,16 +88,8 @@ class Keep:
     probabilities: bool = False  # those too
     partial: Partial | None = None  # where batches are kept for the case of an interruption
 
-    def of(self, probabilities: np.ndarray, labels: np.ndarray) -> SplitOutputs:
-        """Of softmax outputs (K, n, C). Raises DataError if they are not finite."""
-        return SplitOutputs(
-            Outcomes.of(probabilities, labels, self.temperatures),
-            early_exit.confidence(probabilities),
-            probabilities if self.probabilities else None,
-        )
 
-
-def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, keep: Keep = Keep()) -> SplitOutputs:
+def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, keep: Keep = Keep()) -> Outcomes:
     """Every exit on every image of a split, each image once, in order; the label of an image that cannot be read
     and is skipped is `LEFT_OUT`.
 
@@ -148,23 +100,20 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
     cell.model.set_train(False)
     run, partial = device.ahead_of_time(cell), keep.partial
     parts = partial.load(split) if partial else []
-    done = sum(len(part.outcomes.labels) for part in parts)
+    done = sum(len(part.labels) for part in parts)
     if done:
         log.info("%s: going on after %d of %d images, which were evaluated before", split, done, splits.sizes[split])
     try:
         with progress(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
             if done < splits.sizes[split]:
                 for images, labels in splits.batches(split, batch_size, skip=done // batch_size):
-                    parts.append(keep.of(_padded_run(run, images, batch_size), labels))
+                    # A short batch is padded, so that one compiled shape serves all.
+                    outputs = run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]
+                    parts.append(Outcomes.of(outputs, labels, keep.temperatures, keep.probabilities))
                     if partial:
                         partial.add(split, parts[-1])
                     bar.update(len(images))
     finally:
         if partial:
             partial.flush(split)
-    return SplitOutputs.joined(parts)
-
-
-def _padded_run(run: Callable[[Tensor], Tensor], images: np.ndarray, batch_size: int) -> np.ndarray:
-    """(K, B, C); a short batch is padded, so that one compiled shape serves all."""
-    return run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]
+    return Outcomes.joined(parts)

@@ -11,7 +11,6 @@ import numpy as np
 from dvt.data import Splits
 from dvt.early_exit.budgets import evenly_spread
 from dvt.early_exit.outcomes import Outcomes
-from dvt.evaluation.all_exits import SplitOutputs
 from dvt.report.page import Example
 from dvt.report.results import Group
 
@@ -23,12 +22,12 @@ class ExitsTaken:
     """The validation images, what every exit says of them, and the exits that they take (n,)."""
 
     splits: Splits
-    found: SplitOutputs
+    found: Outcomes
     exit_index: np.ndarray
 
     def by_class(self) -> dict[str, Group]:
         """Class name -> its images; classes without images are left out."""
-        labels = self.found.outcomes.labels
+        labels = self.found.labels
         names = enumerate(self.splits.class_names)
         return {name: self._group(labels == label) for label, name in names if (labels == label).any()}
 
@@ -42,21 +41,21 @@ class ExitsTaken:
     def examples(self) -> list[Example]:
         """At most `EXAMPLES_PER_EXIT` images of each exit, evenly spread over those that took it."""
         shown = []
-        for k in range(len(self.found.confidence)):
+        for k in range(len(self.found.largest)):
             places = np.flatnonzero(self.exit_index == k)
             shown += places[evenly_spread(len(places), EXAMPLES_PER_EXIT)].tolist() if len(places) else []
         return [self._example(place) for place in shown]
 
     @cached_property
     def _right(self) -> np.ndarray:
-        return correct_at(self.found.outcomes, self.exit_index)
+        return correct_at(self.found, self.exit_index)
 
     def _group(self, members: np.ndarray) -> Group:
         exits = self.exit_index[members]
         return Group(
             count=len(exits),
             accuracy=float(100.0 * self._right[members].mean()),
-            exit_fractions=(np.bincount(exits, minlength=len(self.found.confidence)) / len(exits)).tolist(),
+            exit_fractions=(np.bincount(exits, minlength=len(self.found.largest)) / len(exits)).tolist(),
         )
 
     def _example(self, place: int) -> Example:
@@ -66,10 +65,10 @@ class ExitsTaken:
         pixels = np.clip(np.rint(image * 255), 0, 255).astype(np.uint8).transpose(1, 2, 0)
         return Example(
             image=pixels[..., 0] if pixels.shape[2] == 1 else pixels,
-            label=names[self.found.outcomes.labels[place]],
-            predicted=names[self.found.outcomes.predicted[taken, place]],
+            label=names[self.found.labels[place]],
+            predicted=names[self.found.predicted[taken, place]],
             exit_index=taken,
-            confidence=float(self.found.confidence[taken, place]),
+            confidence=float(self.found.largest[taken, place]),
         )
 
 

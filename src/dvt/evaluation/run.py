@@ -7,6 +7,7 @@ machine with `AdaptiveClassifier` really leaving early. Axis letters: K exits, n
 import datetime
 import hashlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPrediction
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import ConfigError, work_begun
-from dvt.evaluation.all_exits import Keep, Partial, SplitOutputs, run_all_exits
+from dvt.evaluation.all_exits import Keep, Partial, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
 from dvt.evaluation.groups import ExitsTaken
 from dvt.evaluation.published import published_curve
@@ -76,17 +77,27 @@ def evaluate_checkpoint(
     for line in splits.describe().splitlines():
         log.info("%s", line)
 
-    evaluation = _Evaluation(model, loaded, splits, config, Partial(folder, _identity(loaded, splits, mode, config)))
+    partial = Partial(folder, _identity(loaded, splits, mode, config))
+    evaluation = _Evaluation(model, splits, config, partial)
     if stored is None:
         thresholds = evaluation.find_thresholds()
     else:
         thresholds = _Thresholds(np.asarray(stored["dynamic_threshold"]), Choice.from_metadata(loaded.metadata))
-    found = evaluation.run("val", thresholds.rule.temperatures, config.eval.keep_probabilities)
-    taken = evaluation.exits_taken(thresholds, found)
-    results = evaluation.results(thresholds, found, taken, {"checkpoint": checkpoint, "mode": mode})
-    evaluation.predictions(thresholds, found, taken).save(folder / PREDICTIONS_FILE)
+    val = evaluation.run("val", thresholds.rule.temperatures, config.eval.keep_probabilities)
+    taken = evaluation.exits_taken(thresholds, val)
+    results = evaluation.results(thresholds, val, taken, {"checkpoint": checkpoint, "mode": mode})
+    temperatures = thresholds.rule.temperatures
+    StoredPredictions(
+        val=val,
+        cumulative_gmacs=evaluation.costs.gmacs,
+        calibration=thresholds.calibration,
+        cumulative_seconds=evaluation.costs.seconds,
+        temperatures=None if temperatures is None else np.asarray(temperatures),
+        thresholds=thresholds.choice and thresholds.choice.thresholds,
+        exit_index=taken and taken.exit_index,
+    ).save(folder / PREDICTIONS_FILE)
     page = write_report(results, folder, taken.examples() if taken else ())
-    evaluation.partial.remove()
+    partial.remove()
     if config.eval.store:
         store_results(checkpoint, loaded, splits, results, thresholds.choice)
     print(summary(results))
@@ -108,67 +119,61 @@ class _Thresholds:
 
 
 class _Evaluation:
-    """The steps of an evaluation, in the order of their use; `partial` keeps outputs in case of an interruption."""
+    """The steps of an evaluation, in the order of their use."""
 
-    def __init__(self, model: nn.Cell, loaded: Checkpoint, splits: Splits, config: RunConfig, partial: Partial) -> None:
-        self.partial = partial
-        self._model, self._config, self._cell = loaded.model, config, AllExits(model)
+    def __init__(self, model: nn.Cell, splits: Splits, config: RunConfig, partial: Partial) -> None:
+        self._model, self._config, self._partial, self._cell = model.config, config, partial, AllExits(model)
         self._splits = splits  # of a split that was run, only the images that can be read
         self._left_out: dict[str, int] = {}  # the number of the others, by split
         self._speed_test = SpeedTest(self._cell, splits, config.eval)
 
     @cached_property
-    def _costs(self) -> Costs:
+    def costs(self) -> Costs:
         """Measured at the first use, when some images have been run: how long that took bounds the measurement."""
         return Costs(np.asarray(cumulative_gmacs(self._model)), self._speed_test.stage_seconds())
 
     @work_begun()
-    def run(self, split: str, temperatures: tuple[float, ...] | None, probabilities: bool) -> SplitOutputs:
+    def run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
         """Every exit on the images of a split that can be read, scored at `temperatures`; from here on, these images
         are the split."""
-        keep = Keep(temperatures, probabilities, self.partial)
+        keep = Keep(temperatures, probabilities, self._partial)
         found = run_all_exits(self._cell, self._splits, split, self._config.eval.batch_size, keep)
-        bad = found.outcomes.labels == LEFT_OUT
+        bad = found.labels == LEFT_OUT
         if not bad.any():
             return found
-        count = int(bad.sum())
+        count = self._left_out[split] = int(bad.sum())
         self._splits.bad_images.check(split, count)
-        log.warning(
-            "%d of %d images of %s cannot be read; all results are over the other %d",
-            *(count, len(bad), split, len(bad) - count),
-        )
+        log.warning("%d of %d images of %s cannot be read; all results are over the others", count, len(bad), split)
         self._splits = self._splits.without(split, np.flatnonzero(bad))
-        self._left_out[split] = count
         return found.chosen(~bad)
 
     @work_begun()
     def find_thresholds(self) -> _Thresholds:
         """From the calibration images."""
-        scaled, temperatures = self._config.eval.temperature_scaling, None
-        found = self.run("calibration", None, scaled)
-        calibration = found.outcomes
-        if scaled:
-            temperatures = [fit_temperature(each, calibration.labels) for each in found.probabilities]
-            calibration = Outcomes.of(found.probabilities, calibration.labels, temperatures)
-        choice = budgets.choose_thresholds(calibration, self._costs, self._config.eval, temperatures)
-        return _Thresholds(early_exit.find_sweep_thresholds(found.confidence), choice, calibration)
+        settings, temperatures = self._config.eval, None
+        found = self.run("calibration", None, settings.temperature_scaling)
+        if settings.temperature_scaling:
+            temperatures = [fit_temperature(each, found.labels) for each in found.probabilities]
+            found = Outcomes.of(found.probabilities, found.labels, temperatures)
+        choice = budgets.choose_thresholds(found, self.costs, settings, temperatures)
+        return _Thresholds(early_exit.find_sweep_thresholds(found.largest), choice, found)
 
-    def exits_taken(self, thresholds: _Thresholds, found: SplitOutputs) -> ExitsTaken | None:
+    def exits_taken(self, thresholds: _Thresholds, val: Outcomes) -> ExitsTaken | None:
         """With the recommended thresholds; None without any."""
         if thresholds.choice is None:
             return None
-        scores = found.outcomes.scores_of(thresholds.rule.name)
-        return ExitsTaken(self._splits, found, early_exit.assign_exits(scores, thresholds.choice.thresholds))
+        scores = val.scores_of(thresholds.rule.name)
+        return ExitsTaken(self._splits, val, early_exit.assign_exits(scores, thresholds.choice.thresholds))
 
     @work_begun()
     def results(
-        self, thresholds: _Thresholds, found: SplitOutputs, taken: ExitsTaken | None, asked: dict[str, Any]
+        self, thresholds: _Thresholds, val: Outcomes, taken: ExitsTaken | None, asked: dict[str, Any]
     ) -> Results:
         """All that is found on the validation images; measures images/s."""
-        config, costs, val = self._config, self._costs, found.outcomes
+        config, costs = self._config, self.costs
         choice, calibration, rule = thresholds.choice, thresholds.calibration, thresholds.rule
         # The published sweep compares confidences at no temperature, whatever the exit rule.
-        swept = early_exit.evaluate_scores(found.confidence, val.correct, costs.gmacs, thresholds.sweep)
+        swept = early_exit.evaluate_scores(val.largest, val.correct, costs.gmacs, thresholds.sweep)
         sweep = SweepCurve(
             thresholds=swept.thresholds.tolist(),
             accuracy=swept.accuracy.tolist(),
@@ -201,24 +206,10 @@ class _Evaluation:
             recommended=recommended,
             groups=taken.by_attribute() if taken else {},
             per_class=taken.by_class() if taken else {},
-            reliability=_reliability(found, rule),
+            reliability=_reliability(val, rule),
             rules=budgets.compare_rules(calibration, val, costs) if calibration else [],
             searches=budgets.compare_searches(calibration, val, costs, rule.name) if calibration else [],
             throughput=self._speed_test.measure(timed, rule, costs.gmacs),
-        )
-
-    def predictions(self, thresholds: _Thresholds, found: SplitOutputs, taken: ExitsTaken | None) -> StoredPredictions:
-        """What `dvt thresholds` needs later."""
-        temperatures = thresholds.rule.temperatures
-        return StoredPredictions(
-            val=found.outcomes,
-            cumulative_gmacs=self._costs.gmacs,
-            calibration=thresholds.calibration,
-            cumulative_seconds=self._costs.seconds,
-            temperatures=None if temperatures is None else np.asarray(temperatures),
-            thresholds=thresholds.choice and thresholds.choice.thresholds,
-            exit_index=taken and taken.exit_index,
-            probabilities=found.probabilities,
         )
 
 
@@ -240,13 +231,13 @@ def _identity(loaded: Checkpoint, splits: Splits, mode: int, config: RunConfig) 
     }
 
 
-def _reliability(found: SplitOutputs, rule: ExitRule) -> list[ExitReliability]:
-    """Of each exit; the scores of `found.outcomes` are those at the temperatures of the rule."""
+def _reliability(val: Outcomes, rule: ExitRule) -> list[ExitReliability]:
+    """Of each exit; the scores of `val` are those at the temperatures of the rule."""
     rows = []
-    for k, correct in enumerate(found.outcomes.correct):
-        plain, scaled = reliability(found.confidence[k], correct), {}
+    for k, correct in enumerate(val.correct):
+        plain, scaled = reliability(val.largest[k], correct), {}
         if rule.temperatures is not None:
-            error = reliability(found.outcomes.scores["confidence"][k], correct).expected_error
+            error = reliability(val.scores["confidence"][k], correct).expected_error
             scaled = {"temperature": rule.temperatures[k], "scaled_expected_calibration_error": error}
         rows.append(
             ExitReliability(
