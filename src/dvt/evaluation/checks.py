@@ -7,15 +7,13 @@ from dvt.errors import CheckpointError, ConfigError
 
 
 def check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
-    if loaded.model.num_classes != splits.num_classes:
-        raise CheckpointError(
-            f"{checkpoint} has {loaded.model.num_classes} classes, the data set {splits.num_classes}; evaluate on the "
-            "data set the model was trained for"
-        )
-    if loaded.model.in_channels != splits.in_channels:
-        raise CheckpointError(
-            f"{checkpoint} takes images of {loaded.model.in_channels} channels, the data set has {splits.in_channels}"
-        )
+    for what in ("num_classes", "in_channels"):
+        needed, there = getattr(loaded.model, what), getattr(splits, what)
+        if needed != there:
+            raise CheckpointError(
+                f"{checkpoint} has {what} {needed}, the data set {there}; evaluate on the data set the model was "
+                "trained for"
+            )
     trained_on = loaded.metadata.get("preprocessing") or {}
     for key in ("mean", "std"):
         if key in trained_on and list(trained_on[key]) != list(splits.preprocessing[key]):

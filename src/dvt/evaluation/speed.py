@@ -129,15 +129,15 @@ class SpeedTest:
         speed, slowest_fastest = _rates(count, base)
         timed = []
         for setting, early in zip(settings, runs, strict=True):
-            seconds = [run.seconds for run in early]
-            speed_early, range_early = _rates(count, early)
+            rate, rates = _rates(count, early)
+            ratios = [plain.seconds / run.seconds for plain, run in zip(base, early, strict=True)]
             timed.append(
                 TimedSetting(
                     **{name: value for name, value in vars(setting).items() if name in KEPT},
-                    images_per_second=speed_early,
-                    images_per_second_range=range_early,
-                    moving_fraction=float(np.median([run.moving for run in early]) / np.median(seconds)),
-                    speed_up=float(np.median(np.divide([run.seconds for run in base], seconds))),
+                    images_per_second=rate,
+                    images_per_second_range=rates,
+                    moving_fraction=float(np.median([run.moving for run in early]) * rate / count),
+                    speed_up=float(np.median(ratios)),
                     gmac_ratio=float(gmacs[-1] / gmacs[early[-1].exit_index].mean()),
                 )
             )
@@ -179,11 +179,10 @@ class SpeedTest:
         return _Run(time.perf_counter() - started)
 
     def _run_early(self, classifier: AdaptiveClassifier, batches: Sequence[np.ndarray], setting: Setting) -> _Run:
-        thresholds, timing = np.asarray(setting.thresholds, np.float32), Timing()
-        started = time.perf_counter()
-        parts = list(classifier.predict_batches(iter(batches), thresholds, self._batch_size, timing))
+        started, timing = time.perf_counter(), Timing()
+        found = list(classifier.predict_batches(iter(batches), setting.thresholds, self._batch_size, timing))
         seconds = time.perf_counter() - started
-        return _Run(seconds, timing.moving, np.concatenate([part.exit_index for part in parts]))
+        return _Run(seconds, timing.moving, np.concatenate([each.exit_index for each in found]))
 
 
 def _rates(count: int, runs: Sequence[_Run]) -> tuple[float, list[float]]:
