@@ -143,13 +143,9 @@ def run_gathered(
 ) -> Iterator[Predictions]:
     """Runs the exits over many batches; yields the predictions of each, in order, once all its images are settled.
 
-    Args:
-        run_exit: Runs one exit on any number of images up to what it waits for.
+    Args as of `run_cascade`, and:
         batches: Checked images (B, I, S, S), B as it comes.
-        thresholds: float32 (K,), from `dvt.early_exit.check_thresholds`.
-        num_classes: Number of classes.
         batch_size: Images that the exits wait for, one number or one per exit.
-        rule: What is compared with the thresholds.
         timing: Filled with where the time went.
 
     Raises:

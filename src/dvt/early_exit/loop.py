@@ -44,8 +44,7 @@ def run_cascade(
     """Runs exit after exit, each only on the images that are left, with their rows of what the exit before handed on.
 
     An image leaves at the first exit whose confidence is at least that exit's threshold; the last exit takes all that
-    are left (paper, section 3.1; spec: early exit). Every image of the call is answered at once; for many batches see
-    `dvt.early_exit.gathering`.
+    are left (paper, section 3.1). Every image is answered at once; for many batches see `dvt.early_exit.gathering`.
 
     Args:
         run_exit: Runs one exit on any number of images.
@@ -110,12 +109,11 @@ def cut(count: int, sizes: Sequence[int]) -> list[tuple[int, int, int]]:
     pieces, start = [], 0
     while start < count:
         left = count - start
-        above = next((size for size in sizes if size >= left), None)
-        below = [size for size in sizes if size <= left]
-        size = above if above is not None and (not below or left >= 0.75 * above) else below[-1]
-        stop = min(start + size, count)
-        pieces.append((start, stop, size))
-        start = stop
+        size = next((size for size in sizes if 0.75 * size <= left <= size), None)
+        if size is None:
+            size = max((size for size in sizes if size <= left), default=sizes[0])
+        pieces.append((start, min(start + size, count), size))
+        start += size
     return pieces
 
 

@@ -5,7 +5,7 @@ searched directly: with K exits there are only K - 1 thresholds, and accuracy an
 them come from one histogram, without going over the images again. The published points are always among the
 candidates, so that on the calibration images no budget gets less than the published sweep gives it.
 
-Plain NumPy. Axis letters: K exits, n images, G grid points per threshold, P candidates. A score is what a rule of
+Axis letters: K exits, n images, G grid points per threshold, P candidates. A score is what a rule of
 `dvt.early_exit.scores` gives; a cost is anything that adds up along the exits: GMACs, or seconds.
 """
 
