@@ -100,7 +100,7 @@ def set_up(
         graph_mode: Compile cells (fast), or run them op by op (PyNative, for debugging).
         device_id: Which card; None takes the environment's DEVICE_ID, and without it leaves the choice to MindSpore.
         deterministic: Take only operators whose results do not vary from run to run.
-        jit_level: How far graphs are compiled, O0 to O2; auto leaves it to MindSpore.
+        jit_level: How far graphs are compiled, O0 or O1; auto leaves it to MindSpore.
 
     Raises:
         DeviceError: the device is unknown, not there, or another one is already in use in this process.
@@ -134,8 +134,8 @@ def set_up(
     return Device(target, _describe(target, count, chosen or 0), rank, world_size)
 
 
-def ahead_of_time(cell: nn.Cell) -> Callable[..., Any]:
-    """`cell` as a function of inputs of one shape, compiled before it first runs.
+def ahead_of_time(cell: nn.Cell, *constants: bool) -> Callable[..., Any]:
+    """`cell` as a function of inputs of one shape, compiled before it first runs; constants follow the inputs.
 
     What the compiler needed is given back to the system in between, hundreds of MiB for a model and more for a step of
     training, which would otherwise add to the peak of memory. In PyNative mode nothing is compiled.
@@ -145,11 +145,11 @@ def ahead_of_time(cell: nn.Cell) -> Callable[..., Any]:
     def call(*inputs: Tensor) -> Any:
         nonlocal compiled
         if not compiled and ms.get_context("mode") == ms.GRAPH_MODE:
-            cell.compile(*inputs)
+            cell.compile(*inputs, *constants)
             with contextlib.suppress(OSError, AttributeError):  # only glibc keeps what was freed, and has this
                 ctypes.CDLL(None).malloc_trim(0)
         compiled = True
-        return cell(*inputs)
+        return nn.Cell.__call__(cell, *inputs, *constants)
 
     return call
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dvt.checkpoint.transfer import initial_weights
-from dvt.config import AugmentSection, DataSection, EvalSection, ModelSection, RunConfig, TrainSection
+from dvt.config import AugmentSection, DataSection, EvalSection, ModelSection, RunConfig, TrainSection, files
 from dvt.config.files import (
     config_from_dict,
     config_to_dict,
@@ -303,3 +303,16 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path):
         load_config(tmp_path / "quikstart.yaml")
     with pytest.raises(ConfigError, match="there is no configuration file"):
         load_config(tmp_path / "nowhere" / "x.yaml")
+
+
+@pytest.mark.parametrize("given", ["O2", "o2"])
+def test_a_choice_of_an_earlier_version_is_replaced_with_a_warning(
+    given: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files._warn_of_retired.cache_clear()
+    assert load_config(write(tmp_path, f"jit_level: {given}")).jit_level == "auto"
+    assert [record.message for record in caplog.records if "jit_level O2" in record.message] == [
+        "jit_level O2 is no longer offered, since MindSpore gives it up; auto is taken"
+    ]
+    with pytest.raises(ConfigError, match="auto, O0, O1"):
+        config_from_dict({"jit_level": "O3"})

@@ -148,14 +148,15 @@ def test_mindir_files_and_the_configuration_of_the_converter_have_the_names_of_t
     message.ParseFromString(path.read_bytes())
     assert [value.name.rpartition(":")[2] for value in message.graph.input] == [value.name for value in inputs]
 
-    write_ascend_configs(tmp_path, GraphSet("float32", (describe_file(path, inputs, outputs),)), [1, 8])
     given = [f"{value.name}:[-1,{','.join(map(str, value.shape[1:]))}]" for value in inputs]
-    assert (tmp_path / "exit_1.ascend.ini").read_text().splitlines() == [
-        "[ascend_context]",
-        "input_shape=" + ";".join(given),
-        "dynamic_dims=" + ";".join(["[1],[8]"] * len(given)),
-        "precision_mode=preferred_fp32",
-    ]
+    for precision, mode in (("float32", "preferred_fp32"), ("float16", "enforce_origin")):
+        write_ascend_configs(tmp_path, GraphSet(precision, (describe_file(path, inputs, outputs),)), [1, 8])
+        assert (tmp_path / "exit_1.ascend.ini").read_text().splitlines() == [
+            "[ascend_context]",
+            "input_shape=" + ";".join(given),
+            "dynamic_dims=" + ";".join(["[1],[8]"] * len(given)),
+            f"precision_mode={mode}",
+        ]
 
 
 def test_a_fixed_batch_replaces_an_earlier_export_and_nothing_else(tmp_path: Path, graph_mode: None):

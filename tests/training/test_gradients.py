@@ -1,22 +1,31 @@
-"""Gradients before the optimizer: all finite or not. Their mean over ranks is tested by whole jobs."""
+"""Which gradients travel together. That their mean is right is tested by whole jobs."""
 
 import numpy as np
 import pytest
 from mindspore import Tensor
 
-from dvt.training.gradients import finite_check
+from dvt.training.gradients import GradientsMean, messages
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 1, 2])
-def test_one_value_that_is_not_finite_is_found(value: float, place: int):
-    check = finite_check()
-    arrays = [np.full(shape, 1e30, np.float32) for shape in ((3, 5), (1,), (2, 3, 4))]
-    assert bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
-    arrays[place].flat[-1] = value
-    assert not bool(check(tuple(Tensor(array) for array in arrays)).asnumpy())
+@pytest.mark.parametrize("most", [1, 5, 7, 100])
+def test_messages_hold_every_tensor_once_and_the_last_ones_first(most: int) -> None:
+    sizes = [3, 1, 4, 1, 5, 9, 2, 6]
+    found = list(messages(sizes, most))
+    covered = [place for first, stop, _ in found for place in reversed(range(first, stop))]
+    assert covered == list(reversed(range(len(sizes))))
+    for first, stop, starts in found:
+        assert list(starts) == [sum(sizes[first:place]) for place in range(first, stop)]
+        assert sum(sizes[first:stop]) <= most or stop == first + 1
 
 
-@pytest.mark.filterwarnings("ignore:invalid value encountered")
-def test_values_of_both_infinities_do_not_cancel():
-    assert not bool(finite_check()((Tensor(np.array([np.inf, -np.inf], np.float32)),)).asnumpy())
+def test_tensors_come_back_in_their_places_and_shapes(graph_mode: None) -> None:
+    tensors = [np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((2, 3), (4,), (1, 5))]
+    for most in (6, 9, 100):
+        cell = GradientsMean([each.size for each in tensors], 2, most)
+        cell.mean.all_reduce = doubled  # two ranks with the same gradients
+        for mean, tensor in zip(cell(tuple(Tensor(each) for each in tensors)), tensors, strict=True):
+            np.testing.assert_array_equal(mean.asnumpy(), tensor)
+
+
+def doubled(x: Tensor) -> Tensor:
+    return x * 2.0

@@ -185,6 +185,33 @@ def test_clipping_bounds_the_global_norm() -> None:
         np.testing.assert_allclose(value, free_moved[name] * 0.01 / free, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [{"optimizer": "adamw", "clip_norm": 1.0}, {"optimizer": "sgd", "accumulation_steps": 2}],
+    ids=["adamw", "sgd, accumulated"],
+)
+def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(keys: dict) -> None:
+    """Neither weights nor averages nor the optimizer, after a step that has moved them all."""
+    images, labels = batch()
+    model, step = one_step(TrainSection(ema_decay=0.5, weight_decay=0.1, **keys))
+    spoilt = images.copy()
+    spoilt[0, 0, 0, 0] = np.nan
+
+    def run(images: np.ndarray) -> dict[str, np.ndarray]:
+        for _ in range(step.accumulation):
+            step(Tensor(images), Tensor(labels))
+        counted = ("global_step", "batches", "skipped_steps")
+        return weights_of(model) | {k: v.copy() for k, v in step.state().items() if k not in counted}
+
+    before, after = run(images), run(spoilt)
+    for name, value in after.items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    assert int(step.skipped_steps.asnumpy()) == 1 and int(step.global_step.asnumpy()) == 2
+    moved = run(images)
+    assert all((value != before[name]).any() for name, value in moved.items() if name.endswith("head.weight"))
+    assert all(np.isfinite(value).all() for value in moved.values())
+
+
 def test_a_step_that_overflows_changes_nothing_but_the_loss_scale() -> None:
     images, labels = batch()
     train = TrainSection(amp_level="O1", loss_scale=1024.0, loss_scale_window=2, ema_decay=0.5)

@@ -5,6 +5,8 @@ Unknown keys are refused with the nearest valid one, values of the wrong type wi
 
 import contextlib
 import difflib
+import functools
+import logging
 import os
 import re
 import typing
@@ -19,6 +21,11 @@ from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, did_you_mean, listing
 from dvt.safe_files import replacing
 from dvt.value_checks import check_value
+
+RETIRED = {"jit_level": {"O2": "auto"}}
+"""Choices of earlier versions, and what they mean now."""
+
+log = logging.getLogger(__name__)
 
 SECTIONS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if is_dataclass(hint)}
 
@@ -150,6 +157,11 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     Text may stand for what is not text: "3", "true", "0.5,0.5,0" for a list; choices may be written in any case.
     """
     wanted = (hint, *typing.get_args(hint))
+    name = key.rpartition(" ")[2]
+    for choice, present in RETIRED.get(name, {}).items():
+        if isinstance(value, str) and value.upper() == choice:
+            _warn_of_retired(name, choice, present)
+            value = present
     if isinstance(value, str) and str not in wanted:
         value = _value_of_text(value, wanted)
     check_value(key, value, hint)
@@ -158,6 +170,11 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     if list[float] in wanted and value is not None:
         return [float(each) for each in value]
     return value
+
+
+@functools.cache  # once, however often a file is read
+def _warn_of_retired(name: str, choice: str, present: str) -> None:
+    log.warning("%s %s is no longer offered, since MindSpore gives it up; %s is taken", name, choice, present)
 
 
 def _value_of_text(text: str, wanted: Sequence[Any]) -> Any:

@@ -344,7 +344,7 @@ class RunConfig:
     output: str = field(default="runs/dvt", metadata=PATH)
     resume: bool = False
     deterministic: bool = False
-    jit_level: Literal["auto", "O0", "O1", "O2"] = "auto"
+    jit_level: Literal["auto", "O0", "O1"] = "auto"
     profile: bool = False
 
     def __post_init__(self) -> None:

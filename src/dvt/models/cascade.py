@@ -11,6 +11,7 @@ from dvt.models import kernels as compiled
 from dvt.models.backbone import Backbone
 from dvt.models.kernels.operators import use_kernels
 from dvt.models.noise import DrawnKey
+from dvt.models.per_device import ON_CPU
 from dvt.models.variants import ModelConfig, model_config
 
 SMALLEST_PROBABILITY = 1e-30  # its logarithm is finite
@@ -124,12 +125,16 @@ def build_from_config(config: ModelConfig, *, kernels: bool = True, initialised:
 
     Args:
         config: What to build.
-        kernels: Take the compiled CPU kernels where there are any; False builds a model that can be exported.
+        kernels: Take what is fastest on this device, such as the compiled CPU kernels; False builds a model that can be
+            exported, of operators that every device has.
         initialised: Draw fresh weights from MindSpore's global seed. False leaves zeros where normal values belong, for
             a model whose weights are loaded next: drawing them takes most of the time of building a large model.
     """
     model = DVT(config if initialised else _without_drawing(config))
     model.config = config
+    if not kernels and config.tokenizer == "t2t":
+        for exit_ in model.exits:
+            exit_.tokens.unfold = ON_CPU.unfold
     library = compiled.library() if kernels else None
     if library is not None:
         use_kernels(model, library)

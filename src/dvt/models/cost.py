@@ -6,6 +6,7 @@ and 1 per element entering the average pooling of the published two-step resize 
 """
 
 import math
+from itertools import accumulate
 from typing import Any
 
 from dvt.models.names import parameter_shapes
@@ -32,19 +33,14 @@ def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
     `model` is a model name, a `ModelConfig`, or a built model; overrides are laid over it. Raises ConfigError.
     """
     config = _config_of(model, overrides)
-    total, cumulative = 0, []
-    for exit_index in range(config.num_exits):
-        total += sum(exit_macs(config, exit_index).values())
-        cumulative.append(total / 1e9)
-    return cumulative
+    each = (sum(exit_macs(config, exit_index).values()) for exit_index in range(config.num_exits))
+    return [total / 1e9 for total in accumulate(each)]
 
 
 def exit_macs(config: ModelConfig, exit_index: int) -> dict[str, int]:
     """Multiply-adds of one exit for one image, by part."""
-    n, dim = config.num_tokens(exit_index), config.embed_dim
-    first = exit_index == 0
-    feature_reuse = config.feature_reuse and not first
-    relation_reuse = config.relation_reuse and not first
+    n, dim, first = config.num_tokens(exit_index), config.embed_dim, exit_index == 0
+    feature_reuse, relation_reuse = (on and not first for on in (config.feature_reuse, config.relation_reuse))
     mlp_in = dim + (FEATURE_CHANNELS if feature_reuse else 0)
     attention = _norm(n * dim) + n * dim * 4 * dim + 2 * n * n * dim
     mlp = _norm(n * mlp_in) + n * config.mlp_hidden * (mlp_in + dim)

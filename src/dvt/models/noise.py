@@ -3,17 +3,18 @@ one would have drawn and every rank draws differently.
 
 MindSpore's generator begins again in each process and cannot be put back in graph mode. Here a training step hands one
 int32 key to the model, made of seed, step and rank; every place that drops something mixes its own number, its `site`,
-into it. The mask is a hash in int32 arithmetic that wraps around (the constants are those of the "lowbias32" integer
-hash; tests hold the same in NumPy; tried on the CPU). Axis letters: B batch, T tokens, E channels.
+into it. The mask is a hash in int32 arithmetic modulo 2**32, the same on every device (`dvt.models.per_device`; the
+constants are those of the "lowbias32" integer hash). Axis letters: B batch, T tokens, E channels.
 """
 
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from dvt.models.per_device import Word, operators
+
 _GOLDEN = -1640531527  # 2**32 / golden ratio, as int32
 _MULTIPLIERS = (2146121005, -2073254261)
-_LOW_BITS = {15: 0x1FFFF, 16: 0xFFFF}  # what is left of an int32 after a logical shift
 
 
 def site_number(*place: int) -> int:
@@ -25,24 +26,24 @@ def site_number(*place: int) -> int:
 
 
 class IntegerHash(nn.Cell):
-    """int32 of any shape -> int32, every bit of which depends on every bit of the input."""
+    """A word (`dvt.models.per_device`) of any shape -> a word, every bit of which depends on every bit of the input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.xor, self.and_, self.shift = ops.BitwiseXor(), ops.BitwiseAnd(), ops.RightShift()
-        # As a tensor: MindSpore 2.7 folds constants times a Python number in float32.
-        self.golden = Tensor(_GOLDEN, mstype.int32)
-        self.shifts = {bits: Tensor(bits, mstype.int32) for bits in _LOW_BITS}
-        self.masks = {bits: Tensor(mask, mstype.int32) for bits, mask in _LOW_BITS.items()}
+        _, _, self.word, self.number, self.add, self.multiply, self.fold = operators()
 
-    def construct(self, x: Tensor) -> Tensor:
-        x = self._fold(x, 16) * _MULTIPLIERS[0]
-        x = self._fold(x, 15) * _MULTIPLIERS[1]
-        return self._fold(x, 16)
+    def construct(self, x: Word) -> Word:
+        x = self.multiply(self.fold(x, 16), _MULTIPLIERS[0])
+        x = self.multiply(self.fold(x, 15), _MULTIPLIERS[1])
+        return self.fold(x, 16)
 
-    def _fold(self, x: Tensor, bits: int) -> Tensor:
-        # RightShift keeps the sign; the mask makes the shift a logical one.
-        return self.xor(x, self.and_(self.shift(x, self.shifts[bits]), self.masks[bits]))
+    def keyed(self, key: Word, number: int) -> Word:
+        """The hash of a key and one number."""
+        return self.construct(self.add(key, self.word(Tensor(number, mstype.int32))))
+
+    def numbered(self, count: int, key: Word) -> Word:
+        """The hashes (count,) of a key and the numbers 0 to count - 1."""
+        return self.construct(self.add(self.multiply(self.word(_count(count)), _GOLDEN), key))
 
 
 class Dropout(nn.Cell):
@@ -57,7 +58,6 @@ class Dropout(nn.Cell):
         self.rate, self.site = rate, site
         self.threshold = Tensor(_int32_quantile(rate), mstype.int32)
         self.hash = IntegerHash()
-        self.xor = ops.BitwiseXor()
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
         if noise_key is None:
@@ -65,12 +65,13 @@ class Dropout(nn.Cell):
         if self.rate == 0 or not self.training:
             return x
         batch, tokens, channels = x.shape
-        key = self.hash(noise_key + self.site)
-        rows = self.hash(_count(batch * tokens) * self.hash.golden + key).reshape(batch, tokens, 1)
-        columns = self.hash(_count(channels) + self.hash(key + 1))  # (E,)
+        number, word, add = self.hash.number, self.hash.word, self.hash.add
+        key = self.hash.keyed(word(noise_key), self.site)
+        rows = number(self.hash.numbered(batch * tokens, key)).reshape(batch, tokens, 1)
+        columns = number(self.hash(add(word(_count(channels)), self.hash.keyed(key, 1))))  # (E,)
         # Spread first: on the CPU an operator that broadcasts holds 16 bytes per element (docs/performance.md).
-        mixed = self.xor(ops.broadcast_to(rows, x.shape), ops.broadcast_to(columns, x.shape))
-        keep = mixed * _MULTIPLIERS[1] >= self.threshold  # (B, T, E)
+        mixed = ops.bitwise_xor(ops.broadcast_to(rows, x.shape), ops.broadcast_to(columns, x.shape))
+        keep = number(self.hash.multiply(word(mixed), _MULTIPLIERS[1])) >= self.threshold  # (B, T, E)
         return x * (keep.astype(x.dtype) * (1.0 / (1.0 - self.rate)))
 
 
@@ -100,10 +101,22 @@ class StochasticDepth(nn.Cell):
             return None
         if not self.on or not self.training:
             return None
-        key = self.hash(noise_key + self.site)
-        drawn = self.hash(_count(self.depth * 2 * images) * self.hash.golden + key).reshape(self.depth, 2, images)
+        key = self.hash.keyed(self.hash.word(noise_key), self.site)
+        drawn = self.hash.number(self.hash.numbered(self.depth * 2 * images, key)).reshape(self.depth, 2, images)
         keep = (drawn >= self.thresholds).astype(mstype.float32) * self.scales
         return self.unstack(keep.reshape(2 * self.depth, images, 1, 1))
+
+
+class NoiseKey(nn.Cell):
+    """The key of one batch: seed and number of the batch, both int32 -> int32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hash = IntegerHash()
+
+    def construct(self, seed: Tensor, batch: Tensor) -> Tensor:
+        word = self.hash.word
+        return self.hash.number(self.hash(self.hash.add(word(seed), self.hash(word(batch)))))
 
 
 class DrawnKey(nn.Cell):

@@ -8,6 +8,7 @@ from mindspore.common.initializer import Orthogonal, Uniform, initializer
 
 from dvt.models.layers import Dense, Gelu, LayerNorm, SwapMiddle, dense
 from dvt.models.noise import Dropout, site_number
+from dvt.models.per_device import operators
 from dvt.models.variants import (
     LATER_SOFT_SPLIT,
     PERFORMER_DIM,
@@ -97,6 +98,7 @@ class TokensToToken(nn.Cell):
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
+        self.unfold = operators().unfold
         self.first = config.first_split(exit_index)
         self.later = LATER_SOFT_SPLIT
         self.sides = split_sides(config.image_size, self.first)
@@ -119,8 +121,7 @@ class TokensToToken(nn.Cell):
 
     def _soft_split(self, x: Tensor, split: tuple[int, int, int]) -> Tensor:
         """Overlapping patches, channel-major: (B, I, S, S) -> (B, T, I*kernel*kernel)."""
-        kernel, stride, padding = split
-        return self._transposed(ops.unfold(x, kernel, stride=stride, padding=padding))
+        return self._transposed(self.unfold(x, *split))
 
     def _transposed(self, x: Tensor) -> Tensor:
         _, rows, columns = x.shape

@@ -15,27 +15,13 @@ from dvt.value_checks import bounds, check_fields
 # The released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code; dvt_deit_tiny is no
 # published DVT but DeiT-Ti (arXiv 2012.12877, table 1) in the same cascade. What a row does not name is the dataclass
 # default below.
+_T2T = {"tokenizer": "t2t"}
+_DEIT = {"tokenizer": "patch", "qkv_bias": True, "norm_eps": 1e-6}
 VARIANTS: dict[str, dict[str, Any]] = {
-    "dvt_t2t_vit_12": {"tokenizer": "t2t", "embed_dim": 256, "depth": 12, "num_heads": 4, "mlp_hidden": 512},
-    "dvt_t2t_vit_14": {"tokenizer": "t2t", "embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_hidden": 1152},
-    "dvt_deit_small": {
-        "tokenizer": "patch",
-        "embed_dim": 384,
-        "depth": 12,
-        "num_heads": 6,
-        "mlp_hidden": 1536,
-        "qkv_bias": True,
-        "norm_eps": 1e-6,
-    },
-    "dvt_deit_tiny": {
-        "tokenizer": "patch",
-        "embed_dim": 192,
-        "depth": 12,
-        "num_heads": 3,
-        "mlp_hidden": 768,
-        "qkv_bias": True,
-        "norm_eps": 1e-6,
-    },
+    "dvt_t2t_vit_12": {**_T2T, "embed_dim": 256, "depth": 12, "num_heads": 4, "mlp_hidden": 512},
+    "dvt_t2t_vit_14": {**_T2T, "embed_dim": 384, "depth": 14, "num_heads": 6, "mlp_hidden": 1152},
+    "dvt_deit_small": {**_DEIT, "embed_dim": 384, "depth": 12, "num_heads": 6, "mlp_hidden": 1536},
+    "dvt_deit_tiny": {**_DEIT, "embed_dim": 192, "depth": 12, "num_heads": 3, "mlp_hidden": 768},
 }
 
 # First soft split of T2T at 224x224, per grid side: (kernel, stride, padding).
@@ -234,12 +220,10 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
 
 def split_sides(image_size: int, first_split: tuple[int, int, int]) -> tuple[int, int, int]:
     """Grid sides after the first, second and third soft split of T2T."""
-    sides = []
-    side = image_size
+    sides = [image_size]
     for kernel, stride, padding in (first_split, LATER_SOFT_SPLIT, LATER_SOFT_SPLIT):
-        side = (side + 2 * padding - kernel) // stride + 1
-        sides.append(side)
-    return tuple(sides)
+        sides.append((sides[-1] + 2 * padding - kernel) // stride + 1)
+    return tuple(sides[1:])
 
 
 def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:

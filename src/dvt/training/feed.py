@@ -29,7 +29,6 @@ class Feed:
 
     def __init__(self, step: nn.Cell, splits: Splits, train: TrainSection, ranks: Ranks, first_batch: int = 0) -> None:
         self._step = step
-        self._compiled_step = device.ahead_of_time(step)
         sunk = train.dataset_sink_mode and device.current_target() != "CPU"
         if train.dataset_sink_mode and not sunk:
             log.warning("train.dataset_sink_mode has no effect on the CPU")
@@ -48,7 +47,7 @@ class Feed:
     def _from_host(self, epoch: int, skip: int = 0) -> Iterator[Tensor]:
         """The results on the batches of an epoch, but for the first `skip`."""
         for images, targets in self._batches.epoch(epoch, skip):
-            yield self._compiled_step(Tensor(images), Tensor(targets))
+            yield self._step(Tensor(images), Tensor(targets))
 
     def _sunk(self, first: int) -> Iterator[Iterator[Tensor]]:
         """The results of one epoch after the other, while MindSpore sends the batches to the device."""

@@ -1,17 +1,16 @@
-"""What happens to gradients and losses between the backward pass and the optimizer, as cells of the compiled step: the
-mean over all ranks, and the check that all values are finite."""
+"""The mean of losses and gradients over all ranks, as cells of the compiled step."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from mindspore import Tensor, amp, nn, ops
+from mindspore import Tensor, nn, ops
 
-from dvt import device
+MESSAGE_ELEMENTS = 25 * 2**18  # float32, 25 MiB
+"""So many gradients are sent together: enough that the start of a message costs little, few enough that the first
+messages are under way while the other gradients are computed."""
 
-# Mapped over the gradients: a Python loop in a branch of a graph nests calls until MindSpore gives up.
 _flatten = ops.MultitypeFuncGraph("flatten")
 _cut_out = ops.MultitypeFuncGraph("cut_out")
-_sum_up = ops.MultitypeFuncGraph("sum_up")
 
 
 @_flatten.register("Tensor")
@@ -22,11 +21,6 @@ def _flatten_one(x: Tensor) -> Tensor:
 @_cut_out.register("Tensor", "Number", "Number", "Tensor")
 def _cut_out_one(flat: Tensor, start: int, size: int, like: Tensor) -> Tensor:
     return ops.slice(flat, (start,), (size,)).reshape(like.shape)
-
-
-@_sum_up.register("Tensor")
-def _sum_up_one(x: Tensor) -> Tensor:
-    return x.sum()
 
 
 class Mean(nn.Cell):
@@ -44,41 +38,37 @@ class Mean(nn.Cell):
 class GradientsMean(nn.Cell):
     """The mean of a tuple of float32 tensors, of `sizes` elements each, over all `count` ranks.
 
-    It is one message: hundreds of small ones cost the CPU more than a step itself.
+    They travel in a few messages, those of the last parameters first, since backward passes end with the first ones.
     """
 
-    def __init__(self, sizes: Sequence[int], count: int) -> None:
+    def __init__(self, sizes: Sequence[int], count: int, most: int = MESSAGE_ELEMENTS) -> None:
         super().__init__()
         self.mean = Mean(count)
         self.sizes = tuple(sizes)
-        self.starts = tuple(itertools.accumulate((0, *self.sizes[:-1])))
+        self.messages = tuple(messages(sizes, most))
         self.map = ops.HyperMap()
 
     def construct(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        joined = self.mean(ops.concat(self.map(_flatten, tensors)))
-        return self.map(ops.partial(_cut_out, joined), self.starts, self.sizes, tensors)
+        means, before = (), None
+        for first, stop, starts in self.messages:
+            joined = ops.concat(self.map(_flatten, tensors[first:stop]))
+            if before is not None:  # in this order on all ranks
+                joined = ops.depend(joined, before)
+            before = self.mean(joined)
+            cut_out = ops.partial(_cut_out, before)
+            means = self.map(cut_out, starts, self.sizes[first:stop], tensors[first:stop]) + means
+        return means
 
 
-def finite_check() -> nn.Cell:
-    """A cell that says whether all of a tuple of float32 tensors are finite.
+def messages(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int, tuple[int, ...]]]:
+    """(first, stop, starts) of each message: which of the tensors it holds, and at which of its elements each begins.
 
-    On the CPU a sum that overflows counts as not finite too: MindSpore's check of every element takes longer there than
-    the optimizer, and such gradients have no finite squares.
+    A message has at most so many elements, or one larger tensor.
     """
-    return _SumsAreFinite() if device.current_target() == "CPU" else _AllFinite()
-
-
-class _SumsAreFinite(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.map = ops.HyperMap()
-        self.add = ops.AddN()
-        self.is_finite = ops.IsFinite()
-
-    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        return self.is_finite(self.add(self.map(_sum_up, tensors)))
-
-
-class _AllFinite(nn.Cell):
-    def construct(self, tensors: tuple[Tensor, ...]) -> Tensor:
-        return amp.all_finite(tensors)
+    stop = len(sizes)
+    while stop:
+        first = stop - 1
+        while first and sum(sizes[first - 1 : stop]) <= most:
+            first -= 1
+        yield first, stop, tuple(itertools.accumulate(sizes[first : stop - 1], initial=0))
+        stop = first

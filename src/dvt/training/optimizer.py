@@ -7,6 +7,7 @@ over for SGD). One fused kernel per parameter spares the CPU thousands of tiny o
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
@@ -15,38 +16,44 @@ from dvt.config.sections import TrainSection
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
-# Mapped over the parameters: a Python loop in a branch of the step nests calls until MindSpore gives up.
 _adamw = ops.MultitypeFuncGraph("adamw")
 _sgd = ops.MultitypeFuncGraph("sgd")
 
 
-@_adamw.register("Function", *["Tensor"] * 4, "Number", "Number", "Tensor", "Tensor", "Tensor", "Tensor")
+@_adamw.register("Function", *["Tensor"] * 7, "Number", "Number", *["Tensor"] * 4)
 def _adamw_one(
-    adam, beta1_power, beta2_power, epsilon, learning_rate, decay, lr_scale, parameter, moment1, moment2, gradient
+    adam, taken, power1, power2, beta1, beta2, epsilon, rate, decay, share, parameter, moment1, moment2, gradient
 ):
-    rate = learning_rate * lr_scale
+    rate = rate * share
     if decay > 0:
         ops.assign(parameter, parameter * (1.0 - rate * decay))
-    adam(parameter, moment1, moment2, beta1_power, beta2_power, rate, BETA1, BETA2, epsilon, gradient)
+    gradient = _where(taken, gradient, 0.0)
+    adam(parameter, moment1, moment2, power1, power2, rate, beta1, beta2, epsilon, gradient)
     return True
 
 
-@_sgd.register("Function", "Tensor", "Tensor", "Number", "Number", "Tensor", "Tensor", "Tensor")
-def _sgd_one(apply_momentum, momentum, learning_rate, decay, lr_scale, parameter, velocity, gradient):
+@_sgd.register("Function", *["Tensor"] * 3, "Number", "Number", *["Tensor"] * 3)
+def _sgd_one(apply_momentum, taken, momentum, rate, decay, share, parameter, velocity, gradient):
     if decay > 0:
         gradient = gradient + decay * parameter
-    apply_momentum(parameter, velocity, learning_rate * lr_scale, gradient, momentum)
+    apply_momentum(parameter, velocity, rate * share, _where(taken, gradient, 0.0), momentum)
     return True
 
 
-class AdamW(nn.Cell):
-    """Call: gradients, a learning rate -> that rate, once the parameters are updated in place.
+def _where(taken: Tensor, x: Tensor | float, otherwise: float) -> Tensor:
+    return ops.where(taken, x, Tensor(otherwise, mstype.float32))
 
-    PyTorch's epsilon, which is added after the bias correction, is handed to the kernel as epsilon * sqrt(1 - beta2^t).
+
+class _Optimizer(nn.Cell):
+    """Call: gradients, a learning rate and, if it is not sure, whether to take the step, a boolean scalar; returns that
+    rate once the parameters are updated in place.
+
+    A step that is not taken changes nothing, whatever the gradients are. That is selected on the device, which need not
+    wait for the host to read the decision.
 
     Args:
         parameters: What to update.
-        weight_decay: Decoupled decay of matrices.
+        weight_decay: Decay of matrices.
         lr_scales: Share of the learning rate that each parameter takes; None for all of it.
     """
 
@@ -57,53 +64,60 @@ class AdamW(nn.Cell):
         self.parameters = ParameterTuple(parameters)
         self.decays = tuple(weight_decay if is_decayed(p) else 0.0 for p in parameters)
         self.lr_scales = tuple(lr_scales or [1.0] * len(parameters))
+        self.map = ops.HyperMap()
+        self.sure = Tensor(True)
+
+
+class AdamW(_Optimizer):
+    """AdamW, called as `_Optimizer` is.
+
+    PyTorch's epsilon, which is added after the bias correction, is handed to the kernel as epsilon * sqrt(1 - beta2^t).
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.moment1 = self.parameters.clone("adam_moment1", init="zeros")
         self.moment2 = self.parameters.clone("adam_moment2", init="zeros")
         self.beta1_power = Parameter(Tensor(1.0, mstype.float32), name="adam_beta1_power", requires_grad=False)
         self.beta2_power = Parameter(Tensor(1.0, mstype.float32), name="adam_beta2_power", requires_grad=False)
         self.adam = ops.Adam()
-        self.map = ops.HyperMap()
 
     def state(self) -> list[Parameter]:
         """What a resumed run needs besides the weights."""
         return [*self.moment1, *self.moment2, self.beta1_power, self.beta2_power]
 
-    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> Tensor:
-        beta1_power = self.beta1_power * BETA1
-        beta2_power = self.beta2_power * BETA2
-        ops.assign(self.beta1_power, beta1_power)
-        ops.assign(self.beta2_power, beta2_power)
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
+        taken = self.sure if taken is None else taken
+        beta1_power, beta2_power = self.beta1_power * BETA1, self.beta2_power * BETA2
+        # With these betas, no gradient and a learning rate of 0, the kernel leaves weights and moments as they are.
+        beta1 = _where(taken, Tensor(BETA1, mstype.float32), 1.0)
+        beta2 = _where(taken, Tensor(BETA2, mstype.float32), 1.0)
+        rate = _where(taken, learning_rate, 0.0)
         epsilon = EPSILON * ops.sqrt(1.0 - beta2_power)
-        update = ops.partial(_adamw, self.adam, beta1_power, beta2_power, epsilon, learning_rate)
+        update = ops.partial(_adamw, self.adam, taken, beta1_power, beta2_power, beta1, beta2, epsilon, rate)
         done = self.map(update, self.decays, self.lr_scales, self.parameters, self.moment1, self.moment2, gradients)
+        ops.assign(self.beta1_power, self.beta1_power * beta1)
+        ops.assign(self.beta2_power, self.beta2_power * beta2)
         return ops.depend(learning_rate, done)
 
 
-class Sgd(nn.Cell):
-    """SGD with momentum, with the arguments of `AdamW`; its decay is added to the gradient."""
+class Sgd(_Optimizer):
+    """SGD with momentum, called as `_Optimizer` is; its decay is added to the gradient."""
 
-    def __init__(
-        self,
-        parameters: Sequence[Parameter],
-        weight_decay: float,
-        lr_scales: Sequence[float] | None = None,
-        momentum: float = 0.9,
-    ) -> None:
-        super().__init__(auto_prefix=False)
-        self.parameters = ParameterTuple(parameters)
-        self.decays = tuple(weight_decay if is_decayed(p) else 0.0 for p in parameters)
-        self.lr_scales = tuple(lr_scales or [1.0] * len(parameters))
+    def __init__(self, *args: Any, momentum: float = 0.9, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self.velocity = self.parameters.clone("sgd_velocity", init="zeros")
         self.momentum = Tensor(momentum, mstype.float32)
         self.apply_momentum = ops.ApplyMomentum()
-        self.map = ops.HyperMap()
 
     def state(self) -> list[Parameter]:
         """What a resumed run needs besides the weights."""
         return list(self.velocity)
 
-    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> Tensor:
-        update = ops.partial(_sgd, self.apply_momentum, self.momentum, learning_rate)
+    def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
+        taken = self.sure if taken is None else taken
+        momentum, rate = _where(taken, self.momentum, 1.0), _where(taken, learning_rate, 0.0)
+        update = ops.partial(_sgd, self.apply_momentum, taken, momentum, rate)
         done = self.map(update, self.decays, self.lr_scales, self.parameters, self.velocity, gradients)
         return ops.depend(learning_rate, done)
 
@@ -114,7 +128,7 @@ def build_optimizer(parameters: Sequence[Parameter], train: TrainSection) -> Ada
     fresh = [is_head(parameter) or getattr(parameter, "starts_fresh", False) for parameter in parameters]
     lr_scales = [1.0 if each else train.backbone_lr_scale for each in fresh]
     if train.optimizer == "sgd":
-        return Sgd(parameters, train.weight_decay, lr_scales, train.momentum)
+        return Sgd(parameters, train.weight_decay, lr_scales, momentum=train.momentum)
     return AdamW(parameters, train.weight_decay, lr_scales)
 
 

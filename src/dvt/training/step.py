@@ -3,6 +3,11 @@ moving average of the weights.
 
 The step needs nothing from outside but a batch: learning rate, random masks and the place within an accumulated batch
 follow from counters that it keeps. So batches can be sunk to a device, and a resumed run goes on as if unbroken.
+
+No branch asks for the value of a tensor, which would make the device wait for the host: what is not to be changed is
+selected (not multiplied by zero: NaN stays NaN), and where an accumulated batch ends the host knows by itself. The host
+reads losses and signals every `dvt.training.run.READ_EVERY` steps, and counters once per epoch. Elsewhere it reads what
+it has to decide: which images go on to the next exit (`dvt.early_exit.loop`).
 """
 
 from collections.abc import Mapping
@@ -12,16 +17,17 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 from mindspore import dtype as mstype
 
+from dvt import device
 from dvt.cluster.ranks import ALONE, Ranks
 from dvt.config.sections import TrainSection
-from dvt.models.noise import IntegerHash
-from dvt.training.gradients import GradientsMean, Mean, finite_check
+from dvt.models.noise import NoiseKey
+from dvt.models.per_device import operators
+from dvt.training.gradients import GradientsMean, Mean
 from dvt.training.loss import ExitLosses
 from dvt.training.optimizer import build_optimizer
 
 MAX_LOSS_SCALE = 2.0**24
 
-# Mapped over the parameters; see `dvt.training.optimizer` on why these are no loops.
 _multiply = ops.MultitypeFuncGraph("multiply")
 _average = ops.MultitypeFuncGraph("average")
 _clear = ops.MultitypeFuncGraph("clear")
@@ -32,8 +38,8 @@ def _multiply_one(factor: Tensor, gradient: Tensor) -> Tensor:
     return gradient * factor
 
 
-@_average.register("Number", "Tensor", "Tensor")
-def _average_one(share: float, average: Tensor, parameter: Tensor) -> Tensor:
+@_average.register("Tensor", "Tensor", "Tensor")
+def _average_one(share: Tensor, average: Tensor, parameter: Tensor) -> Tensor:
     return ops.assign(average, average + share * (parameter - average))
 
 
@@ -75,14 +81,14 @@ class TrainStep(nn.Cell):
         sizes, alone = [parameter.size for parameter in self.parameters], ranks.world_size == 1
         self.reduce_gradients = nn.Identity() if alone else GradientsMean(sizes, ranks.world_size)
         self.reduce_losses = nn.Identity() if alone else Mean(ranks.world_size)
-        self.all_finite = finite_check()
+        self.all_finite = operators().all_finite
         self.clip_norm = train.clip_norm
 
         self.global_step = _counter("global_step")  # steps of the optimizer, skipped ones included
         self.batches = _counter("batches")  # calls
         self.skipped_steps = _counter("skipped_steps")
         self.noise_seed = Tensor((seed * 7919 + ranks.rank * 104729 + 1) & 0x7FFFFFFF, mstype.int32)
-        self.hash = IntegerHash()
+        self.noise_key = NoiseKey()
         self.map = ops.HyperMap()
 
         self.accumulation = train.accumulation_steps
@@ -93,24 +99,26 @@ class TrainStep(nn.Cell):
         self.loss_scale = Parameter(Tensor(scale, mstype.float32), name="loss_scale", requires_grad=False)
         self.good_steps = _counter("good_steps")  # since the loss scale last changed
 
-        self.ema_decay = train.ema_decay
+        self.ema_share = Tensor(np.float32(1) - np.float32(train.ema_decay))  # as MindSpore rounds it in a graph
         self.ema = self.parameters.clone("ema", init="same") if train.ema_decay > 0 else None
 
-    def construct(self, images: Tensor, targets: Tensor) -> Tensor:
-        noise_key = self.hash(self.noise_seed + self.hash(self.batches + 0))
+        self._calls = 0  # `batches`, as the host counts them
+        self._graphs = [device.ahead_of_time(self, updates) for updates in (False, True)]
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        # One graph adds to the sums, one updates the weights as well: the host counts, and the device need not ask it.
+        self._calls += 1
+        return self._graphs[self._calls % self.accumulation == 0](images, targets)
+
+    def construct(self, images: Tensor, targets: Tensor, updates: bool) -> Tensor:
+        noise_key = self.noise_key(self.noise_seed, self.batches + 0)
         (objective, losses), gradients = self.value_and_grad(images, targets, noise_key)
         ops.assign_add(self.batches, Tensor(1, mstype.int32))
         losses = self.reduce_losses(ops.depend(losses, objective))
-        # The result depends on the update: MindSpore drops a branch whose value nobody takes.
-        if self.accumulated is None:
-            return ops.depend(losses, self._update(gradients))
-        done = Tensor(0, mstype.int32)
-        sums = self.map(ops.assign_add, self.accumulated, gradients)
-        if self.batches % self.accumulation == 0:
-            done = self._update(sums)
-            cleared = self.map(_clear, ops.depend(self.accumulated, done))
-            done = ops.depend(done, cleared)
-        return ops.depend(losses, ops.depend(done, sums))
+        if self.accumulated is not None:
+            gradients = self.map(ops.assign_add, self.accumulated, gradients)
+        # The result depends on the update: MindSpore drops what nobody takes the value of.
+        return ops.depend(losses, self._update(gradients) if updates else gradients)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything besides the weights that a resumed run needs, between two steps of the optimizer."""
@@ -121,6 +129,7 @@ class TrainStep(nn.Cell):
         kept = self._kept()
         for name, value in values.items():
             kept[name].set_data(Tensor(np.asarray(value).astype(kept[name].asnumpy().dtype)))
+        self._calls = int(self.batches.asnumpy())
 
     def _kept(self) -> dict[str, Parameter]:
         counters = [self.global_step, self.batches, self.skipped_steps, self.loss_scale, self.good_steps]
@@ -141,35 +150,34 @@ class TrainStep(nn.Cell):
         return objective, losses
 
     def _update(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """One step of the optimizer, unless a gradient of any rank is not finite; whether it was taken, 0 or 1."""
-        gradients = self.reduce_gradients(gradients)  # not finite on one rank: then on all
+        """One step of the optimizer, unless a gradient of any rank is not finite. All decisions stay on the device."""
         learning_rate = ops.gather(self.learning_rates, self.global_step, 0)
         ops.assign_add(self.global_step, Tensor(1, mstype.int32))
-        taken = Tensor(0, mstype.int32)
-        if self.all_finite(gradients):
-            self._apply(gradients, learning_rate)
-            taken = Tensor(1, mstype.int32)
-            if self.scaled:
-                ops.assign_add(self.good_steps, taken)
-                if self.good_steps >= self.growth_window:
-                    ops.assign(self.loss_scale, ops.minimum(self.loss_scale * 2.0, MAX_LOSS_SCALE))
-                    ops.assign(self.good_steps, Tensor(0, mstype.int32))
-        else:
-            ops.assign_add(self.skipped_steps, Tensor(1, mstype.int32))
-            if self.scaled:
-                ops.assign(self.loss_scale, ops.maximum(self.loss_scale * 0.5, 1.0))
-                ops.assign(self.good_steps, Tensor(0, mstype.int32))
-        return taken
-
-    def _apply(self, gradients: tuple[Tensor, ...], learning_rate: Tensor) -> None:
+        gradients = self.reduce_gradients(gradients)  # not finite on one rank: then on all
+        taken = self.all_finite(gradients)
+        ops.assign_add(self.skipped_steps, ops.logical_not(taken).astype(mstype.int32))
         if self.scaled or self.accumulation > 1:
             gradients = self.map(ops.partial(_multiply, 1.0 / (self.loss_scale * self.accumulation)), gradients)
         if self.clip_norm is not None:
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
-        done = self.optimizer(gradients, learning_rate)
+        done = self.optimizer(gradients, learning_rate, taken)
         if self.ema is not None:
+            share = ops.where(taken, self.ema_share, Tensor(0.0, mstype.float32))
             # After the update: the parameters are read again.
-            self.map(ops.partial(_average, 1.0 - self.ema_decay), self.ema, ops.depend(self.parameters, done))
+            done = self.map(ops.partial(_average, share), self.ema, ops.depend(self.parameters, done))
+        if self.accumulated is not None:
+            done = self.map(_clear, ops.depend(self.accumulated, done))
+        if self.scaled:
+            done = ops.depend(self._adapt_loss_scale(taken), done)
+        return done
+
+    def _adapt_loss_scale(self, taken: Tensor) -> Tensor:
+        good_steps = (self.good_steps + 1) * taken.astype(mstype.int32)
+        full = good_steps >= self.growth_window
+        grown = ops.where(full, ops.minimum(self.loss_scale * 2.0, MAX_LOSS_SCALE), self.loss_scale)
+        scale = ops.where(taken, grown, ops.maximum(self.loss_scale * 0.5, 1.0))
+        ops.assign(self.good_steps, ops.where(full, Tensor(0, mstype.int32), good_steps))
+        return ops.assign(self.loss_scale, scale)
 
 
 def _counter(name: str) -> Parameter:

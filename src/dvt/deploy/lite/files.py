@@ -11,8 +11,9 @@ from dvt.errors import BundleError
 TARGETS = {"cpu": ("ONNX", "{stem}.ms"), "ascend": ("MINDIR", "{stem}_ascend.mindir")}
 """By target: the format that is converted, and the names of the results."""
 
-# On Ascend the converter's default is float16, which moves confidences.
-PRECISION_MODES = {"float32": "preferred_fp32", "float16": "enforce_fp16"}
+# On Ascend the converter's default is float16 for all operators, which moves confidences. A float16 file names the type
+# of each operator itself: LayerNorm, softmax and the performers stay float32 (`dvt.models.precision`).
+PRECISION_MODES = {"float32": "preferred_fp32", "float16": "enforce_origin"}
 
 
 def write_ascend_configs(folder: Path, graphs: GraphSet, batch_sizes: Sequence[int]) -> None:
