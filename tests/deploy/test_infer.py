@@ -68,11 +68,44 @@ def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys:
         (["{data}", "{data}"], "is not a bundle"),
         (["{bundle}", "{data}", "--output", "/proc/no/file"], "cannot write /proc/no/file"),
         (["{bundle}", "{bundle}"], "holds no images"),
+        (["{bundle}", "{data}", "--output", "{data}"], "cannot write"),
     ],
 )
 def test_mistakes(arguments: list[str], message: str, bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):
     assert cli.main(["infer", *[each.format(bundle=bundle, data=data) for each in arguments]]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_bad_images_are_named_and_the_rest_is_done(
+    batch_size: int, bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(data, tmp_path / "data")
+    (folder / "val" / "bee" / "1.png").write_bytes(b"no image")
+    whole = (folder / "val" / "dog" / "2.png").read_bytes()
+    (folder / "val" / "dog" / "2.png").write_bytes(whole[: len(whole) // 2])
+    output = tmp_path / "made" / "for it" / "rows.csv"
+    command = ["infer", str(bundle), str(folder), "--batch_size", str(batch_size), "--output", str(output)]
+    assert cli.main(command) == 1
+    rows = list(csv.DictReader(output.open(encoding="utf-8")))
+    assert [row["file"][-9:] for row in rows] == ["bee/0.png", "bee/2.png", "dog/0.png", "dog/1.png"]
+    said = capsys.readouterr().err
+    assert "bee/1.png cannot be read" in said and "dog/2.png cannot be read" in said
+    assert "4 images" in said and "2 of 6 files could not be classified" in said
+
+
+def test_rows_are_written_as_they_come(bundle: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What ends the command later loses none that were classified before."""
+    output, plain = tmp_path / "rows.csv", Cascade.predict
+
+    def until_the_third(cascade: Cascade, images: np.ndarray, thresholds: object) -> object:
+        if output.exists() and len(output.read_text().splitlines()) == 3:
+            raise KeyboardInterrupt
+        return plain(cascade, images, thresholds)
+
+    monkeypatch.setattr(Cascade, "predict", until_the_third)
+    assert cli.main(["infer", str(bundle), str(data), "--batch_size", "1", "--output", str(output)]) == 130
+    assert len(output.read_text().splitlines()) == 3
 
 
 def test_other_classes_and_no_preprocessing(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bundles
 import numpy as np
+import onnx
 import pytest
 
 from dvt import AdaptiveClassifier
@@ -170,3 +171,46 @@ def test_a_bundle_without_thresholds(bundle: Path, tmp_path: Path, photographs: 
     (folder / "manifest.json").write_text(json.dumps({**content, "thresholds": {}}), encoding="utf-8")
     with pytest.raises(ConfigError, match="the bundle has no thresholds: give 3 numbers"):
         Cascade(folder).predict(photographs[:1])
+
+
+def test_weights_outside_of_the_hashed_file_are_not_read(bundle: Path, tmp_path: Path):
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    onnx.save(onnx.load(folder / "exit_0.onnx"), folder / "exit_0.onnx", save_as_external_data=True, location="w.bin")
+    assert (folder / "w.bin").exists()
+    with pytest.raises(BundleError, match=r"cannot load .*exit_0.onnx"):
+        Cascade(folder, verify=False)
+
+
+def test_a_file_with_other_inputs_than_the_manifest_says(bundle: Path, tmp_path: Path):
+    folder = shutil.copytree(bundle, tmp_path / "copy")
+    shutil.copy(folder / "exit_2.onnx", folder / "exit_1.onnx")
+    with pytest.raises(BundleError, match=r"exit_1.onnx does not take and return what its manifest says"):
+        Cascade(folder, verify=False)
+
+
+@pytest.mark.slow
+def test_onnx_runtime_looks_up_no_host_and_writes_no_identity(bundle: Path, tmp_path: Path):
+    """As its official builds do from version 1.29 on, but where CI is set."""
+    if (strace := shutil.which("strace")) is None:
+        pytest.skip("strace is not installed")
+    environment = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(SRC)}
+    code = f"import time; from dvt.deploy import Cascade; Cascade({str(bundle)!r}); time.sleep(1)"
+    traced = [
+        strace,
+        "-f",
+        "-qq",
+        "-e",
+        "trace=socket,connect",
+        "-o",
+        str(tmp_path / "trace"),
+        sys.executable,
+        "-c",
+        code,
+    ]
+    done = subprocess.run(traced, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    if "ptrace" in done.stderr and done.returncode:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()[-100:]}")
+    assert done.returncode == 0, done.stderr
+    assert "AF_INET" not in (tmp_path / "trace").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trace"]

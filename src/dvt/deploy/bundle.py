@@ -33,6 +33,7 @@ from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import ConfigError, work_begun
 from dvt.models.cost import cumulative_gmacs
 from dvt.models.variants import ModelConfig
+from dvt.safe_files import explained
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
 
@@ -78,7 +79,7 @@ def write_bundle(model: nn.Cell, folder: Path, options: BundleOptions) -> list[P
     )
     with staged(folder) as stage:
         merged(folder, manifest, options.replace)  # refuses before the work
-        with work_begun():
+        with work_begun(), explained(folder, ConfigError):
             graphs = _write_graphs(stage, model, weights, options)
             if "MINDIR" in graphs and options.batch_size is None:
                 write_ascend_configs(stage, graphs["MINDIR"], manifest.batch_sizes)

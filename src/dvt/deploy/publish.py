@@ -29,10 +29,11 @@ log = logging.getLogger(__name__)
 def staged(folder: Path) -> Iterator[Path]:
     """A hidden folder in `folder`, to be written to, for one export at a time; a failure leaves nothing.
 
-    What cannot be written becomes a ConfigError.
+    Raises ConfigError for a folder that cannot be written, or that another export holds.
     """
-    with held(folder, "an export"), explained(folder, ConfigError):
-        _tidy_up(folder)
+    with held(folder, "an export"):
+        with explained(folder, ConfigError):
+            _tidy_up(folder)
         with scratch_folder(folder, "export") as stage:
             yield stage
 

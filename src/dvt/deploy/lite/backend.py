@@ -46,10 +46,12 @@ class LiteBackend:
         self._lock = threading.Lock()
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """One exit on inputs in the manifest's order; its outputs in that order."""
         with self._lock:  # one question at a time, or a thread reads another's answer
             return self._sessions.run(index, self._names[index], list(inputs))
 
     def close(self) -> None:
+        """Ends the worker, if there is one."""
         self._sessions.close()
 
 
