@@ -9,7 +9,8 @@ import os
 import re
 import types
 import typing
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,47 @@ def check_value(key: str, value: Any, hint: Any, limits: Bounds | None = None) -
     if not fits(value, hint, limits):
         given = "null" if value is None else repr(value)
         raise ConfigError(f"{key} is {given}; it must be {describe_type(hint, limits)}")
+
+
+def from_plain(hint: Any, value: Any, key: str, limits: Bounds | None = None) -> Any:
+    """A `value` read from JSON as what the type `hint` says, dataclasses with all that they hold.
+
+    Keys that a dataclass does not know are left out. Raises ConfigError, naming the place below `key`, for another
+    type, a number outside of `limits` or of the bounds of its field, and what a dataclass itself refuses.
+    """
+    kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if hint is Any:
+        return value
+    if kind is types.UnionType:  # X | None
+        return None if value is None else from_plain(of[0], value, key, limits)
+    if kind is dict or is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{key} is {value!r:.100}; it must be an object with keys")
+        if kind is dict:
+            return {name: from_plain(of[1], each, f"{key}.{name}") for name, each in value.items()}
+        return _dataclass_from_plain(kind, value, key)
+    if kind in (list, tuple, Sequence):
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{key} is {value!r:.100}; it must be a list")
+        made = [from_plain(of[0], each, f"{key}.{index}", limits) for index, each in enumerate(value)]
+        return tuple(made) if kind is tuple else made
+    if hint is not str or not isinstance(value, str):  # texts may be empty here
+        check_value(key, value, hint, limits)
+    return value
+
+
+def _dataclass_from_plain(kind: type, values: dict[str, Any], key: str) -> Any:
+    found, hints = {}, typing.get_type_hints(kind)
+    for each in fields(kind):
+        place = f"{key}.{each.name}".lstrip(".")
+        if each.name in values:
+            found[each.name] = from_plain(hints[each.name], values[each.name], place, each.metadata.get("bounds"))
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise ConfigError(f"{place} is missing")
+    try:
+        return kind(**found)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}" if key else str(error)) from error
 
 
 def fits(value: Any, hint: Any, limits: Bounds | None = None) -> bool:

@@ -86,10 +86,10 @@ def test_inputs_and_outputs():
     [
         (lambda m: m.update(format=1), "has format 1; this version of the package reads format 2. Export"),
         (lambda m: m.update(format=3), "has format 3; .* Update the package"),
-        (lambda m: m.pop("graphs"), "is damaged: it lacks 'graphs'"),
-        (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "graphs.ONNX.exits.0 lacks 'sha256'"),
+        (lambda m: m.pop("graphs"), "is damaged: graphs is missing"),
+        (lambda m: m["graphs"]["ONNX"]["exits"][0].pop("sha256"), "graphs.ONNX.exits.0.sha256 is missing"),
         (lambda m: m["graphs"]["ONNX"]["exits"][0].update(file="../exit_0.onnx"), "not the name of a file in the bun"),
-        (lambda m: m["model"].update(embed_dim=17), "is damaged: model.embed_dim 17 is not a multiple"),
+        (lambda m: m["model"].update(embed_dim=17), "is damaged: .*model.embed_dim 17 is not a multiple"),
         (lambda m: m["graphs"]["ONNX"]["exits"].pop(), "graphs.ONNX.exits are 1 files for 2 exits"),
         (
             lambda m: m["graphs"]["ONNX"]["exits"][1]["inputs"].pop(),
@@ -192,10 +192,10 @@ def test_files_that_are_not_those_of_the_manifest(folder: Path):
     path = folder / "exit_1.onnx"
     original = path.read_bytes()
     path.write_bytes(original[:-1])
-    with pytest.raises(BundleError, match=r"exit_1.onnx has 8 bytes, its manifest says 9"):
+    with pytest.raises(BundleError, match=r"exit_1.onnx was altered or cut short: its bytes and sha256"):
         check_files(folder, graphs)
     path.write_bytes(original[:-1] + b"x")
-    with pytest.raises(BundleError, match=r"exit_1.onnx was altered: its sha256 is not that of its manifest"):
+    with pytest.raises(BundleError, match=r"exit_1.onnx was altered or cut short"):
         check_files(folder, graphs)
     path.unlink()
     with pytest.raises(BundleError, match=r"is incomplete: exit_1.onnx is missing"):

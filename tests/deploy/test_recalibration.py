@@ -53,5 +53,3 @@ def test_what_cannot_be_measured(bundle: Path, photographs: np.ndarray):
         remeasure(bundle, "LITE", photographs)
     with pytest.raises(DataError, match="one each is needed"):
         remeasure(bundle, "ONNX_INT8", photographs, np.zeros(3, int))
-    with pytest.raises(DataError, match="must be the same"):
-        remeasured(probabilities(0), probabilities(0)[:, :5], None, {}, [1, 2, 4])

@@ -55,7 +55,7 @@ def test_a_missing_key_is_named(path, named):
 def test_other_files_are_refused():
     with pytest.raises(DataError, match="not JSON"):
         Results.from_json("{")
-    with pytest.raises(DataError, match=r"results\.sweep is list"):
+    with pytest.raises(DataError, match=r"results\.sweep is \[\]"):
         results_of(made_up() | {"sweep": []})
 
 

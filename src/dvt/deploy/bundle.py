@@ -57,11 +57,7 @@ def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **opt
             bundle of other weights, without `replace`.
         DVTError: A file computes something else than the model.
     """
-    return write_bundle(model, Path(folder), BundleOptions(*values, **options))
-
-
-def write_bundle(model: nn.Cell, folder: Path, options: BundleOptions) -> list[Path]:
-    """`export_bundle`, step by step: formats -> checked files -> manifest -> folder."""
+    folder, options = Path(folder), BundleOptions(*values, **options)
     config = model.config
     fixed = [] if options.batch_size is None else [options.batch_size]
     model = exportable(model)
@@ -153,11 +149,9 @@ def export_checkpoint(
         there = splits.sizes["calibration"]
         chosen = np.linspace(0, there - 1, min(calibration_images, there)).astype(int)
         options["calibration"] = splits.batch("calibration", chosen)
-    bundle = BundleOptions(
-        formats, stored_settings(stored), stored.get("class_names"), stored.get("preprocessing"), **options
-    )
     log.info("exporting %s from %s, checked on %s", loaded.model.name, checkpoint, used.description)
-    return write_bundle(model, Path(output), bundle)
+    known = (stored_settings(stored), stored.get("class_names"), stored.get("preprocessing"))
+    return export_bundle(model, output, formats, *known, **options)
 
 
 def _splits_of_run(checkpoint: str, loaded: Checkpoint, path: str | None) -> Splits:

@@ -7,11 +7,10 @@ import hashlib
 import json
 import math
 import os
-import types
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import explained, replacing
-from dvt.value_checks import bounds, check_value
+from dvt.value_checks import bounds, check_value, from_plain
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
@@ -184,7 +183,7 @@ def _check_plain(value: Any, key: str) -> None:
 
 def _check_preprocessing(stored: dict[str, Any], model: ModelConfig) -> None:
     """Raises ConfigError unless an image becomes an input of the model."""
-    made = _read(Preprocessing, stored, "preprocessing")
+    made = from_plain(Preprocessing, stored, "preprocessing")
     for key in ("image_size", "in_channels"):
         if getattr(made, key) != getattr(model, key):
             raise ConfigError(f"preprocessing.{key} is {getattr(made, key)}, and the model takes {getattr(model, key)}")
@@ -220,51 +219,11 @@ def manifest_from_dict(content: Any, source: str = "the manifest") -> Manifest:
             + ("Update the package" if newer else "Export the checkpoint again")
         )
     try:
-        return _read(Manifest, content, "")
+        manifest = from_plain(Manifest, content, "")
+        ModelConfig.from_dict(content["model"])  # refuses keys that this version does not know
+        return manifest
     except ConfigError as error:
         raise BundleError(f"{source} is damaged: {error}. Export the checkpoint again") from error
-
-
-def _read(hint: Any, value: Any, key: str, limits: Any = None) -> Any:
-    """`value`, read from JSON under `key`, as what the type hint says. Raises ConfigError, naming the key."""
-    kind = get_origin(hint) or hint
-    if hint is Any:
-        return value
-    if kind is types.UnionType:  # X | None
-        return None if value is None else _read(get_args(hint)[0], value, key, limits)
-    if kind is dict or is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} is {value!r:.100}; it must be an object with keys")
-        if hint is ModelConfig:
-            return ModelConfig.from_dict(value)
-        if kind is dict:
-            return {name: _read(get_args(hint)[1], each, f"{key}.{name}") for name, each in value.items()}
-        return _read_dataclass(hint, value, key)
-    if kind in (list, tuple):
-        if not isinstance(value, list | tuple):
-            raise ConfigError(f"{key} is {value!r:.100}; it must be a list")
-        return kind(_read(get_args(hint)[0], each, f"{key}.{index}", limits) for index, each in enumerate(value))
-    if hint is str:
-        if not isinstance(value, str):
-            raise ConfigError(f"{key} is {value!r:.100}; it must be text")
-        return value
-    check_value(key, value, hint, limits)
-    return float(value) if hint is float else value
-
-
-def _read_dataclass(hint: type, value: Mapping[str, Any], key: str) -> Any:
-    """See `_read`. Keys that this version does not know are ignored."""
-    found, hints = {}, get_type_hints(hint)
-    for each in fields(hint):
-        if each.name in value:
-            path = f"{key}.{each.name}".lstrip(".")
-            found[each.name] = _read(hints[each.name], value[each.name], path, each.metadata.get("bounds"))
-        elif each.default is MISSING and each.default_factory is MISSING:
-            raise ConfigError(f"{key or 'it'} lacks {each.name!r}")
-    try:
-        return hint(**found)
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}" if key else str(error)) from error
 
 
 def read_manifest(folder: str | os.PathLike) -> Manifest:
@@ -322,14 +281,11 @@ def check_files(folder: Path, graphs: GraphSet) -> None:
         path = folder / entry.file
         if not path.is_file():
             raise BundleError(f"{folder} is incomplete: {entry.file} is missing; copy the bundle again")
-        size = path.stat().st_size
-        if size != entry.bytes:
+        if path.stat().st_size != entry.bytes or _sha256_of(path) != entry.sha256:
             raise BundleError(
-                f"{path} has {size:,} bytes, its manifest says {entry.bytes:,}; it was altered or cut short: copy the "
-                "bundle again"
+                f"{path} was altered or cut short: its bytes and sha256 are not those of its manifest; copy the bundle "
+                "again"
             )
-        if _sha256_of(path) != entry.sha256:
-            raise BundleError(f"{path} was altered: its sha256 is not that of its manifest; copy the bundle again")
 
 
 def _sha256_of(path: Path) -> str:

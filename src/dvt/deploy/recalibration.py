@@ -73,25 +73,13 @@ def remeasured(
     settings: Mapping[str, Setting],
     cumulative_gmacs: Sequence[float],
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
-    """Settings for files whose numbers are not quite those of the bundle's float32 files.
+    """Settings under the same names, each letting as many images leave at each exit as the bundle's do, and what was
+    measured: per exit the share of images with the same class and the accuracy in percent, per setting the accuracy
+    before and after.
 
-    Args:
-        reference: Probabilities (K, n, C) of the float32 files on the calibration images.
-        measured: Probabilities of the other files on the same images.
-        labels: Their classes (n,); None leaves out the accuracies.
-        settings: The bundle's thresholds.
-        cumulative_gmacs: Cost (K,) of leaving at each exit.
-
-    Returns:
-        The settings under the same names, each letting as many images leave at each exit as the bundle's do, and what
-        was measured: per exit the share of images with the same class and the accuracy in percent, per setting the
-        accuracy before and after.
-
-    Raises:
-        DataError: The probabilities have different shapes.
+    `reference` and `measured` are the probabilities (K, n, C) of the float32 files and of the others on the same images
+    with these `labels` (n,); None leaves out the accuracies. `settings` and `cumulative_gmacs` (K,) are the bundle's.
     """
-    if reference.shape != measured.shape:
-        raise DataError(f"the probabilities have shapes {reference.shape} and {measured.shape}; they must be the same")
     num_exits, count = reference.shape[:2]
     predicted = {"float32": reference.argmax(axis=2), "this": measured.argmax(axis=2)}  # (K, n) each
     details: dict[str, Any] = {

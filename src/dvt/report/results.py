@@ -6,12 +6,12 @@ shapes; images/s were measured, unless the name says "expected". Axis letters: K
 
 import json
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from dvt.early_exit.budgets import FrontierCurve, Recommended, RuleComparison, SearchComparison
-from dvt.errors import DataError
+from dvt.errors import ConfigError, DataError
+from dvt.value_checks import from_plain
 
 
 @dataclass(frozen=True)
@@ -151,28 +151,7 @@ class Results:
             values = json.loads(text)
         except ValueError as error:
             raise DataError(f"the results are not JSON: {error}; run the evaluation again") from error
-        return _from_plain(cls, values, "results")
-
-
-def _from_plain(kind: Any, value: Any, name: str) -> Any:
-    """A value read from JSON as what the type `kind` of a field says; `name` is its place, for messages."""
-    of = get_args(kind)
-    if is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise DataError(f"{name} is {type(value).__name__}; it must have the keys of {kind.__name__}")
-        types, known = get_type_hints(kind), {}
-        for each in fields(kind):
-            if each.name in value:
-                known[each.name] = _from_plain(types[each.name], value[each.name], f"{name}.{each.name}")
-            elif each.default is MISSING and each.default_factory is MISSING:
-                raise DataError(f"the results lack {name}.{each.name}; run the evaluation again")
-        return kind(**known)
-    if value is None or not of:
-        return value
-    if get_origin(kind) is UnionType:  # `X | None`
-        return _from_plain(of[0], value, name)
-    if get_origin(kind) is list:
-        return [_from_plain(of[0], item, f"{name}[{place}]") for place, item in enumerate(value)]
-    if get_origin(kind) is dict:
-        return {key: _from_plain(of[1], item, f"{name}.{key}") for key, item in value.items()}
-    return value
+        try:
+            return from_plain(cls, values, "results")
+        except ConfigError as error:
+            raise DataError(f"{error}; run the evaluation again") from error

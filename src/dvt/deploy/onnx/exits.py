@@ -142,42 +142,32 @@ class ExitWriter:
         return token_resize_matrix(source, self.config.resize_side(self.exit_index), target, class_weight)
 
     def _tokens(self, images: Symbol) -> Symbol:
-        """Images (B, I, S, S) -> tokens with the class token in front and positions added, (B, N, C)."""
-        graph, own = self.graph, self.weights
+        """Images (B, I, S, S) -> tokens with the class token in front and positions added, (B, N, C).
+
+        T2T has a token performer after each split of the image but the last; patches are a single split.
+        """
+        graph, own, config = self.graph, self.weights, self.config
+        channels, side, name = config.in_channels, config.image_size, "tokens.proj"
+        if config.tokenizer == "t2t":
+            splits, name = (config.first_split(self.exit_index), LATER_SOFT_SPLIT, LATER_SOFT_SPLIT), "tokens.project"
+            sides = (side, *split_sides(side, splits[0]))
+        else:
+            patch, padding = patch_geometry(side, config.grid_sizes[self.exit_index])
+            splits, sides = ((patch, patch, padding),), (side,)
         with graph.scope("tokens"):
-            x = self._tokens_to_token(images) if self.config.tokenizer == "t2t" else self._patches(images)
+            x = images.reshape(0, channels, side**2).transpose(0, 2, 1)  # (B, S*S, I)
+            for index, split in enumerate(splits, start=1):
+                x = _soft_split(graph, x, sides[index - 1], channels, split)
+                if index < len(splits):
+                    with graph.scope(f"performer{index}"):
+                        x = self._performer(f"tokens.performer{index}", x, channels)
+                    channels = PERFORMER_DIM
+            weight = own[f"{name}.weight"].reshape(config.embed_dim, -1)
+            x = graph.dense(x, weight[:, _pixels_first(weight.shape[1], channels)], own[f"{name}.bias"])
             # The class token and its position, once per image: a zero column of the tokens has the batch's size.
             first = graph.constant("class_token", own["cls_token"][:, 0] + own["pos_embed"][:, 0])  # (1, C)
             x = x + graph.constant("positions", own["pos_embed"][:, 1:])  # (B, G*G, C)
             return graph.add("Concat", x.part(0, 1, axis=1) * 0.0 + first, x, axis=1)
-
-    def _patches(self, images: Symbol) -> Symbol:
-        """Patches of a grid, embedded: (B, I, S, S) -> (B, G*G, C)."""
-        graph, grid, channels = self.graph, self.config.grid_sizes[self.exit_index], self.config.in_channels
-        patch, padding = patch_geometry(self.config.image_size, grid)
-        if padding:
-            images = graph.add("Pad", images, integers(*[0, 0, padding, padding] * 2))
-        x = images.reshape(0, channels, grid, patch, grid * patch)
-        x = x.reshape(0, channels * grid, patch, grid, patch)
-        x = x.reshape(-1, channels, grid, patch, grid, patch).transpose(0, 2, 4, 1, 3, 5)
-        return self._dense("tokens.proj", x.reshape(-1, grid * grid, channels * patch * patch))
-
-    def _tokens_to_token(self, images: Symbol) -> Symbol:
-        """Three soft splits with a token performer after the first two: (B, I, S, S) -> (B, G*G, C)."""
-        graph, config = self.graph, self.config
-        first = config.first_split(self.exit_index)
-        sides = [config.image_size, *split_sides(config.image_size, first)]
-        channels = config.in_channels
-        x = images.reshape(0, channels, sides[0] ** 2).transpose(0, 2, 1)  # (B, S*S, I)
-        for index, split in enumerate((first, LATER_SOFT_SPLIT)):
-            with graph.scope(f"performer{index + 1}"):
-                x = _soft_split(graph, x, sides[index], channels, split)
-                x = self._performer(f"tokens.performer{index + 1}", x, channels)
-                channels = PERFORMER_DIM
-        with graph.scope("project"):
-            x = _soft_split(graph, x, sides[2], channels, LATER_SOFT_SPLIT)
-            weight, bias = self.weights["tokens.project.weight"], self.weights["tokens.project.bias"]
-            return graph.dense(x, weight[:, _pixels_first(weight.shape[1], channels)], bias)
 
     def _performer(self, name: str, x: Symbol, channels: int) -> Symbol:
         """Linear attention over the tokens of a soft split of a map with `channels`: (B, T, in) -> (B, T, E).
