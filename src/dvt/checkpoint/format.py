@@ -35,13 +35,13 @@ def kind_of(path: Path) -> str:
 
     Raises CheckpointError for a folder, a file that is missing, empty or cannot be read, and for safetensors.
     """
-    if path.is_dir():
-        raise CheckpointError(f"{path} is a folder, not a checkpoint.{_nearby(path)}")
-    if not path.exists():
-        raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}")
     try:
         with path.open("rb") as file:
             start = file.read(9)
+    except IsADirectoryError:
+        raise CheckpointError(f"{path} is a folder, not a checkpoint.{_nearby(path)}") from None
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
     if not start:
@@ -59,7 +59,7 @@ def kind_of(path: Path) -> str:
 def _nearby(folder: Path) -> str:
     if not folder.is_dir():
         return f" The folder {folder} does not exist either"
-    found = sorted(str(file) for file in folder.iterdir() if file.suffix in (".ckpt", ".pth", ".pt", ".tar", ".bin"))
+    found = sorted(str(file) for file in folder.glob("*") if file.suffix in (".ckpt", ".pth", ".pt", ".tar", ".bin"))
     return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is none in {folder}"
 
 

@@ -164,24 +164,20 @@ def model_of(checkpoint: Checkpoint, source: str, *, kernels: bool = True) -> "n
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
     """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
-    arrays = {name: np.asarray(weights[name]) for name in shapes if name in weights}
-    fitting = {name for name, value in arrays.items() if value.shape == tuple(shapes[name])}
-    faults = {
+    faults: dict[str, list[str]] = {
         "missing": [name for name in shapes if name not in weights],
         "unexpected": [name for name in weights if name not in shapes],
-        "of another shape": [
-            f"{name} is {value.shape}, needed {tuple(shapes[name])}"
-            for name, value in arrays.items()
-            if name not in fitting
-        ],
-        "not floating-point": [name for name, value in arrays.items() if value.dtype.kind != "f"],
-        # Only where the shape is right: a few bytes in a file can claim an array of any size.
-        "with NaN or infinity": [
-            name
-            for name, value in arrays.items()
-            if name in fitting and value.dtype.kind == "f" and not np.isfinite(value).all()
-        ],
     }
+    for name in (name for name in shapes if name in weights):
+        value, needed, fault = np.asarray(weights[name]), tuple(shapes[name]), None
+        if value.dtype.kind != "f":
+            fault = "not floating-point"
+        elif value.shape != needed:
+            name, fault = f"{name} is {value.shape}, needed {needed}", "of another shape"
+        elif not np.isfinite(value).all():  # last: a few bytes in a file can claim an array of any size
+            fault = "with NaN or infinity"
+        if fault:
+            faults.setdefault(fault, []).append(name)
     if any(faults.values()):
         found = [
             f"{len(names)} {fault} ({listing(names, '; ' if fault == 'of another shape' else ', ')})"

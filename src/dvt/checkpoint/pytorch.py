@@ -14,10 +14,9 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,23 +34,14 @@ MOST_RESULTS, MOST_NESTED = 100_000, 8  # values in one stored result, lists aro
 MODEL_KEY = "dvt_model"  # our own entry, only for models that names and shapes do not determine
 
 
-@dataclass(frozen=True)
-class TorchFile:
-    """What a PyTorch file holds.
+class TorchFile(NamedTuple):
+    """What a PyTorch file holds."""
 
-    Args:
-        key: Place of the chosen set of weights in the file, "" for the whole of it.
-        tensors: These weights, of at least single precision, names without what wrappers put in front of them.
-        notes: On what is read in another way than it stands in the file, line by line.
-        rest: All that is no set of weights.
-        model: Only in files that `convert_to_pytorch` wrote for a model that names and shapes do not determine.
-    """
-
-    key: str
-    tensors: dict[str, np.ndarray]
-    notes: list[str]
-    rest: dict[str, Any]
-    model: ModelConfig | None
+    key: str  # place of the chosen set of weights in the file, "" for the whole of it
+    tensors: dict[str, np.ndarray]  # these, at least single precision, names without what wrappers put in front of them
+    notes: list[str]  # on what is read in another way than it stands in the file
+    rest: dict[str, Any]  # all that is no set of weights
+    model: ModelConfig | None  # only from `convert_to_pytorch`, where names and shapes do not determine it
 
 
 def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
@@ -184,6 +174,8 @@ def _read_torch_file(path: Path) -> Any:
                 f"{needs[1]}. Load it where it was made, and save the weights alone: torch.save(model.state_dict(), "
                 "FILE)"
             )
+        elif isinstance(error, MemoryError) or "allocate memory" in str(error):
+            fault = "cannot be read: there is too little memory for it, or it is damaged and claims more than it holds"
         raise CheckpointError(f"{path} {fault}") from error
 
 

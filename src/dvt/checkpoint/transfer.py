@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -50,25 +50,15 @@ class Initial:
     report: list[str]
 
 
-@dataclass(frozen=True)
-class _Source:
-    """What a file holds.
+class _Source(NamedTuple):
+    """What a file holds."""
 
-    Args:
-        kind: What it is, for messages.
-        tokenizer: "patch" or "t2t".
-        num_heads: Heads of the attention, None where the file does not say.
-        exits: One dict per exit, by our names below `exits.K.`.
-        unknown: Names in the file that no model of this package has.
-        notes: On how the file was read, line by line.
-    """
-
-    kind: str
-    tokenizer: str
-    num_heads: int | None
-    exits: list[Weights]
-    unknown: list[str]
-    notes: list[str]
+    kind: str  # for messages
+    tokenizer: str  # "patch" or "t2t"
+    num_heads: int | None  # None where the file does not say
+    exits: list[Weights]  # by our names below `exits.K.`
+    unknown: list[str]  # names that no model of this package has
+    notes: list[str]  # on how the file was read
 
 
 def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
@@ -155,7 +145,10 @@ def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
     # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
     unshared = replace(config, share_blocks=False)
     ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)} | {"dist_token": "dist_token"}
-    flat = {name: value.reshape(len(value), -1) if value.ndim == 4 else value for name, value in file.tensors.items()}
+    flat = {
+        name: value.reshape(len(value), -1) if value.ndim == 4 and len(value) else value
+        for name, value in file.tensors.items()
+    }
     exits, unknown = _by_exit(flat, prefixes or [""], ours)
     tokenizer = "patch" if any("patch_embed." in name for name in flat) else "t2t"
     num_heads = file.model.num_heads if file.model else None
