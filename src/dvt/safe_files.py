@@ -123,7 +123,7 @@ def _take(lock: BinaryIO, folder: Path, what: str) -> None:
         lock.seek(0)
         holder = lock.read(200).decode(errors="replace") or "another process"
         raise ConfigError(
-            f"{what} is under way in {folder} already ({holder}); wait for its end, or choose another folder"
+            f"{what} is already under way in {folder} ({holder}); wait for its end, or choose another folder"
         ) from None
     except OSError as error:
         text = "%s: the file system has no locks (%s); see to it that nothing else writes there"

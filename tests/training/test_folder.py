@@ -131,7 +131,7 @@ def test_a_run_is_written_to_by_one_process_at_a_time(tmp_path: Path, capfd: pyt
         folder.begin()
         folder.save_state(weights(1), metadata(config, 1))
         for resume in (False, True):
-            message, second = f"is under way in .*run already .process {os.getpid()} on", replace(config, resume=resume)
+            message, second = f"is already under way in .*run .process {os.getpid()} on", replace(config, resume=resume)
             with pytest.raises(ConfigError, match=message), opened(second):
                 pass
         with RunFolder.opened(replace(config, resume=True), writes=False):  # another rank of the same run
