@@ -4,6 +4,7 @@ import argparse
 import copy
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import tracemalloc
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 
 from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
-from dvt.checkpoint.pytorch import convert_from_pytorch
+from dvt.checkpoint.pytorch import convert_from_pytorch, read_weights
 from dvt.cli import main as cli
 from dvt.convert import exit_rows, from_reference, reference_shapes, to_reference_state_dict
 from dvt.errors import CheckpointError
 from dvt.models.cascade import build_model
 from dvt.models.variants import VARIANTS, model_config
+from reliability.faults import ended, forked
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert_checkpoint.py"
 
@@ -229,6 +231,22 @@ def test_archives_that_unpack_to_more_than_they_are(torch, released, tmp_path, c
     check_refused(capsys, [source, tmp_path / "out.ckpt"], "would unpack to", left=["in.pth.tar"])
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
+
+
+def test_too_little_memory_is_not_called_damage(torch, tmp_path):
+    torch.save({"w": torch.zeros(2**25)}, tmp_path / "in.pth")
+    said = tmp_path / "said"
+
+    def read() -> None:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (mapped + 2**26,) * 2)
+        try:
+            read_weights(tmp_path / "in.pth")
+        except CheckpointError as error:
+            said.write_text(str(error))
+
+    assert ended(forked(read)) == 0
+    assert "there is too little memory for it" in said.read_text()
 
 
 def test_a_plain_backbone_is_named_as_such(torch, tmp_path, capsys):

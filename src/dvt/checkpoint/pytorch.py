@@ -174,7 +174,7 @@ def _read_torch_file(path: Path) -> Any:
                 f"{needs[1]}. Load it where it was made, and save the weights alone: torch.save(model.state_dict(), "
                 "FILE)"
             )
-        elif isinstance(error, MemoryError) or "allocate memory" in str(error):
+        elif MemoryError in (type(error), type(error.__context__)) or "allocate memory" in str(error):
             fault = "cannot be read: there is too little memory for it, or it is damaged and claims more than it holds"
         raise CheckpointError(f"{path} {fault}") from error
 
