@@ -51,7 +51,7 @@ def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsy
 
 def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):
     flat = data / "val" / "bee"
-    assert cli.main(["infer", str(bundle), str(flat), "--thresholds", "2,2,2"]) == 0
+    assert cli.main(["infer", str(bundle), str(flat), "--thresholds", "2", "2", "2"]) == 0
     printed = capsys.readouterr()
     assert [line.rsplit(",", 1)[1] for line in printed.out.splitlines()[1:]] == ["3"] * 3
     assert "accuracy" not in printed.err

@@ -1,6 +1,6 @@
 """`dvt eval` with eval.py, and `dvt report`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +31,8 @@ class EvalOptions:
         check_fields(self, "")
 
 
-def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: str | None = None) -> None:
-    """The command `dvt eval`; `output` and `checkpoint` are taken if the arguments name none."""
+def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: Callable[[], str] | None = None) -> None:
+    """The command `dvt eval`; `output` and `checkpoint` say what to take if the arguments name none."""
     options, given = parse(argv, prog, checkpoint)
     keys = given_keys(given)  # before MindSpore is loaded, so that mistakes are refused at once
     keys["output"] = given.get("output") or output or str(Path(options.checkpoint).parent)
@@ -52,11 +52,11 @@ def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: s
 
 def report(argv: Sequence[str], prog: str) -> None:
     """The command `dvt report`: the same into another folder, and by default for the checkpoint of a checkout."""
-    run(argv, prog, REPORT_FOLDER, shipped_checkpoint())
+    run(argv, prog, REPORT_FOLDER, shipped_checkpoint)
 
 
 def parse(
-    argv: Sequence[str], prog: str = "dvt eval", checkpoint: str | None = None
+    argv: Sequence[str], prog: str = "dvt eval", checkpoint: Callable[[], str] | None = None
 ) -> tuple[EvalOptions, dict[str, Any]]:
     """What to evaluate, and all the options that were given."""
     parser = Parser(
@@ -69,8 +69,8 @@ def parse(
     parser.add_config(SHOWN, reason="; the model and its training are fixed by the checkpoint")
     parser.set_help("output", "Folder for the results (default: that of the checkpoint).")
     given = parser.parse(argv)
-    if checkpoint is not None:
-        given.setdefault("checkpoint", checkpoint)
+    if checkpoint is not None and "checkpoint" not in given:
+        given["checkpoint"] = checkpoint()
     return parser.options(EvalOptions, given), given
 
 

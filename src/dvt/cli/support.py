@@ -170,7 +170,8 @@ class Parser(argparse.ArgumentParser):
                 equals = "="
             elif not equals and option.nargs is None and rest and not rest[0].startswith("--"):
                 equals, value = "=", rest.popleft()
-                while hint in (list[float], list[float] | None) and rest and _is_number(rest[0]):
+                numbers = name == "thresholds" or hint in (list[float], list[float] | None)
+                while numbers and rest and _is_number(rest[0]):
                     value += f",{rest.popleft()}"  # 0.5 0.5 0
             words.append(f"--{name}{equals}{value}")
         return words

@@ -137,6 +137,6 @@ def _thresholds(text: str | None, settings: Mapping[str, Sequence[float]]) -> st
     if text is None or text in settings:
         return text
     try:
-        return [float(part) for part in text.split(",")]
+        return [float(part) for part in text.strip("[]").split(",")]
     except ValueError:
         return text

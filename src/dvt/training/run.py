@@ -114,7 +114,7 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
     if saved is not None:
         state.restore(saved, plan)
         log.info("resuming after step %d of %d", state.done, plan.schedule.steps)
-    require_same_weights(state.tensors(), ranks)
+    require_same_weights(state.weights() | state.step.state(), ranks)
     monitor = Monitor(plan.schedule, train.max_failed_batches, train.amp_level != "O0", folder.last_good)
     return Training(plan, folder, state, validation, monitor)
 

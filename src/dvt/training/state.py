@@ -70,10 +70,6 @@ class TrainState:
         """The weights to evaluate: the moving average in place of what it averages, if there is one."""
         return self.weights() | self.step.ema_weights()
 
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Everything that `state.ckpt` holds besides its metadata."""
-        return self.weights() | self.step.state()
-
     def metadata(self, plan: RunPlan) -> dict[str, Any]:
         """What goes with weights of this state into a checkpoint."""
         return {
