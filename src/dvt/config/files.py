@@ -77,27 +77,24 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     _check_is_file(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        said = [getattr(error, "context", None), getattr(error, "problem", None)]
-        reason = ", ".join(filter(None, said)) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{where} is not valid YAML: {reason}") from None
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration file {path}: {error.strerror}; give another, or change its permissions"
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(f"the configuration file {path} is not UTF-8 text; save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:  # such as a date of a 13th month, or a thousand brackets
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if values is None:
-        raise ConfigError(
-            f"the configuration file {path} is empty; it must hold keys with values, such as `seed: 0` (for the default"
-            " of every key, give no file)"
-        )
+    except yaml.MarkedYAMLError as error:
+        where = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        reason = ", ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path}, {where} is not valid YAML: {reason}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date of a 13th month, or 1000 brackets
+        raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} holds {_short(values)}; it must hold keys with values, such as `seed: 0`")
+        found = "is empty" if values is None else f"holds {_short(values)}"
+        raise ConfigError(
+            f"{path} {found}; it must hold keys with values, such as `seed: 0` (for the default of every key, give no "
+            "file)"
+        )
     values = flattened(values)
     _typed(values, str(path))  # only to be refused here, where the file can be named
     return values
