@@ -73,15 +73,15 @@ def held(folder: Path, what: str) -> Iterator[None]:
     with _made(folder):
         while True:
             with explained(path, ConfigError):
-                lock = path.open("a+b")
+                lock = path.open("a+b", buffering=0)
             with lock:
                 _take(lock, folder, what)
                 if not _is_at(path, lock):
                     continue  # the process that held it has removed it since it was opened
-                lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-                lock.flush()
                 try:
+                    with explained(path, ConfigError):
+                        lock.truncate(0)
+                        lock.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
                     yield
                     return
                 finally:
