@@ -89,10 +89,9 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     images = Tensor(rng.standard_normal(shape).astype(np.float32))
     labels = Tensor(rng.integers(0, config.num_classes, batch_size).astype(np.int32))
 
-    run = device.ahead_of_time(step)
-    compile_seconds = seconds_of(lambda: run(images, labels).asnumpy())
+    compile_seconds = seconds_of(lambda: step(images, labels).asnumpy())
     for _ in range(arguments.rounds):
-        run(images, labels).asnumpy()
+        step(images, labels).asnumpy()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # before the parts are compiled
 
     class Gradients(nn.Cell):
@@ -105,7 +104,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
     ways = (
         lambda: step.losses(images, labels, noise_key).asnumpy(),
         lambda: gradients(images, labels, noise_key)[0][1].asnumpy(),
-        lambda: run(images, labels).asnumpy(),
+        lambda: step(images, labels).asnumpy(),
     )
     forward, gradient, whole = median_seconds(ways, arguments.rounds)
     return {
