@@ -1,7 +1,6 @@
 """The cascade of exits, what can be asked of all of them at once, and the functions that build it."""
 
 import copy
-import functools
 from typing import Any, NamedTuple
 
 from mindspore import Tensor, nn, ops
@@ -46,14 +45,17 @@ class DVT(nn.Cell):
         self.exits = nn.CellList(exits)  # gives the parameters their names, shared ones those of the first exit
         self.drawn_key = DrawnKey()
 
-    def construct(self, images: Tensor, noise_key: Tensor | None = None) -> tuple[Tensor, ...]:
-        if noise_key is None and self.training:
+    def construct(self, images: Tensor, noise_key: Tensor | None = None, keep_all: bool = False) -> tuple[Tensor, ...]:
+        if noise_key is None and self.training and not keep_all:
             noise_key = self.drawn_key()
         features, relations = None, None
-        all_logits = ()
+        all_logits, everything = (), ()
         for exit_ in self.exits:
-            logits, features, relations = exit_(images, features, relations, noise_key)
+            logits, features, relations = exit_(images, features, relations, noise_key, keep_all)
             all_logits = all_logits + (logits,)
+            everything = everything + (logits, features, relations)
+        if keep_all:  # see `forward_features`
+            return everything
         return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
@@ -63,28 +65,8 @@ class DVT(nn.Cell):
         All exits run on every image (B, I, S, S), in evaluation mode or training mode as the model is. Compiled apart
         from the plain forward pass, once per batch size.
         """
-        outputs = self._all_features(images)
+        outputs = self(images, None, True)
         return tuple(ExitFeatures(*outputs[start : start + 3]) for start in range(0, len(outputs), 3))
-
-    @functools.cached_property
-    def _all_features(self) -> "AllFeatures":
-        return AllFeatures(self)
-
-
-class AllFeatures(nn.Cell):
-    """images (B, I, S, S) -> (logits, features, relations) of exit after exit, in one flat tuple."""
-
-    def __init__(self, model: DVT) -> None:
-        super().__init__(auto_prefix=False)
-        self.exits = model.exits
-
-    def construct(self, images: Tensor) -> tuple[Tensor, ...]:
-        features, relations = None, None
-        outputs = ()
-        for exit_ in self.exits:
-            logits, features, relations = exit_(images, features, relations, None, True)
-            outputs = outputs + (logits, features, relations)
-        return outputs
 
 
 class AllExits(nn.Cell):
