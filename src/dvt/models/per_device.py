@@ -1,7 +1,7 @@
 """Operators that must be others on some devices: the one place where models and training ask which device it is.
 
-Ascend has no fast kernels for shifts of integers and for `ops.unfold`, which its host processor would compute, and no
-document promises that its int32 sums and products wrap around. So a number modulo 2**32 is an int32 tensor elsewhere,
+On Ascend the AICPU, a slow processor beside the cores, would compute shifts of integers and `ops.unfold`, and no
+document promises that int32 sums and products wrap around. So a number modulo 2**32 is an int32 tensor elsewhere,
 and there two tensors, its upper and its lower 16 bits: no sum or product of these leaves int32, and no quotient needs
 more digits than float32 has. Below, `Word` is either.
 """
