@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,12 @@ def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, ca
 
     stored = read_checkpoint(checkpoint).metadata
     assert np.shape(stored["results"]["dynamic_threshold"]) == (59, 3)
-    again = evaluate_checkpoint(str(checkpoint), 1, config(folder), str(tmp_path / "again"))
+    shutil.copytree(folder / "val", tmp_path / "images" / "val")  # mode 1 uses no training image
+    again = evaluate_checkpoint(
+        str(checkpoint), 1, config(tmp_path / "images", throughput_images=0), str(tmp_path / "again")
+    )
+    assert again.throughput is None and again.cumulative_seconds is None
+    assert "its speed was not measured" in (tmp_path / "again" / "report.html").read_text()
     assert again.sweep == results.sweep
     assert again.recommended.accuracy == results.recommended.accuracy
 

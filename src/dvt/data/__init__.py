@@ -6,6 +6,6 @@ imported only when `Splits.pipeline` is called.
 
 from dvt.data.batches import Splits
 from dvt.data.preprocess import Preprocessing
-from dvt.data.splits import SPLITS, load_splits
+from dvt.data.splits import SPLITS, load_splits, load_validation
 
-__all__ = ["SPLITS", "Preprocessing", "Splits", "load_splits"]
+__all__ = ["SPLITS", "Preprocessing", "Splits", "load_splits", "load_validation"]

@@ -101,7 +101,8 @@ class Splits:
         """What tells this data set from others, wherever it lies: part -> `images`, how many there are, and
         `fingerprint`, which changes with their names (or pixels, of images in memory), order and classes."""
         parts = {"train": self.source.train, "val": self.source.val}
-        return {part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in parts.items()}
+        there = {part: images for part, images in parts.items() if images is not None}
+        return {part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in there.items()}
 
     def difference(self, before: Mapping[str, Mapping[str, Any]]) -> str:
         """How these images differ from those of which `identity` was `before`, in words; "" if they do not."""

@@ -1,5 +1,8 @@
 """Which images of a data set belong to train, calibration and val; `load_splits` is the entry point."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,7 +18,7 @@ from dvt.data.sources.cifar import open_cifar
 from dvt.data.sources.fashion_mnist import open_fashion_mnist
 from dvt.data.sources.image_folder import open_image_folder
 from dvt.data.sources.scale import open_scale
-from dvt.data.sources.source import Source
+from dvt.data.sources.source import PARTS, Source
 from dvt.data.workers import Workers
 from dvt.errors import ConfigError, DataError
 
@@ -75,29 +78,48 @@ def load_splits(
         calibration = calibration_images(labels, train, asked, seed)
         capped = f" (all; {asked:,} asked for)" if len(calibration) < asked else ""
         note = f"calibration: {len(calibration):,} of the images trained on{capped}, cropped and flipped"
-    val = np.arange(len(source.val.labels))
-    if data.val_images is not None:
-        val = even_subset(source.val.labels, data.val_images, _VAL_SUBSET_KEY)
     views = (
         View("train", source.train, train, Recipe.of(augment, source.preprocessing)),
         View("calibration", source.train, calibration, plain, key),
-        View("val", source.val, val, plain),
+        _validation(source, data),
     )
+    mixing = Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names))
+    splits = _divided(source, data, views, (*source.notes, *_augmentation_notes(augment), note))
+    return replace(splits, seed=seed, mixing=mixing, erasing=augment.erasing)
+
+
+def load_validation(data: DataSection, image_size: int) -> Splits:
+    """The validation images alone, as `load_splits` has them: training images need not be there and are not looked at.
+
+    Mean and standard deviation that would be computed from them must be given. Raises as `load_splits`.
+    """
+    source = _open(data, image_size, AugmentSection(), ("val",))
+    return _divided(source, data, (_validation(source, data),), tuple(source.notes))
+
+
+def _validation(source: Source, data: DataSection) -> View:
+    val = np.arange(len(source.val.labels))
+    if data.val_images is not None:
+        val = even_subset(source.val.labels, data.val_images, _VAL_SUBSET_KEY)
+    return View("val", source.val, val, Recipe(source.preprocessing, source.preprocessing.interpolation))
+
+
+def _divided(source: Source, data: DataSection, views: Sequence[View], notes: tuple[str, ...]) -> Splits:
     return Splits(
         source=source,
         views={view.split: view for view in views},
-        seed=seed,
-        mixing=Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names)),
-        erasing=augment.erasing,
+        seed=0,
+        mixing=Mixing(0.0, 0.0, 0.0, len(source.class_names)),
+        erasing=0.0,
         workers=Workers(data.workers, data.worker_type),
         bad_images=BadImagePolicy(data, {view.split: len(view.indices) for view in views}),
-        notes=(*source.notes, *_augmentation_notes(augment), note),
+        notes=notes,
     )
 
 
-def _open(data: DataSection, image_size: int, augment: AugmentSection) -> Source:
+def _open(data: DataSection, image_size: int, augment: AugmentSection, parts: Sequence[str] = PARTS) -> Source:
     try:
-        source = SOURCES[data.dataset](data, image_size)
+        source = SOURCES[data.dataset](data, image_size, parts)
     except OSError as error:  # no permission, a broken disk: the files are there but cannot be read
         raise DataError(f"cannot read {error.filename or data.path}: {error.strerror or error}") from error
     if source.drawn and augment.policy != "none":

@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dvt import device, early_exit
 from dvt.checkpoint.native import Checkpoint, model_of, read_checkpoint
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
-from dvt.data import Splits, load_splits
+from dvt.data import Splits, load_splits, load_validation
 from dvt.data.bad_images import LEFT_OUT
 from dvt.early_exit import budgets
 from dvt.early_exit.budgets import Choice, Costs
@@ -67,7 +67,12 @@ def evaluate_checkpoint(
         return None
     used = device.set_up(config.device_target)
     model = model_of(loaded, checkpoint)
-    splits = load_splits(config.data, loaded.model.image_size, config.seed)
+    if mode == 2:
+        splits = load_splits(config.data, loaded.model.image_size, config.seed)
+    else:  # no training image is needed, nor looked at
+        known = loaded.metadata.get("preprocessing") or {}
+        mean, std = (getattr(config.data, key) or known.get(key) for key in ("mean", "std"))
+        splits = load_validation(replace(config.data, mean=mean, std=std), loaded.model.image_size)
     check_fit(loaded, splits, checkpoint)
     if mode == 2:
         check_calibration(loaded, config, checkpoint)

@@ -6,6 +6,7 @@ are resized bilinearly to the image size; augmentation is that of `ArrayImages`.
 of the published transfer recipe, for both data sets.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
 from dvt.data.images import ArrayImages
-from dvt.data.sources.source import Defaults, Source, checked_labels, required_folder
+from dvt.data.sources.source import PARTS, Defaults, Source, checked_labels, required_folder
 from dvt.errors import DataError
 
 DEFAULTS = Defaults(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
@@ -39,8 +40,8 @@ LAYOUTS = {
 }
 
 
-def open_cifar(data: DataSection, image_size: int) -> Source:
-    """Reads CIFAR-10 or CIFAR-100, as `data.dataset` says, into memory.
+def open_cifar(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
+    """Reads CIFAR-10 or CIFAR-100, as `data.dataset` says, into memory: both parts, or "val" alone.
 
     Raises:
         DataError: A missing file, one that is not a whole number of records, or a label out of range; named.
@@ -48,7 +49,8 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
     layout = LAYOUTS[data.dataset]
     given = required_folder(data.path, f"the folder {layout.folder} or the one it lies in")
     folder = given / layout.folder if (given / layout.folder).is_dir() else given
-    missing = [name for name in (*layout.train, layout.val, layout.names) if not (folder / name).is_file()]
+    train_files = layout.train if "train" in parts else ()
+    missing = [name for name in (*train_files, layout.val, layout.names) if not (folder / name).is_file()]
     if missing:
         raise DataError(
             f"{folder} lacks {', '.join(missing)}; it must hold the files of the *binary* version ({layout.folder})"
@@ -60,11 +62,11 @@ def open_cifar(data: DataSection, image_size: int) -> Source:
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != layout.num_classes:
         raise DataError(f"{folder / layout.names} lists {len(names)} class names; {layout.num_classes} are needed")
-    parts = [_read_records(folder / name, layout) for name in layout.train]
-    train = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    val = _read_records(folder / layout.val, layout)
+    records = [_read_records(folder / name, layout) for name in train_files]
+    train = ArrayImages(*(np.concatenate(arrays) for arrays in zip(*records, strict=True))) if records else None
+    val = ArrayImages(*_read_records(folder / layout.val, layout))
     preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
-    return Source(ArrayImages(*train), ArrayImages(*val), names, preprocessing, [f"binary files of {folder}"])
+    return Source(train, val, names, preprocessing, [f"binary files of {folder}"])
 
 
 def _read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

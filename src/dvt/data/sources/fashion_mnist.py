@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
 from dvt.data.images import ArrayImages
-from dvt.data.sources.source import Defaults, Source, checked_labels
+from dvt.data.sources.source import PARTS, Defaults, Source, checked_labels
 from dvt.errors import DataError
 from dvt.safe_files import replacing
 
@@ -62,20 +62,23 @@ TIMEOUT = 30
 log = logging.getLogger(__name__)
 
 
-def open_fashion_mnist(data: DataSection, image_size: int) -> Source:
-    """Fashion-MNIST as it is, resized bilinearly to the image size; augmentation is that of `ArrayImages`.
+def open_fashion_mnist(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
+    """Fashion-MNIST as it is, resized bilinearly to the image size; augmentation is that of `ArrayImages`. Both parts,
+    or "val" alone.
 
     Raises:
         DataError: The files are not in `data.path`, or nowhere and cannot be downloaded; or one of them is damaged.
     """
-    folder = find_files(data.path)
-    train, val = (ArrayImages(*read_part(folder, part)) for part in FILES)
+    folder = find_files(data.path, parts)
+    images = {part: ArrayImages(*read_part(folder, part)) for part in parts}
     preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
-    return Source(train, val, CLASS_NAMES, preprocessing, [f"Fashion-MNIST files of {folder}"])
+    notes = [f"Fashion-MNIST files of {folder}"]
+    return Source(images.get("train"), images["val"], CLASS_NAMES, preprocessing, notes)
 
 
-def find_files(path: str | None) -> Path:
-    """The folder that holds the four files: `path`, or where it is None one of the usual places, downloaded if need be.
+def find_files(path: str | None, parts: Sequence[str] = PARTS) -> Path:
+    """The folder that holds the files of `parts`: `path`, or where it is None one of the usual places, with all four
+    files, downloaded if need be.
 
     Raises:
         DataError: `path` lacks one of them, and the message says which; or they are nowhere and cannot be downloaded,
@@ -83,7 +86,7 @@ def find_files(path: str | None) -> Path:
     """
     if path is not None:
         given = Path(path).expanduser()
-        if lack := _lack(given):
+        if lack := _lack(given, parts):
             raise DataError(
                 f"data.path: {lack}. It must hold the four files of Fashion-MNIST, gzip or plain; correct it, or leave"
                 " it out to have them looked for in the usual places and downloaded if need be"
@@ -99,9 +102,9 @@ def find_files(path: str | None) -> Path:
     return cache if lack is None else fetch_fashion_mnist(cache, [_lack(DEBIAN_FOLDER), lack])
 
 
-def _lack(folder: Path) -> str | None:
-    """What is missing in `folder`; None if all four files are there."""
-    missing = missing_files(folder)
+def _lack(folder: Path, parts: Sequence[str] = PARTS) -> str | None:
+    """What is missing in `folder`; None if the files of `parts` are there."""
+    missing = missing_files(folder, parts)
     if not missing:
         return None
     if folder.is_dir():
@@ -109,9 +112,10 @@ def _lack(folder: Path) -> str | None:
     return f"{folder} is not a folder" if folder.exists() else f"there is no folder {folder}"
 
 
-def missing_files(folder: Path) -> list[str]:
-    """Names, without .gz, of those of the four files that are not in `folder`, gzip or plain."""
-    return [name for name in SHA256 if not any((folder / f"{name}{end}").is_file() for end in ("", ".gz"))]
+def missing_files(folder: Path, parts: Sequence[str] = PARTS) -> list[str]:
+    """Names, without .gz, of those of the files of `parts` that are not in `folder`, gzip or plain."""
+    names = [name for part in parts for name in FILES[part]]
+    return [name for name in names if not any((folder / f"{name}{end}").is_file() for end in ("", ".gz"))]
 
 
 def fetch_fashion_mnist(folder: Path, tried: Sequence[str] = (), base_urls: Sequence[str] = BASE_URLS) -> Path:

@@ -17,10 +17,9 @@ from dvt.data.image_files import DANGLING, ENDINGS, HIDDEN, Listing, images_belo
 from dvt.data.images import PhotoImages
 from dvt.data.preprocess import default_resize_size
 from dvt.data.sources.records import RecordSet, holds_records
-from dvt.data.sources.source import Defaults, Source, required_folder
+from dvt.data.sources.source import PARTS, Defaults, Source, required_folder
 from dvt.errors import DataError, listing
 
-PARTS = ("train", "val")
 ROOT = "the folder that holds train/CLASS/ and val/CLASS/"
 LAYOUT = "images belong in train/CLASS/ and val/CLASS/ below data.path"
 DEFAULTS = Defaults(IMAGENET_MEAN, IMAGENET_STD, "bicubic")
@@ -35,8 +34,8 @@ class ClassFolders:
     labels: list[int]  # of `found.images`
 
 
-def open_image_folder(data: DataSection, image_size: int) -> Source:
-    """Lists the images of both parts; no image is opened yet.
+def open_image_folder(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
+    """Lists the images of `parts`, which are both or val alone; no image is opened yet.
 
     Raises:
         DataError: A missing folder, fewer than two classes, a class without images, a file that is no image, or other
@@ -45,37 +44,38 @@ def open_image_folder(data: DataSection, image_size: int) -> Source:
     """
     root = required_folder(data.path, ROOT)
     if holds_records(root):
-        records = {part: RecordSet.open(root, part) for part in PARTS}
-        class_names = records["train"].class_names
+        records = {part: RecordSet.open(root, part) for part in parts}
+        class_names = records[parts[0]].class_names
         check_same_classes(class_names, records["val"].class_names, root)
-        images = [PhotoImages(found, found.labels) for found in records.values()]
+        images = {part: PhotoImages(found, found.labels) for part, found in records.items()}
         unread = " and ".join(f"{part}/" for part in PARTS if (root / part).is_dir())
         notes = [f"images of the record files in {root}" + (f"; {unread} beside them: not read" if unread else "")]
     else:
-        folders = open_parts(root)
-        class_names = folders["train"].class_names
-        images = [PhotoImages(part.found.images, part.labels) for part in folders.values()]
+        folders = open_parts(root, parts)
+        class_names = folders[parts[0]].class_names
+        images = {name: PhotoImages(part.found.images, part.labels) for name, part in folders.items()}
         notes = [f"images of {root}"]
         for name, part in folders.items():
             notes += part.found.notes(root / name)
     preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or default_resize_size(image_size))
-    return Source(*images, tuple(class_names), preprocessing, [*notes, *_alike_notes(class_names)])
+    notes += _alike_notes(class_names)
+    return Source(images.get("train"), images["val"], tuple(class_names), preprocessing, notes)
 
 
-def open_parts(root: Path) -> dict[str, ClassFolders]:
-    """Lists train/ and val/ below `root`.
+def open_parts(root: Path, parts: Sequence[str] = PARTS) -> dict[str, ClassFolders]:
+    """Lists train/ and val/ below `root`, or val/ alone.
 
     Raises:
         DataError: A part or its classes are missing, there is only one class, the parts have different ones, or what
             `class_folders` refuses.
     """
-    for part in PARTS:
+    for part in parts:
         if not (root / part).is_dir():
             found = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
             raise DataError(f"{root} has no folder {part}/ (it holds: {found}); {LAYOUT}")
-    names = {part: _class_names(look_into(root / part), root / part) for part in PARTS}
-    check_same_classes(*names.values(), root)
-    return {part: class_folders(root / part) for part in PARTS}
+    names = [_class_names(look_into(root / part), root / part) for part in parts]
+    check_same_classes(names[0], names[-1], root)
+    return {part: class_folders(root / part) for part in parts}
 
 
 def class_folders(folder: Path) -> ClassFolders:

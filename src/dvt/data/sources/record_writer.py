@@ -21,9 +21,9 @@ from dvt.data.bad_images import BadImagePolicy
 from dvt.data.decode import read_image
 from dvt.data.images import class_and_name
 from dvt.data.progress import progress
-from dvt.data.sources.image_folder import PARTS, ROOT, ClassFolders, open_parts
+from dvt.data.sources.image_folder import ROOT, ClassFolders, open_parts
 from dvt.data.sources.records import FORMAT, INDEXED, SCHEMA, RecordSet, holds_records, metadata_file, record_file_name
-from dvt.data.sources.source import required_folder
+from dvt.data.sources.source import PARTS, required_folder
 from dvt.data.workers import available_cores
 from dvt.errors import ConfigError, DataError, work_begun
 

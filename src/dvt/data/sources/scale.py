@@ -10,7 +10,7 @@ the same images. In training they are drawn again in every epoch, and half of th
 Legend: N items, n of a batch, n_k of a size, s side of an item, R side of the canvas, S side of the model input.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,8 +21,8 @@ from dvt.config.sections import DataSection
 from dvt.data.augment.draws import stream_key, uniforms
 from dvt.data.augment.recipe import Recipe
 from dvt.data.images import ImageSet
-from dvt.data.sources.fashion_mnist import CLASS_NAMES, FILES, SIDE, find_files, read_part
-from dvt.data.sources.source import Defaults, Source
+from dvt.data.sources.fashion_mnist import CLASS_NAMES, SIDE, find_files, read_part
+from dvt.data.sources.source import PARTS, Defaults, Source
 from dvt.data.workers import BadImages, Task
 from dvt.errors import ConfigError
 
@@ -126,25 +126,30 @@ def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
     return round(mean, 4), round(float(np.sqrt(square - mean**2)), 4)
 
 
-def open_scale(data: DataSection, image_size: int) -> Source:
-    """Fashion-MNIST "scale".
+def open_scale(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
+    """Fashion-MNIST "scale": both parts, or "val" alone, which needs `data.mean` and `data.std`.
 
     Raises:
-        ConfigError: Sizes that do not fit the canvas.
+        ConfigError: Sizes that do not fit the canvas, or mean and standard deviation can be neither read nor computed.
         DataError: The files of Fashion-MNIST are damaged, or nowhere and cannot be downloaded.
     """
     canvas = data.canvas_size or image_size
     layout = Layout(image_size, canvas, tuple(data.item_sizes or (max(1, canvas // 4), max(1, canvas // 2), canvas)))
     if (size := max(layout.item_sizes)) > canvas:
         raise ConfigError(f"data.item_sizes has {size}; sizes must lie between 1 and data.canvas_size, {canvas}")
-    folder = find_files(data.path)
-    files = {part: read_part(folder, part) for part in FILES}
-    mean, std = statistics(files["train"][0], layout)
-    parts = {part: ScaleImages(*files[part], part, layout) for part in FILES}
+    folder = find_files(data.path, parts)
+    files = {part: read_part(folder, part) for part in parts}
+    if "train" in files:
+        mean, std = statistics(files["train"][0], layout)
+    elif data.mean and data.std:
+        mean, std = data.mean[0], data.std[0]
+    else:
+        raise ConfigError("data.mean and data.std are not set; without training images they cannot be computed")
+    images = {part: ScaleImages(*files[part], part, layout) for part in parts}
     sizes = ", ".join(str(size) for size in layout.item_sizes)
     notes = [
         f"Fashion-MNIST files of {folder}",
         f"real items drawn {sizes} px large at random places of a {layout.canvas_size} px canvas",
     ]
     preprocessing = Defaults((mean,), (std,)).preprocessing(data, image_size, image_size)
-    return Source(parts["train"], parts["val"], CLASS_NAMES, preprocessing, notes, drawn=True)
+    return Source(images.get("train"), images["val"], CLASS_NAMES, preprocessing, notes, drawn=True)

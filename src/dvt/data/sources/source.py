@@ -11,12 +11,14 @@ from dvt.data.images import ImageSet
 from dvt.data.preprocess import Preprocessing
 from dvt.errors import DataError
 
+PARTS = ("train", "val")
+
 
 @dataclass(frozen=True)
 class Source:
     """An opened data set."""
 
-    train: ImageSet
+    train: ImageSet | None  # None where the validation images alone were opened
     val: ImageSet
     class_names: tuple[str, ...]  # in the order of the labels
     preprocessing: Preprocessing  # of evaluation
