@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from dvt.early_exit import ALWAYS
-from dvt.report import Example, Results
+from dvt.report import Results
 
 GRIDS = {1: [9], 2: [3, 9], 3: [3, 6, 9], 4: [3, 5, 7, 9]}
 
@@ -72,16 +72,6 @@ def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
         "groups": {"item_size": {size: copy.deepcopy(row) for size in ("14", "28")}},
         "per_class": {name: copy.deepcopy(row) for name in classes},
     }
-
-
-def examples(num_exits, label="Bag"):
-    grey = np.arange(54 * 54, dtype=np.uint32).reshape(54, 54).astype(np.uint8)
-    colour = np.stack([np.zeros((300, 200), np.uint8)] * 3, axis=2)
-    return [
-        Example(image, label, predicted, k, 0.87)
-        for k in range(num_exits)
-        for image, predicted in ((grey, label), (colour, "Coat"))
-    ]
 
 
 def with_everything(results):

@@ -30,7 +30,7 @@ from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import ConfigError, work_begun
 from dvt.evaluation.all_exits import Keep, Partial, run_all_exits
 from dvt.evaluation.checks import check_calibration, check_fit
-from dvt.evaluation.groups import ExitsTaken
+from dvt.evaluation.groups import by_attribute, by_class
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest
 from dvt.evaluation.stored import store_results, stored_results, stored_summary
@@ -87,24 +87,24 @@ def evaluate_checkpoint(
     if stored is None:
         thresholds = evaluation.find_thresholds()
     else:
-        thresholds = _Thresholds(np.asarray(stored["dynamic_threshold"]), Choice.from_metadata(loaded.metadata))
+        thresholds = _Thresholds(np.float32(stored["dynamic_threshold"]), Choice.from_metadata(loaded.metadata))
     val = evaluation.run("val", thresholds.rule.temperatures, config.eval.keep_probabilities)
-    taken = evaluation.exits_taken(thresholds, val)
-    results = evaluation.results(thresholds, val, taken, {"checkpoint": checkpoint, "mode": mode})
-    temperatures = thresholds.rule.temperatures
+    choice, temperatures = thresholds.choice, thresholds.rule.temperatures
+    exit_index = choice and early_exit.assign_exits(val.scores_of(choice.rule.name), choice.thresholds)
+    results = evaluation.results(thresholds, val, exit_index, {"checkpoint": checkpoint, "mode": mode})
     StoredPredictions(
         val=val,
         cumulative_gmacs=evaluation.costs.gmacs,
         calibration=thresholds.calibration,
         cumulative_seconds=evaluation.costs.seconds,
         temperatures=None if temperatures is None else np.asarray(temperatures),
-        thresholds=thresholds.choice and thresholds.choice.thresholds,
-        exit_index=taken and taken.exit_index,
+        thresholds=choice and choice.thresholds,
+        exit_index=exit_index,
     ).save(folder / PREDICTIONS_FILE)
-    page = write_report(results, folder, taken.examples() if taken else ())
+    page = write_report(results, folder)
     partial.remove()
     if config.eval.store:
-        store_results(checkpoint, loaded, splits, results, thresholds.choice)
+        store_results(checkpoint, loaded, splits, results, choice)
     print(summary(results))
     print(f"report: {page}")
     return results
@@ -163,18 +163,11 @@ class _Evaluation:
         choice = budgets.choose_thresholds(found, self.costs, settings, temperatures)
         return _Thresholds(early_exit.find_sweep_thresholds(found.largest), choice, found)
 
-    def exits_taken(self, thresholds: _Thresholds, val: Outcomes) -> ExitsTaken | None:
-        """With the recommended thresholds; None without any."""
-        if thresholds.choice is None:
-            return None
-        scores = val.scores_of(thresholds.rule.name)
-        return ExitsTaken(self._splits, val, early_exit.assign_exits(scores, thresholds.choice.thresholds))
-
     @work_begun()
     def results(
-        self, thresholds: _Thresholds, val: Outcomes, taken: ExitsTaken | None, asked: dict[str, Any]
+        self, thresholds: _Thresholds, val: Outcomes, exit_index: np.ndarray | None, asked: dict[str, Any]
     ) -> Results:
-        """All that is found on the validation images; measures images/s."""
+        """All that is found on the validation images, which take the exits `exit_index` (n,); measures images/s."""
         config, costs = self._config, self.costs
         choice, calibration, rule = thresholds.choice, thresholds.calibration, thresholds.rule
         # The published sweep compares confidences at no temperature, whatever the exit rule.
@@ -209,8 +202,8 @@ class _Evaluation:
             frontier=frontier,
             published=published_curve(self._model, config.data.dataset),
             recommended=recommended,
-            groups=taken.by_attribute() if taken else {},
-            per_class=taken.by_class() if taken else {},
+            groups={} if exit_index is None else by_attribute(self._splits, val, exit_index),
+            per_class={} if exit_index is None else by_class(self._splits, val, exit_index),
             reliability=_reliability(val, rule),
             rules=budgets.compare_rules(calibration, val, costs) if calibration else [],
             searches=budgets.compare_searches(calibration, val, costs, rule.name) if calibration else [],

@@ -6,39 +6,21 @@ value is empty.
 """
 
 import base64
-import io
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from string import Template
 
-import numpy as np
-from PIL import Image
-
 from dvt.report import tables
-from dvt.report.figures import exit_colour
 from dvt.report.results import Results
-from dvt.report.tables import exit_name, text
+from dvt.report.tables import text
 from dvt.report.words import early_exit_speed, headline, number, percent, share, speed, threshold_list
 
-EXAMPLE_SIDE = 192  # larger example images are made this small, in pixels
 MODES = {1: "with the thresholds stored in the checkpoint", 2: "with thresholds found on calibration images"}
 
 
-@dataclass(frozen=True)
-class Example:
-    """One image shown in the report."""
-
-    image: np.ndarray  # (H, W) or (H, W, 3) uint8
-    label: str  # name of its class
-    predicted: str  # name of the class that the model gives it
-    exit_index: int  # the exit it left at
-    confidence: float  # largest probability there, 0 to 1
-
-
-def page(results: Results, figures: Mapping[str, tuple[bytes, bytes]], examples: Sequence[Example] = ()) -> str:
+def page(results: Results, figures: Mapping[str, tuple[bytes, bytes]]) -> str:
     """The whole page; `figures` are PNGs by file name, for light and for dark windows."""
     name = f"{results.model['name']} on {results.dataset}"
     early = results.recommended if results.num_exits > 1 else None
@@ -54,7 +36,6 @@ def page(results: Results, figures: Mapping[str, tuple[bytes, bytes]], examples:
         "budget": tables.budget(results) + tables.searches(results) + tables.rules(results),
         "speed": tables.throughput(results) + tables.classes(results),
         "calibration": tables.calibration(results),
-        "examples": _examples(results, examples),
         "run": tables.facts("Run", _run(results)),
         "machine": tables.facts("Machine", results.machine),
         "model": tables.facts("Model", results.model),
@@ -102,33 +83,6 @@ def _run(results: Results) -> dict[str, str]:
         "evaluated": f"{results.date}, {MODES.get(results.mode, f'mode {results.mode}')}",
     }
     return run | {"published curve": results.published.source} if results.published else run
-
-
-def _examples(results: Results, examples: Sequence[Example]) -> str:
-    parts = []
-    for k in range(results.num_exits if examples else 0):
-        taken = f": {share(results.recommended.exit_fractions[k])} of all images" if results.recommended else ""
-        items = "\n".join(_example(example) for example in examples if example.exit_index == k)
-        shown = f'<ul class="examples">\n{items}\n</ul>' if items else "<p>None to show.</p>"
-        parts.append(f"<h3>{exit_name(k)}{taken}</h3>\n{shown}")
-    return "\n".join(parts)
-
-
-def _example(example: Example) -> str:
-    image = Image.fromarray(example.image)
-    image.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
-    buffer = io.BytesIO()
-    image.save(buffer, format="png")
-    mark, verdict, words = "", "✓", "predicted rightly"
-    if example.predicted != example.label:
-        mark, verdict = ' class="wrong"', f"✗ {text(example.predicted)}"
-        words = f"wrongly predicted as {example.predicted}"
-    alternative = text(f"{example.label}, {words}, left at exit {example.exit_index + 1}")
-    return (
-        f'<li><figure{mark} style="border-top-color:{exit_colour(example.exit_index)}">'
-        f'<img src="{_data_uri(buffer.getvalue())}" alt="{alternative}">'
-        f"<figcaption>{text(example.label)}<br>{verdict} {example.confidence:.2f}</figcaption></figure></li>"
-    )
 
 
 def _data_uri(png: bytes) -> str:

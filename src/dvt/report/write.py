@@ -1,12 +1,11 @@
 """The files of a report: `report.html` (self-contained), figures as PNG, `results.json`."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from dvt.errors import ConfigError, work_begun
 from dvt.report.figures import DARK, LIGHT, draw_all
-from dvt.report.page import Example, page
+from dvt.report.page import page
 from dvt.report.results import Results
 from dvt.safe_files import explained, replacing
 
@@ -19,14 +18,14 @@ FIGURES = (
 
 
 @work_begun()
-def write_report(results: Results, folder: Path, examples: Sequence[Example] = ()) -> Path:
+def write_report(results: Results, folder: Path) -> Path:
     """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
 
     No file takes its place before all are written, and the page comes last; figures that only an earlier report has are
     removed. Raises ConfigError for a folder that cannot be written.
     """
     light, dark = draw_all(results, LIGHT), draw_all(results, DARK)
-    html = page(results, {name: (light[name], dark[name]) for name in light}, examples)
+    html = page(results, {name: (light[name], dark[name]) for name in light})
     files = {PAGE: html.encode(), NUMBERS: results.to_json().encode(), **light}
 
     folder = Path(folder)
