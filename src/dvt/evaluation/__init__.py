@@ -1,7 +1,7 @@
 """Evaluation: accuracy of every exit, thresholds for a budget, accuracy and cost with early exits, measured speed.
 
 `run.evaluate_checkpoint` is the recipe. `all_exits` runs the exits and can be interrupted, `speed` measures, `groups`
-and `pictures` look at single images and classes, `stored` keeps results in the checkpoint; `predict` is `dvt predict`.
+looks at classes, `stored` keeps results in the checkpoint; `predict` is `dvt predict`.
 """
 
 from dvt.evaluation.run import evaluate_checkpoint

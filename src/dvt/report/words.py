@@ -79,16 +79,12 @@ def summary(results: Results) -> str:
 
 def headline(results: Results) -> str:
     """What stopping early brings, in a sentence or two."""
-    gmacs, accuracy, chosen = results.cumulative_gmacs, results.anytime_accuracy, results.recommended
-    last = f"{accuracy[-1]:.1f} %"
+    accuracy, chosen = results.anytime_accuracy, results.recommended
+    last, at = f"{accuracy[-1]:.1f} %", f"accuracy at {number(results.cumulative_gmacs[-1])} GMACs per image"
     if results.num_exits == 1:
-        return (
-            f"One exit: {last} accuracy at {number(gmacs[0])} GMACs per image. With a single exit nothing stops early."
-        )
+        return f"One exit: {last} {at}. With a single exit nothing stops early."
     if not chosen:
-        return (
-            f"The last exit reaches {last} accuracy at {number(gmacs[-1])} GMACs per image; no thresholds were chosen."
-        )
+        return f"The last exit reaches {last} {at}; no thresholds were chosen."
 
     reached, drop = f"{chosen.accuracy:.1f} %", accuracy[-1] - chosen.accuracy
     if drop > NO_LOSS:
