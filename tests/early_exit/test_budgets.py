@@ -17,13 +17,14 @@ from dvt.early_exit.budgets import (
     compare_rules,
     compare_searches,
     evaluate_thresholds,
+    frontier_curve,
     recommend,
     requested_budget,
     setting,
 )
 from dvt.early_exit.outcomes import Outcomes, Predictions, StoredPredictions
 from dvt.early_exit.scores import ExitRule
-from dvt.early_exit.search import Budget
+from dvt.early_exit.search import Budget, Frontier, find_frontier
 from dvt.errors import ConfigError, DataError
 
 REFERENCE = np.load(Path(__file__).parents[1] / "reference" / "budgeted.npz")
@@ -99,6 +100,23 @@ def test_rules_and_searches_are_compared_at_the_same_budgets():
     assert at_1["confidence"].accuracy > at_1["random"].accuracy + 2
     for row in compare_searches(CALIBRATION, VAL, COSTS, "confidence"):
         assert row.optimised.calibration_accuracy >= row.published.calibration_accuracy
+
+
+def test_an_evaluation_searches_each_frontier_once(monkeypatch: pytest.MonkeyPatch):
+    searched = []
+
+    def counted(*arguments: object) -> Frontier:
+        searched.append(arguments)
+        return find_frontier(*arguments)
+
+    monkeypatch.setattr("dvt.early_exit.outcomes.find_frontier", counted)
+    calibration = Outcomes.of(REFERENCE["calibration_probs"], REFERENCE["calibration_labels"])
+    for _ in range(2):
+        choose_thresholds(calibration, COSTS, EvalSection(budget_gmacs=1.5))
+        frontier_curve(calibration, VAL, COSTS, "confidence")
+        compare_rules(calibration, VAL, COSTS)
+        compare_searches(calibration, VAL, COSTS, "confidence")
+    assert len(searched) == 5  # optimised, and the published sweep of four rules
 
 
 def test_the_file_keeps_everything(tmp_path: Path):
