@@ -33,7 +33,10 @@ LEAST_IMAGES = 20
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is guaranteed of thresholds, and what it rests on."""
+    """What is guaranteed of thresholds, and what it rests on.
+
+    Limit, change bound and cost bound hold with the confidence each, not together.
+    """
 
     thresholds: tuple[float, ...]  # (K,)
     risk: Risk
@@ -104,7 +107,6 @@ def certify(
     costs = np.asarray(calibration.costs, np.float64)
     leaving = np.bincount(taken, minlength=len(costs))
     changed = tried.second.losses("changes")[taken, np.arange(n)].sum()
-    change_bound = 100 * share_upper(int(changed), n, shared)
     return Certificate(
         thresholds=tuple(float(value) for value in tried.candidates.thresholds[tried.passed - 1]),
         risk=risk,
@@ -115,7 +117,7 @@ def certify(
         method=METHOD,
         loss=float(100 * (worse - better) / n),
         bound=min(100 * _bound(int(worse), int(better), n, level, risk), float(limit)),
-        change_bound=min(change_bound, float(limit)) if risk == "changes" else change_bound,
+        change_bound=float(limit) if risk == "changes" else 100 * share_upper(int(changed), n, shared),
         cost=float(leaving @ costs / n),
         cost_bound=cost_upper(leaving, costs, shared),
         seed=seed,
