@@ -7,6 +7,7 @@ what the ranks then exchange is in `dvt.cluster.ranks` and, inside the compiled 
 
 import contextlib
 import ctypes
+import logging
 import os
 import platform
 import tempfile
@@ -35,6 +36,8 @@ NEEDS = {
 }
 
 SIMULATED_CHIP = "ascend910b"  # of the Atlas 800T A2, in MindSpore's words
+
+log = logging.getLogger(__name__)
 
 GRAPH_LOCK = threading.Lock()
 """Held while a thread compiles or runs a MindSpore graph: two at a time crash the process (MindSpore 2.10, CPU)."""
@@ -109,6 +112,7 @@ def set_up(
     # A compile that fails leaves its files there, else in the working directory.
     os.environ.setdefault("MS_OM_PATH", os.path.join(tempfile.gettempdir(), f"dvt-{uuid.uuid4().hex[:12]}"))
     if is_simulated() and target == "Ascend":
+        log.warning("MS_SIMULATION_LEVEL is set: nothing is computed, and all results are zeros")
         _name_chip(SIMULATED_CHIP)
         jit_level = "O0"  # the one level that a simulation can compile
     count = _count(target)

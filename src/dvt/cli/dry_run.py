@@ -118,7 +118,7 @@ def _print_report(config: RunConfig, found: Compiled) -> None:
     if found.error:
         print(f"{name} does not compile: {found.error}")
         return
-    print(f"{name}: compiled in {found.seconds:.0f} s\nkernels of one step of the optimizer:")
+    print(f"{name}: compiled in {found.seconds:.0f} s\nkernels of the graphs of a step:")
     by_kind: dict[str, Counter[str]] = {}
     for (operator, kind), count in found.kernels.items():
         by_kind.setdefault(kind, Counter())[operator] += count

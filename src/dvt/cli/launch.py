@@ -1,8 +1,8 @@
-"""The launcher: `python -m dvt.cli.launch [--device_num N] -- [train.py arguments]`.
+"""The launcher: `python -m dvt.cli.launch [--device_num N] -- [train.py arguments]` (scripts/run_distribute_train.sh).
 
-scripts/run_distribute_train.sh calls it. It checks everything that can be checked before the start, runs msrun, shows
-the log of the first worker of this machine, and after a failure names the error that came first. Exit codes: 0 all went
-well, 1 a worker failed, 2 a mistake of the user found before the start, 128 + N stopped by signal N.
+Checks everything that can be checked before the start, runs msrun, shows the log of the first worker of this machine,
+and after a failure names the error that came first. Exit codes: 0 all went well, 1 a worker failed, 2 a mistake of the
+user found before the start, 128 + N stopped by signal N.
 """
 
 import contextlib
@@ -13,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dvt.cli import dry_run, train
@@ -99,19 +98,17 @@ def placement_from(environment: Mapping[str, str], device_num: int) -> Placement
             "of machine 0, the same everywhere) are needed too"
         )
     table = environment.get("RANK_TABLE_FILE")
-    placement = Placement(
+    port = DEFAULT_PORT if nnodes > 1 else preflight.free_port()  # of one machine no other needs to know it
+    return Placement(
         device_num=device_num,
         nnodes=nnodes,
         node_rank=node_rank or 0,
         master_addr=address or "127.0.0.1",
-        master_port=whole_number(environment, "MASTER_PORT") or DEFAULT_PORT,
+        master_port=whole_number(environment, "MASTER_PORT") or port,
         rank_table_file=Path(table).absolute() if table else None,
         cluster_timeout=whole_number(environment, "CLUSTER_TIMEOUT") or 600,
         bind_core=environment.get("BIND_CORE") or None,
     )
-    if nnodes == 1 and not environment.get("MASTER_PORT"):  # no other machine needs to know it
-        return replace(placement, master_port=preflight.free_port())
-    return placement
 
 
 def train_command() -> list[str]:

@@ -24,7 +24,6 @@ _LOADED_FIRST = ("plugin/libmindspore_ascend.so.2", "libmindspore_ge_backend.so"
 # Loaded and looked up by name while the program runs, so that no list of needed libraries or symbols has them.
 _LOADED_LATE = ("libacl_op_compiler.so", "libacl_tdt_channel.so", "libopapi.so")
 _NAMES_LOOKED_UP = re.compile(rb"\0((?:acl(?:nn|rt|tdt|mdl|op|prof)?|Hccl?)[A-Z]\w+)(?=\0)")
-_SYSTEM_LIBRARIES = ("libc.so.6", "libm.so.6", "libgcc_s.so.1", "libgomp.so.1", "libstdc++.so.6")
 
 # Functions of CANN's graph library `ge` that return an object: bytes of it, all zero, or an empty string.
 _EMPTY_STRING = "*(char **)a = _ZNSs4_Rep20_S_empty_rep_storageE + 24; return a;"
@@ -70,8 +69,8 @@ def make(folder: Path) -> dict[str, str]:
     libraries, packages = home / "lib64", home / "opp/built-in/op_impl/ai_core/tbe"
     for each in (libraries, home / "compiler", packages / "hccl"):
         each.mkdir(parents=True)
-    found, missing = _needed()
-    names = _missing_functions(found)
+    found, of_system, missing = _needed()
+    names = _missing_functions(found, of_system)
     code = ["#include <string.h>", "extern char _ZNSs4_Rep20_S_empty_rep_storageE[];"]
     code += [
         f"void *{name}(void *a) {{ {_body(plain)} }}"
@@ -93,13 +92,15 @@ def make(folder: Path) -> dict[str, str]:
     }
 
 
-def _needed() -> tuple[list[Path], set[str]]:
-    """The libraries of MindSpore that its Ascend back end loads, and the names of those that are nowhere here."""
+def _needed() -> tuple[list[Path], set[str], set[str]]:
+    """The libraries of MindSpore and of the system that its Ascend back end loads, and the names of those that are
+    nowhere here."""
     root = Path(importlib.util.find_spec("mindspore").submodule_search_locations[0])
     own = {path.name: path for path in root.rglob("*.so*") if "gpu" not in path.parts}
     listed = _run([shutil.which("ldconfig", path="/sbin:/usr/sbin") or "ldconfig", "-p"])
-    system = set(re.findall(r"^\s+(\S+) ", listed, re.MULTILINE))
+    system = dict(re.findall(r"^\s+(\S+) \(.*x86-64.*\) => (\S+)", listed, re.MULTILINE))
     found: dict[Path, None] = {}
+    of_system: set[str] = set()
     missing: set[str] = set()
     rest = [root / "lib" / name for name in _LOADED_FIRST]
     while rest:
@@ -110,18 +111,17 @@ def _needed() -> tuple[list[Path], set[str]]:
         for name in re.findall(r"NEEDED.*\[(.*)\]", _run(["readelf", "-dW", str(library)])):
             if name in own:
                 rest.append(own[name])
-            elif name not in system and not name.startswith("ld-linux"):
+            elif name in system:
+                of_system.add(system[name])
+            elif not name.startswith("ld-linux"):
                 missing.add(name)
-    return list(found), missing
+    return list(found), of_system, missing
 
 
-def _missing_functions(libraries: Iterable[Path]) -> list[str]:
-    """The functions that the libraries ask for and none of them, nor of the system's, has."""
+def _missing_functions(libraries: Sequence[Path], of_system: Iterable[str]) -> list[str]:
+    """The functions that MindSpore's libraries ask for and none of them, nor of the system's, has."""
     wanted, defined = set(), set()
-    libraries = list(libraries)
-    system = [Path("/usr/lib/x86_64-linux-gnu") / name for name in _SYSTEM_LIBRARIES]
-    system = [path if path.exists() else Path("/usr/lib64") / path.name for path in system]
-    for library in [*libraries, *filter(Path.exists, system)]:
+    for library in [*libraries, *of_system]:
         for line in _run(["nm", "-D", str(library)]).splitlines():
             kind, name = line.split()[-2:]
             if kind == "U":

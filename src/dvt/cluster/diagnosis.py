@@ -99,13 +99,8 @@ def _silent(logs: Sequence[WorkerLog], errors: Iterable[WorkerError]) -> Iterato
 
 
 def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
-    """The message after a failure: the earliest error, its usual cause, errors of other ranks, and where the logs are.
-
-    Args:
-        logs: Those of this machine.
-        log_dir: Folder of the logs.
-        machines: Number of machines of the job; with several the cause may lie elsewhere.
-    """
+    """The message after a failure, from the logs of this machine: the earliest error, its usual cause, errors of other
+    ranks, and where the logs are. With several `machines` the cause may lie elsewhere."""
     first = earliest_error(logs)
     if first is None:
         return f"The run failed, but no worker of this machine logged an error. All logs are in {log_dir}"

@@ -22,6 +22,7 @@ from dvt.signals import stop_signals_handled
 
 POLL_SECONDS = 0.2
 SETTLE_SECONDS = 3  # after a failure, in which msrun and the other workers log what they know about it
+GRACE_SECONDS = 60  # for saving, when the job is stopped by a signal
 FAILURE_GRACE_SECONDS = 10  # for workers that wait for a lost peer and therefore hardly ever react
 MSRUN_LOG = "msrun.log"
 
@@ -45,25 +46,15 @@ class Outcome:
 class Job:
     """Starts msrun, shows the log of the first worker of this machine, watches the workers, ends everything.
 
-    Args:
-        command: Python script of the workers and its arguments.
-        placement: Machines, workers, address.
-        log_dir: Existing folder for msrun.log, scheduler.log and worker_RANK.log.
-        environment: Of msrun and the workers; msrun is looked up in its PATH.
-        grace_seconds: Time that workers have for saving when the job is stopped by a signal.
+    `command` is the Python script of the workers with its arguments. `log_dir` is there, for msrun.log, scheduler.log
+    and worker_RANK.log. msrun is looked up in the PATH of `environment`.
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        placement: Placement,
-        log_dir: Path,
-        environment: Mapping[str, str],
-        grace_seconds: float = 60,
+        self, command: Sequence[str], placement: Placement, log_dir: Path, environment: Mapping[str, str]
     ) -> None:
         self.placement, self.log_dir, self.environment = placement, log_dir, environment
         self.arguments = msrun_command(command, placement, log_dir)
-        self.grace_seconds = grace_seconds
         self._members: list[Member] = []
         self._signal_number: int | None = None
         self._deadline: Deadline | None = None
@@ -79,17 +70,17 @@ class Job:
                 env=dict(self.environment),
                 start_new_session=True,  # Ctrl-C in the terminal reaches the launcher alone
             )
-            with guarded(msrun, self.grace_seconds, file):
+            with guarded(msrun, GRACE_SECONDS, file):
                 succeeded = self._attend(msrun, console)
         return Outcome(succeeded, self._signal_number, () if succeeded else tuple(self._logs()))
 
     def _attend(self, msrun: psutil.Popen, console: TextIO) -> bool:
         """Waits until all processes have ended; whether all ended well."""
-        follower = Follower(self._log_of(self.placement.ranks.start), console)
+        follower = Follower(self.log_dir / f"worker_{self.placement.ranks.start}.log", console)
         try:
             return self._watch(msrun, follower)
         finally:
-            self._deadline = Deadline(FAILURE_GRACE_SECONDS if self._signal_number is None else self.grace_seconds)
+            self._deadline = Deadline(FAILURE_GRACE_SECONDS if self._signal_number is None else GRACE_SECONDS)
             end_all(msrun, self._members, self._deadline)
             msrun.wait()
             follower.pump(finish=True)
@@ -122,17 +113,14 @@ class Job:
             log.warning("%s again: not waiting any longer", signal.Signals(number).name)
             self._deadline.cut()
 
-    def _log_of(self, rank: int) -> Path:
-        return self.log_dir / f"worker_{rank}.log"
-
     def _logs(self) -> Iterable[WorkerLog]:
         ends = own_ends(self._members, (self.log_dir / MSRUN_LOG).read_text(errors="replace"))
-        paths = {rank: self._log_of(rank) for rank in self.placement.ranks}
-        for rank, path in [*paths.items(), (None, self.log_dir / "scheduler.log"), (None, self.log_dir / MSRUN_LOG)]:
+        names = [(rank, f"worker_{rank}.log") for rank in self.placement.ranks]
+        for rank, name in [*names, (None, "scheduler.log"), (None, MSRUN_LOG)]:
+            path = self.log_dir / name
             if path.exists():
                 text, modified = path.read_text(errors="replace"), datetime.fromtimestamp(path.stat().st_mtime)
-                code, ended = ends.get(rank, (None, None))
-                yield WorkerLog(rank, str(path), text, modified, code, ended)
+                yield WorkerLog(rank, str(path), text, modified, *ends.get(rank, (None, None)))
 
 
 def msrun_command(command: Sequence[str], placement: Placement, log_dir: Path) -> list[str]:
@@ -163,12 +151,12 @@ def own_ends(members: Iterable[Member], msrun_log: str) -> dict[int, tuple[int, 
     msrun names the first worker that it sees fail and kills all others. Workers killed from then on are not counted.
     """
     named = {int(pid): int(code) for pid, code in _WORKER_ENDED.findall(msrun_log)}
-    workers = [member for member in members if member.rank is not None and member.ended is not None]
-    first_failure = min((worker.ended for worker in workers if worker.process.pid in named), default=datetime.max)
+    workers = {each.process.pid: each for each in members if each.rank is not None and each.ended is not None}
+    first_failure = min((workers[pid].ended for pid in named if pid in workers), default=datetime.max)
     ends = {}
-    for worker in workers:
-        code = named.get(worker.process.pid, worker.exit_code)
-        killed = code == -signal.SIGKILL and worker.process.pid not in named and worker.ended >= first_failure
+    for pid, worker in workers.items():
+        code = named.get(pid, worker.exit_code)
+        killed = code == -signal.SIGKILL and pid not in named and worker.ended >= first_failure
         if code is not None and not killed:
             ends[worker.rank] = (code, worker.ended)
     return ends

@@ -110,10 +110,9 @@ class Deadline:
 
 
 def _children(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         return process.children(recursive)
-    except psutil.NoSuchProcess:
-        return []
+    return []
 
 
 def _signal(process: psutil.Process, number: int) -> None:

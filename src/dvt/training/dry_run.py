@@ -54,7 +54,7 @@ def first_error(error: Exception) -> str:
     text = str(error)
     frames = re.findall(r"[Ii]n file (\S+?):(\d+)", text)
     own = [f"{Path(name).relative_to(PACKAGE.parent)}, line {line}" for name, line in frames if _is_own(name)]
-    said = re.split(r"\n\s*\n|\n-{10,}", text.strip())[0]
+    said = re.split(r"\n\s*\n|\n-{10,}", text.strip("-\n "))[0]
     return f"{type(error).__name__}: {said}" + (f"\nat {own[-1]}" if own else "")
 
 
