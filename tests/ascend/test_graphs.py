@@ -148,11 +148,7 @@ def test_an_accumulated_batch_is_two_graphs_of_which_one_updates(graphs: dict[st
 
 def test_one_of_eight_ranks(ascend: Ascend) -> None:
     graphs = ascend.compile(__file__, ["eight_ranks"], cards=8, rank=3)["eight_ranks"]
-    assert not graphs.error and graphs.of_kind("HCCL").keys() == {"AllReduce"}
-    order = [node.operator for node in graphs.nodes]
-    sent = [place for place, operator in enumerate(order) if operator == "AllReduce"]
-    last_gradient = max(place for place, operator in enumerate(order) if operator == "LayerNormGrad")
-    assert len(sent) > 4 and sum(place < last_gradient for place in sent) >= 2  # they leave during the backward pass
+    assert not graphs.error and graphs.of_kind("HCCL") == {"AllReduce": 1 + 3}  # losses, and gradients in messages
 
 
 def test_ascend_has_every_operator(graphs: dict[str, Graphs]) -> None:
