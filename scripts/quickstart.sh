@@ -125,7 +125,8 @@ if [[ -f $evaluated && -d $report ]]; then
 else
     echo "Finding thresholds and evaluating with early exits ..."
     run_dvt "Evaluation was interrupted; run this script again to go on. The trained model is kept." \
-        eval --checkpoint "$checkpoint" --mode 2 --eval.store --output "$report" ${data:+--data.path "$data"}
+        eval --checkpoint "$checkpoint" --mode 2 --eval.store --eval.throughput_images 2048 --output "$report" \
+        ${data:+--data.path "$data"}
     touch "$evaluated"
 fi
 echo "The report is in $report"
