@@ -50,7 +50,7 @@ def expect(function: Callable, word: tuple[Int32, Int32]) -> None:
 class Arithmetic(nn.Cell):
     def __init__(self, operators: Operators) -> None:
         super().__init__(auto_prefix=False)
-        _, _, self.word, self.number, self.add, self.multiply, self.fold = operators
+        *_, self.word, self.number, self.add, self.multiply, self.fold = operators
 
     def construct(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         x, y = self.word(x), self.word(y)

@@ -30,7 +30,7 @@ class IntegerHash(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        _, _, self.word, self.number, self.add, self.multiply, self.fold = operators()
+        *_, self.word, self.number, self.add, self.multiply, self.fold = operators()
 
     def construct(self, x: Word) -> Word:
         x = self.multiply(self.fold(x, 16), _MULTIPLIERS[0])

@@ -25,6 +25,8 @@ class Operators(NamedTuple):
 
     Attributes:
         unfold: (B, I, S, S), kernel, stride, padding -> overlapping patches (B, I*kernel*kernel, T), channel-major.
+        branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
+            on the CPU it costs less than computing both and selecting.
         all_finite: Tuple of float32 tensors -> whether all their elements are finite, a boolean scalar.
         word: int32 tensor -> the word of its bits.
         number: Inverse of `word`.
@@ -34,6 +36,7 @@ class Operators(NamedTuple):
     """
 
     unfold: Callable[[Tensor, int, int, int], Tensor]
+    branches: bool
     all_finite: Callable[[tuple[Tensor, ...]], Tensor]
     word: Callable[[Tensor], Word]
     number: Callable[[Word], Tensor]
@@ -134,6 +137,8 @@ def _fold_halves(x: Halves, bits: int) -> Halves:
     return ops.bitwise_xor(high, _quotient(high, 0x8000)), ops.bitwise_xor(low, moved)
 
 
-ON_CPU = Operators(_unfold, _sums_are_finite, _same, _same, _add, _multiply, _fold)
-ON_GPU = ON_CPU._replace(all_finite=amp.all_finite)
-ON_ASCEND = Operators(_unfold_on_ascend, amp.all_finite, _halves, _joined, _add_halves, _multiply_halves, _fold_halves)
+ON_CPU = Operators(_unfold, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
+ON_GPU = ON_CPU._replace(branches=False, all_finite=amp.all_finite)
+ON_ASCEND = Operators(
+    _unfold_on_ascend, False, amp.all_finite, _halves, _joined, _add_halves, _multiply_halves, _fold_halves
+)

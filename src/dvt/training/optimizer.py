@@ -20,14 +20,19 @@ _adamw = ops.MultitypeFuncGraph("adamw")
 _sgd = ops.MultitypeFuncGraph("sgd")
 
 
-@_adamw.register("Function", *["Tensor"] * 7, "Number", "Number", *["Tensor"] * 4)
-def _adamw_one(
-    adam, taken, power1, power2, beta1, beta2, epsilon, rate, decay, share, parameter, moment1, moment2, gradient
-):
+_select = ops.MultitypeFuncGraph("select")
+
+
+@_select.register("Tensor", "Tensor")
+def _select_one(taken: Tensor, gradient: Tensor) -> Tensor:
+    return _where(taken, gradient, 0.0)
+
+
+@_adamw.register("Function", *["Tensor"] * 6, "Number", "Number", *["Tensor"] * 4)
+def _adamw_one(adam, power1, power2, beta1, beta2, epsilon, rate, decay, share, parameter, moment1, moment2, gradient):
     rate = rate * share
     if decay > 0:
         ops.assign(parameter, parameter * (1.0 - rate * decay))
-    gradient = _where(taken, gradient, 0.0)
     adam(parameter, moment1, moment2, power1, power2, rate, beta1, beta2, epsilon, gradient)
     return True
 
@@ -35,8 +40,8 @@ def _adamw_one(
 @_sgd.register("Function", *["Tensor"] * 3, "Number", "Number", *["Tensor"] * 3)
 def _sgd_one(apply_momentum, taken, momentum, rate, decay, share, parameter, velocity, gradient):
     if decay > 0:
-        gradient = gradient + decay * parameter
-    apply_momentum(parameter, velocity, rate * share, _where(taken, gradient, 0.0), momentum)
+        gradient = gradient + _where(taken, Tensor(decay, mstype.float32), 0.0) * parameter
+    apply_momentum(parameter, velocity, rate * share, gradient, momentum)
     return True
 
 
@@ -49,7 +54,7 @@ class _Optimizer(nn.Cell):
     rate once the parameters are updated in place.
 
     A step that is not taken changes nothing, whatever the gradients are. That is selected on the device, which need not
-    wait for the host to read the decision.
+    wait for the host to read the decision. Selecting copies the gradients.
 
     Args:
         parameters: What to update.
@@ -66,6 +71,10 @@ class _Optimizer(nn.Cell):
         self.lr_scales = tuple(lr_scales or [1.0] * len(parameters))
         self.map = ops.HyperMap()
         self.sure = Tensor(True)
+
+    def selected(self, gradients: tuple[Tensor, ...], taken: Tensor | None) -> tuple[Tensor, ...]:
+        """The gradients, or zeros for a step that is not taken."""
+        return gradients if taken is None else self.map(ops.partial(_select, taken), gradients)
 
 
 class AdamW(_Optimizer):
@@ -87,14 +96,14 @@ class AdamW(_Optimizer):
         return [*self.moment1, *self.moment2, self.beta1_power, self.beta2_power]
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
-        taken = self.sure if taken is None else taken
+        gradients, taken = self.selected(gradients, taken), self.sure if taken is None else taken
         beta1_power, beta2_power = self.beta1_power * BETA1, self.beta2_power * BETA2
         # With these betas, no gradient and a learning rate of 0, the kernel leaves weights and moments as they are.
         beta1 = _where(taken, Tensor(BETA1, mstype.float32), 1.0)
         beta2 = _where(taken, Tensor(BETA2, mstype.float32), 1.0)
         rate = _where(taken, learning_rate, 0.0)
         epsilon = EPSILON * ops.sqrt(1.0 - beta2_power)
-        update = ops.partial(_adamw, self.adam, taken, beta1_power, beta2_power, beta1, beta2, epsilon, rate)
+        update = ops.partial(_adamw, self.adam, beta1_power, beta2_power, beta1, beta2, epsilon, rate)
         done = self.map(update, self.decays, self.lr_scales, self.parameters, self.moment1, self.moment2, gradients)
         ops.assign(self.beta1_power, self.beta1_power * beta1)
         ops.assign(self.beta2_power, self.beta2_power * beta2)
@@ -115,7 +124,7 @@ class Sgd(_Optimizer):
         return list(self.velocity)
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
-        taken = self.sure if taken is None else taken
+        gradients, taken = self.selected(gradients, taken), self.sure if taken is None else taken
         momentum, rate = _where(taken, self.momentum, 1.0), _where(taken, learning_rate, 0.0)
         update = ops.partial(_sgd, self.apply_momentum, taken, momentum, rate)
         done = self.map(update, self.decays, self.lr_scales, self.parameters, self.velocity, gradients)

@@ -4,10 +4,10 @@ moving average of the weights.
 The step needs nothing from outside but a batch: learning rate, random masks and the place within an accumulated batch
 follow from counters that it keeps. So batches can be sunk to a device, and a resumed run goes on as if unbroken.
 
-No branch asks for the value of a tensor, which would make the device wait for the host: what is not to be changed is
-selected (not multiplied by zero: NaN stays NaN), and where an accumulated batch ends the host knows by itself. The host
-reads losses and signals every `dvt.training.run.READ_EVERY` steps, and counters once per epoch. Elsewhere it reads what
-it has to decide: which images go on to the next exit (`dvt.early_exit.loop`).
+But on the CPU, no branch asks for the value of a tensor, which would make the device wait for the host: what is not to
+be changed is selected (not multiplied by zero: NaN stays NaN), and where an accumulated batch ends the host knows by
+itself. The host reads losses and signals every `dvt.training.run.READ_EVERY` steps, and counters once per epoch.
+Elsewhere it reads what it has to decide: which images go on to the next exit (`dvt.early_exit.loop`).
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class TrainStep(nn.Cell):
         sizes, alone = [parameter.size for parameter in self.parameters], ranks.world_size == 1
         self.reduce_gradients = nn.Identity() if alone else GradientsMean(sizes, ranks.world_size)
         self.reduce_losses = nn.Identity() if alone else Mean(ranks.world_size)
-        self.all_finite = operators().all_finite
+        self.all_finite, self.branches = operators().all_finite, operators().branches
         self.clip_norm = train.clip_norm
 
         self.global_step = _counter("global_step")  # steps of the optimizer, skipped ones included
@@ -160,7 +160,12 @@ class TrainStep(nn.Cell):
             gradients = self.map(ops.partial(_multiply, 1.0 / (self.loss_scale * self.accumulation)), gradients)
         if self.clip_norm is not None:
             gradients = ops.clip_by_global_norm(gradients, self.clip_norm)
-        done = self.optimizer(gradients, learning_rate, taken)
+        if self.branches:
+            done = learning_rate
+            if taken:
+                done = self.optimizer(gradients, learning_rate)
+        else:
+            done = self.optimizer(gradients, learning_rate, taken)
         if self.ema is not None:
             share = ops.where(taken, self.ema_share, Tensor(0.0, mstype.float32))
             # After the update: the parameters are read again.
