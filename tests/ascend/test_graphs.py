@@ -56,6 +56,7 @@ REVIEWED = {
     "BiasAddGrad": "CANN 9.0, AOE, Operator List",
     "LayerNormGrad": "MindSpore's table of AI Core operators until 2.1, ops/_op_impl/tbe/layer_norm_grad.py",
     "StridedSliceGrad": "the same, strided_slice_grad_d.py",
+    "TensorMove": "the same, tensor_move.py",
 }
 
 
