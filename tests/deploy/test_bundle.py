@@ -55,8 +55,13 @@ SMALL = {"grid_sizes": (2, 4), "depth": 1}
 
 
 def make_checkpoint(path: Path, name: str = "dvt_deit_small", **overrides: object) -> Path:
-    save_checkpoint(path, bundles.model(name, **{**SMALL, **overrides}), METADATA)
+    model = bundles.model(name, **{**SMALL, **overrides})
+    save_checkpoint(path, model, METADATA | {"preprocessing": preprocessing_of(model.config.image_size)})
     return path
+
+
+def preprocessing_of(image_size: int) -> dict[str, object]:
+    return bundles.PREPROCESSING | {"image_size": image_size, "resize_size": image_size + 4}
 
 
 def names_in(folder: Path) -> set[str]:
@@ -114,7 +119,8 @@ def test_an_exported_checkpoint(name: str, overrides: dict, tmp_path: Path, grap
     plain.touch()
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {stat.S_IMODE(plain.stat().st_mode)}
 
-    images = bundles.photographs(6, overrides.get("image_size", 24))
+    image_size = overrides.get("image_size", 24)
+    images = bundles.photographs(6, image_size)
     expected = expected_probabilities(checkpoint, images)
     assert np.ptp(expected[0][:, 0]) > 1e-3  # images differ
     for graph_format in ("MINDIR", "ONNX"):
@@ -124,7 +130,7 @@ def test_an_exported_checkpoint(name: str, overrides: dict, tmp_path: Path, grap
     manifest = read_manifest(folder)
     model, _ = load_model(checkpoint)
     assert manifest.model == model.config
-    assert manifest.class_names == bundles.CLASS_NAMES and manifest.preprocessing == bundles.PREPROCESSING
+    assert manifest.class_names == bundles.CLASS_NAMES and manifest.preprocessing == preprocessing_of(image_size)
     assert manifest.thresholds["recommended"] == Setting((0.21, -1e8), 1.5, 65.0)
     assert manifest.cumulative_gmacs == cumulative_gmacs(model.config)
     assert manifest.versions["mindspore"] == ms.__version__
