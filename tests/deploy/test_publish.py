@@ -16,6 +16,7 @@ import tiny
 from dvt.deploy import publish
 from dvt.deploy.manifest import GraphSet, Manifest, describe_file, exit_values, read_manifest, write_manifest
 from dvt.errors import ConfigError
+from reliability.faults import ended, forked
 
 CONFIG = tiny.patch_config(grid_sizes=(2, 4))
 SUFFIXES = {"ONNX": "onnx", "MINDIR": "mindir", "ONNX_INT8": "int8.onnx"}
@@ -59,24 +60,19 @@ def files(*formats: str) -> set[str]:
 
 def killed_at(operation: int, work: Callable[[], None]) -> bool:
     """A child that does `work` is killed before a file operation; False if it ended before."""
-    pid = os.fork()
-    if pid == 0:
-        seen = 0
+    seen = 0
 
-        def count(event: str, _: tuple) -> None:
-            nonlocal seen
-            seen += event.startswith(CHANGES)
-            if seen == operation:
-                os.kill(os.getpid(), signal.SIGKILL)
+    def count(event: str, _: tuple) -> None:
+        nonlocal seen
+        seen += event.startswith(CHANGES)
+        if seen == operation:
+            os.kill(os.getpid(), signal.SIGKILL)
 
+    def counted() -> None:
         sys.addaudithook(count)
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    end = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        work()
+
+    end = ended(forked(counted))
     assert end in (0, -signal.SIGKILL)
     return end != 0
 
