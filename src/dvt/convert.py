@@ -1,5 +1,5 @@
-"""Names, shapes and weights of the released PyTorch checkpoints: the public names of `dvt.models.names` and
-`dvt.checkpoint.released`. Files are read and written by `dvt.checkpoint.pytorch`."""
+"""Names, shapes and weights of the released PyTorch checkpoints. The public names of `dvt.models.names` and
+`dvt.checkpoint.released`; files are read and written by `dvt.checkpoint.pytorch`."""
 
 from dvt.checkpoint.released import (
     from_reference,

@@ -1,4 +1,4 @@
-"""What a model costs, from its configuration alone: the public names of `dvt.models.cost`."""
+"""What a model costs, from its configuration alone. The public names of `dvt.models.cost`."""
 
 from dvt.models.cost import (
     activation_elements,

@@ -1,4 +1,4 @@
-"""The device of this process: which ones there are, which one a run takes, what the machine is.
+"""The device of this process, and what the machine is.
 
 `set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
 In a process that msrun started it also joins the other ranks, with HCCL on Ascend, NCCL on GPU and MCCL on the CPU;

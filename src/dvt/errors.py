@@ -1,4 +1,4 @@
-"""The errors this package raises for a user's mistake: each says what was given, what is needed and what to do.
+"""The errors for a user's mistake: what was given, what is needed and what to do.
 
 `dvt.cli.support.run_command` prints the message alone. It ends with code 2, or with 1 for an error that has left
 `work_begun`; anything else that escapes is a bug, which ends with code 1 and says so. With --debug both show their

@@ -1,4 +1,4 @@
-"""Names that users of 0.1.0 know, and where they are now: importing or reading an old one warns, and works."""
+"""Names of 0.1.0, and where they are now: an old one warns, and works."""
 
 import importlib
 import importlib.abc

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and what to say where they cannot be written.
+"""Files that are there whole or not at all.
 
 `replacing` writes one file beside its place and moves it there when it is finished; `scratch_folder` and `put_in_place`
 do so for several. `held` keeps a folder for one process. `explained` and `require_writable` turn what the system

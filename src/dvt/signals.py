@@ -1,4 +1,4 @@
-"""What asks a command to stop: Ctrl-C, the SIGTERM of a scheduler, the SIGHUP of a terminal that was closed.
+"""What asks a command to stop: Ctrl-C, SIGTERM (schedulers), SIGHUP (a terminal that was closed).
 
 Imports nothing that takes time, so that an entry script can call `interrupt_on_signals` before all that does.
 """

@@ -1,4 +1,4 @@
-"""What the value of a key may be: the type that its dataclass field names, and the bounds in the field's metadata.
+"""What the value of a key may be: the type of its dataclass field, and the bounds in the metadata.
 
     epochs: int = field(default=300, metadata=bounds(1, 100_000))
 

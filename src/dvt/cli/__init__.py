@@ -1,1 +1,1 @@
-"""The command line: `start` begins a command, `main` lists them, `support` is what they share; one module a command."""
+"""The command line: one module a command; `start` begins it, `main` lists all, `support` is shared."""

@@ -1,1 +1,1 @@
-"""Data-parallel jobs on several devices and machines: checks, launcher, diagnosis, and what the ranks exchange."""
+"""Data-parallel jobs: checks, launcher, diagnosis, and what the ranks exchange."""

@@ -1,4 +1,4 @@
-"""The configuration of a run: `sections` types and checks its keys, `files` reads and writes them as YAML."""
+"""The configuration of a run: `sections` checks its keys, `files` reads and writes YAML."""
 
 from dvt.config.sections import (
     IMAGENET_MEAN,

@@ -1,4 +1,4 @@
-"""Images and labels: which splits there are, how an image becomes a model input, and batches made ahead of time.
+"""Images and labels: splits, how an image becomes a model input, batches made ahead of time.
 
 A reader starts at `splits.load_splits`; `preprocess.Preprocessing` is what evaluation does to one image. MindSpore is
 imported only when `Splits.pipeline` is called.

@@ -1,1 +1,1 @@
-"""The model: configuration, layers, tokens, reuse, one exit (`backbone`), all exits (`cascade`), and what they cost."""
+"""The model: configuration, layers, tokens, reuse, one exit (`backbone`), all exits (`cascade`), costs."""
