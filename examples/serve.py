@@ -25,15 +25,12 @@ def run() -> int:
         return 2
 
     def serve(argv: list[str]) -> int:
-        parser = Parser("serve.py", __doc__.split(":")[0] + ".", usage="serve.py bundle [--KEY VALUE ...]")
-        parser.add_path("bundle", "folder that export.py wrote")
+        parser = Parser("serve.py", ServeOptions)
         text = "names under which clients may ask, or *; by default localhost and --host (0.0.0.0: any numeric address)"
         parser.add_argument("--allowed_hosts", nargs="+", help=text)
-        parser.add_keys(ServeOptions)
-        given = parser.parse(argv)
-        options = parser.options(ServeOptions, given)
+        options, given = parser.parse(argv)
         listening = listen(options.host, options.port)
-        cascade = Cascade(given["bundle"], graph_format=options.format, threads=options.threads)
+        cascade = Cascade(options.bundle, graph_format=options.format, threads=options.threads)
         app = create_app(cascade, options.limits, given["allowed_hosts"] or hosts_of(options.host))
         try:
             DrainingServer(app, listening, options.limits.drain_seconds).run()

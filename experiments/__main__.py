@@ -2,11 +2,12 @@
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from dvt.cli.support import Parser, run_command, set_up_logging
-from dvt.errors import ConfigError
+from dvt.cli.support import Parser, run_command
 from dvt.safe_files import explained, replacing
+from dvt.value_checks import PATH, bounds
 from experiments import emoji, page
 from experiments.claim import Claim
 from experiments.claims import CLAIMS, find_claim
@@ -19,13 +20,33 @@ SPEED_MINUTES = 1.0
 EMOJI_FOLDER = ROOT / "runs" / "emoji"
 
 
+@dataclass
+class Options:
+    """Run experiments; scripts/run_experiments.sh explains the options.
+
+    Args:
+        names: Experiments; by default all but trials.
+        seeds: Seeds of the runs.
+        jobs: Runs at once.
+        page: Write docs/results.md anew from the results, and run nothing.
+        results: Folder of the results.
+        work: Folder of the trained models.
+        emoji: Archive of the emoji pictures.
+        list: List what there is to do.
+    """
+
+    names: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=bounds(0))
+    jobs: int = field(default=1, metadata=bounds(1))
+    page: bool = False
+    results: Path = field(default=page.RESULTS, metadata=PATH)
+    work: Path = field(default=WORK, metadata=PATH)
+    emoji: Path | None = field(default=None, metadata=PATH)
+    list: bool = False
+
+
 def main(argv: list[str]) -> int:
-    arguments = _parser().parse_args(argv)
-    set_up_logging()
-    if any(seed < 0 for seed in arguments.seeds):
-        raise ConfigError(f"--seeds is {arguments.seeds}; seeds must not be negative")
-    if arguments.jobs < 1:
-        raise ConfigError(f"--jobs is {arguments.jobs}; it must be at least 1")
+    arguments, _ = Parser("run_experiments.sh", Options, words=["names"], log_level="info").parse(argv)
     seeds = list(dict.fromkeys(arguments.seeds))
     claims = [find_claim(name) for name in arguments.names] or [each for each in CLAIMS.values() if not each.trial]
     store = Store(arguments.results.resolve(), arguments.work.resolve())
@@ -141,20 +162,6 @@ def _command(what: str, name: str, seed: int, store: Store) -> list[str]:
 
 def _recipes_of(claims: Sequence[Claim]) -> list[str]:
     return list(dict.fromkeys(name for claim in claims for name in claim.recipes))
-
-
-def _parser() -> Parser:
-    """The options that scripts/run_experiments.sh explains."""
-    parser = Parser("run_experiments.sh", "Run experiments.", add_help=False)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--list", action="store_true")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--page", action="store_true")
-    parser.add_argument("--results", type=Path, default=page.RESULTS)
-    parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--emoji", type=Path)
-    return parser
 
 
 if __name__ == "__main__":

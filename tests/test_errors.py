@@ -76,7 +76,7 @@ COMMANDS = [
     ("export", "checkpoint", "`dvt export --help`"),
     ("export --checkpoint text.ckpt --format ONX", "'ONX'", "choose from MINDIR, ONNX"),
     ("export --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
-    ("predict", "IMAGE_OR_FOLDER", "`dvt predict --help`"),
+    ("predict", "images", "`dvt predict --help`"),
     ("predict images", "the folder images holds no images", "files must end in .jpg"),
     ("predict text --topp 3", "--topp", "did you mean '--top'?"),
     ("predict text --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
@@ -103,8 +103,8 @@ SCRIPTS = [
     (make_mindrecord, "images out --shard 3", "--shard", "did you mean '--shards'?"),
     (make_mindrecord, "images out --part trian", "'trian'", "there are train, val"),
     (lite_files, "folder cpu", "folder is not a bundle", "make one with export.py"),
-    (lite_files, "folder gpu", "'gpu'", "choose from"),
-    (launch, "--device_num x", "DEVICE_NUM", "x"),
+    (lite_files, "folder gpu", "'gpu'", "one of cpu, ascend"),
+    (launch, "--device_num x", "device_num is 'x'", "whole number"),
     (launch, "--device_num 2 -- --train.epoch 3", "--train.epoch", "did you mean '--train.epochs'?"),
 ]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from dvt.errors import ConfigError
+from dvt.value_checks import PATH
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,10 @@ class ServiceSettings:
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """Where the service listens, and what it runs.
+    """An exported cascade as an HTTP service.
 
     Args:
+        bundle: Folder that export.py wrote.
         host: Address to listen on; 0.0.0.0 for all.
         port: Port to listen on.
         threads: Threads of ONNX Runtime; null lets it choose.
@@ -56,6 +58,7 @@ class ServeOptions:
         limits: Limits of the service.
     """
 
+    bundle: str = field(metadata=PATH)
     host: str = "127.0.0.1"
     port: int = 8000
     threads: int | None = None

@@ -75,7 +75,9 @@ def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> N
         if not is_dataclass(hint):
             check_value(f"{prefix}{name}", value, hint, limits.get(name, Bounds()))
         if name in paths and value is not None:
-            object.__setattr__(values, name, type(value)(expanded(value, f"{prefix}{name}")))
+            kind = Path if Path in (hint, *typing.get_args(hint)) else str
+            many = [kind(expanded(each, f"{prefix}{name}")) for each in (value if isinstance(value, list) else [value])]
+            object.__setattr__(values, name, many if isinstance(value, list) else many[0])
 
 
 def expanded(path: str | os.PathLike, key: str = "the path") -> str:

@@ -26,6 +26,10 @@ def run(command: list[str | Path], **environment: str) -> subprocess.CompletedPr
     return subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, env=environment)
 
 
+def train_config(*argv: str) -> RunConfig:
+    return train.parse(argv)[1]
+
+
 def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The one message of a call that must be refused."""
     assert cli.main(list(argv)) == 2
@@ -37,7 +41,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 
 def test_train_takes_file_and_options_in_any_order():
-    config = train.parse(["--train.epochs", "5", "--config", QUICKSTART, "--model.grid_sizes=[2,4]"])
+    config = train_config("--train.epochs", "5", "--config", QUICKSTART, "--model.grid_sizes=[2,4]")
     expected = load_config(QUICKSTART, {"train.epochs": 5, "model.grid_sizes": [2, 4]})
     assert config == expected
 
@@ -45,34 +49,34 @@ def test_train_takes_file_and_options_in_any_order():
 def test_later_files_go_over_earlier_ones(tmp_path: Path):
     over = tmp_path / "over.yaml"
     over.write_text("train: {batch_size: 5}\n")
-    config = train.parse(["--config", QUICKSTART, f"--config={over}"])
+    config = train_config("--config", QUICKSTART, f"--config={over}")
     assert config == load_config([QUICKSTART, over])
     assert config.train.batch_size == 5
 
 
 def test_dashes_and_underscores_are_alike_for_every_key():
-    parser = Parser("dvt train", "Train.")
+    parser = Parser("dvt train", train.TrainOptions)
     parser.add_config(shown=vars(RunConfig()))
     for key, hint in key_hints(RunConfig).items():
         text = {"float": "0.25", "int": "290", "str": "a-b_c", "bool": "true"}.get(getattr(hint, "__name__", ""))
         text = text or ("null" if type(None) in get_args(hint) else get_args(hint)[0])
-        given = parser.parse([f"--{key}={text}"])
-        assert key in given and parser.parse([f"--{key.replace('_', '-')}", text]) == given
+        _, given = parser.parse([f"--{key}={text}"])
+        assert key in given and parser.parse([f"--{key.replace('_', '-')}", text])[1] == given
 
 
 def test_yes_or_no_keys_need_no_value():
-    config = train.parse(["--data.hold_out_calibration", "--model.feature-reuse", "--seed", "3"])
+    config = train_config("--data.hold_out_calibration", "--model.feature-reuse", "--seed", "3")
     assert (config.data.hold_out_calibration, config.model.feature_reuse, config.seed) == (True, True, 3)
-    assert train.parse(["--model.feature_reuse", "false"]).model.feature_reuse is False
+    assert train_config("--model.feature_reuse", "false").model.feature_reuse is False
 
 
 def test_aliases_and_device_names():
-    config = train.parse(["--data-path", "/x-y_z", "--device-target", "ascend", "--output=runs/a-b"])
+    config = train_config("--data-path", "/x-y_z", "--device-target", "ascend", "--output=runs/a-b")
     assert (config.data.path, config.device_target, config.output) == ("/x-y_z", "Ascend", "runs/a-b")
-    assert train.parse(["--device_target=cpu"]).device_target == "CPU"
-    cloud = train.parse(["--data_url", "/inputs/data", "--train_url", "/outputs/run"])  # as ModelArts passes them
+    assert train_config("--device_target=cpu").device_target == "CPU"
+    cloud = train_config("--data_url", "/inputs/data", "--train_url", "/outputs/run")  # as ModelArts passes them
     assert (cloud.data.path, cloud.output) == ("/inputs/data", "/outputs/run")
-    asked = train.parse(["--profile", "--deterministic", "--jit-level", "O1", "--train.dataset_sink_mode"])
+    asked = train_config("--profile", "--deterministic", "--jit-level", "O1", "--train.dataset_sink_mode")
     assert (asked.profile, asked.deterministic, asked.jit_level, asked.train.dataset_sink_mode) == (
         True,
         True,
@@ -87,7 +91,7 @@ def test_every_key_overrides():
         text = {"float": "0.25", "int": "290", "str": "text", "bool": "true"}.get(getattr(hint, "__name__", ""))
         if text is not None:
             section, _, leaf = key.rpartition(".")
-            changed = config_to_dict(train.parse([f"--{key}", text]))
+            changed = config_to_dict(train_config(f"--{key}", text))
             assert str((changed[section] if section else changed)[leaf]).lower() == text
             assert changed != plain
 
@@ -191,14 +195,14 @@ def test_a_missing_checkpoint_is_refused_before_any_work(capsys: pytest.CaptureF
 
 
 def test_export_options():
-    options, _ = export.parse(["--checkpoint", "a.ckpt", "--format", "mindir", "--batch-size", "8"])
+    options = export.parse(["--checkpoint", "a.ckpt", "--format", "mindir", "--batch-size", "8"])
     assert (options.formats, options.batch_size, options.output) == (["MINDIR"], 8, None)
     assert (options.precision, options.replace) == ("float32", False)
-    options, _ = export.parse(["--checkpoint=a.ckpt", "--format", "MINDIR,onnx", "--replace", "--precision", "float16"])
+    options = export.parse(["--checkpoint=a.ckpt", "--format", "MINDIR,onnx", "--replace", "--precision", "float16"])
     assert (options.formats, options.precision, options.replace) == (["MINDIR", "ONNX"], "float16", True)
-    assert export.parse(["--checkpoint", "a.ckpt", "--batch_sizes", "[8,1]"])[0].batch_sizes == [1, 8]
+    assert export.parse(["--checkpoint", "a.ckpt", "--batch_sizes", "[8,1]"]).batch_sizes == [1, 8]
     with pytest.raises(ConfigError):
-        _ = export.parse(["--checkpoint", "a.ckpt", "--format", ","])[0].formats
+        _ = export.parse(["--checkpoint", "a.ckpt", "--format", ","]).formats
 
 
 def test_info_lists_and_describes(capsys: pytest.CaptureFixture[str]):
@@ -304,24 +308,24 @@ def test_standalone_training_passes_everything_on():
 def test_budgets_have_short_names():
     _, given = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
     assert given_keys(given) == {"eval.budget_gmacs": 1.5, "eval.exit_rule": "margin"}
-    _, options = thresholds.parse(["p.npz", "--budget_images_per_second=40", "--json"])
+    options = thresholds.parse(["p.npz", "--budget_images_per_second=40", "--json"])
     assert (options.eval.budget_images_per_second, options.json) == (40.0, True)
-    path, options = thresholds.parse(["there", "--max-accuracy-drop", "0"])
-    assert (path, options.eval.max_accuracy_drop, options.json) == ("there", 0.0, False)
+    options = thresholds.parse(["there", "--max-accuracy-drop", "0"])
+    assert (options.predictions, options.eval.max_accuracy_drop, options.json) == ("there", 0.0, False)
 
 
 def test_predict_takes_images_before_and_after_options():
-    images, options = predict.parse(["a.png", "b", "--checkpoint", "c.ckpt", "--json", "--top", "2"])
-    assert (images, options.checkpoint, options.json, options.top) == (["a.png", "b"], "c.ckpt", True, 2)
-    assert Path(predict.parse(["a.png"])[1].checkpoint).is_file()  # the one that is shipped
+    options = predict.parse(["a.png", "b", "--checkpoint", "c.ckpt", "--json", "--top", "2"])
+    assert (options.images, options.checkpoint, options.json, options.top) == (["a.png", "b"], "c.ckpt", True, 2)
+    assert Path(predict.parse(["a.png"]).checkpoint).is_file()  # the one that is shipped
 
 
 @pytest.mark.parametrize("text", ["[0.5,0.5,0]", "0.5,0.5,0", "0.5 0.5 0"])
 def test_lists_are_written_as_other_tools_write_them(text: str):
     """Also before a file, which a switch or a list does not take for its value."""
-    images, options = predict.parse(["--json", "--thresholds", *text.split(), "a.png"])
-    assert (images, options.json, options.thresholds) == (["a.png"], True, [0.5, 0.5, 0.0])
-    assert train.parse(["--model.grid_sizes", "3,6", "--model.soft-splits=[7,4,3],[5,2,2]"]).model.soft_splits == [
+    options = predict.parse(["--json", "--thresholds", *text.split(), "a.png"])
+    assert (options.images, options.json, options.thresholds) == (["a.png"], True, [0.5, 0.5, 0.0])
+    assert train_config("--model.grid_sizes", "3,6", "--model.soft-splits=[7,4,3],[5,2,2]").model.soft_splits == [
         [7, 4, 3],
         [5, 2, 2],
     ]
@@ -331,9 +335,8 @@ def test_lists_are_written_as_other_tools_write_them(text: str):
 def test_a_checkpoint_needs_no_option(argv: str):
     options, _ = evaluate.parse(argv.split())
     assert (options.checkpoint, options.mode) == ("a.ckpt", 1)
-    assert export.parse(argv.replace("--mode 1", "--batch_size 1").replace("--mode=1", "").split())[0].checkpoint == (
-        "a.ckpt"
-    )
+    argv = argv.replace("--mode 1", "--batch_size 1").replace("--mode=1", "")
+    assert export.parse(argv.split()).checkpoint == "a.ckpt"
 
 
 def test_info_has_parts_and_memory(capsys: pytest.CaptureFixture[str]):

@@ -51,10 +51,10 @@ def test_several_machines_need_rank_and_address(given: dict[str, str]):
 
 
 def test_whole_numbers():
-    assert whole_number({"NNODES": "4"}, "NNODES") == 4
-    assert whole_number({"NNODES": ""}, "NNODES") is whole_number({}, "NNODES") is None
+    assert whole_number({"NNODES": "4"}, "NNODES", 1) == 4
+    assert whole_number({"NNODES": ""}, "NNODES", 1) == whole_number({}, "NNODES", 1) == 1
     with pytest.raises(ConfigError, match="NNODES is 'two'; it must be a whole number"):
-        whole_number({"NNODES": "two"}, "NNODES")
+        whole_number({"NNODES": "two"}, "NNODES", 1)
 
 
 def test_workers_get_the_interpreter_and_nothing_of_an_outer_job(monkeypatch: pytest.MonkeyPatch):

@@ -150,7 +150,7 @@ def test_refusals(tmp_path: Path):
         find_claim("reus")
     with pytest.raises(ConfigError, match="negative"):
         command.main(["--list", "--seeds", "-1"])
-    with pytest.raises(ConfigError, match="--jobs is 0"):
+    with pytest.raises(ConfigError, match="jobs is 0"):
         command.main(["--list", "--jobs", "0"])
 
 

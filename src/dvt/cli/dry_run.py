@@ -64,8 +64,8 @@ def run(config: RunConfig, variables: Mapping[str, str], cards: int | None = Non
     With `largest`, also looks for the largest batch that fits into a card's memory. Raises ConfigError for what no run
     could start with, and DeviceError where no card can be simulated.
     """
-    cards = cards or whole_number(variables, "RANK_SIZE") or 1
-    rank = whole_number(variables, "RANK_ID") or 0
+    cards = cards or whole_number(variables, "RANK_SIZE", 1)
+    rank = whole_number(variables, "RANK_ID", 0)
     if not 0 <= rank < cards:
         raise ConfigError(f"RANK_ID is {rank}; of {cards} card(s) it must be 0 to {cards - 1}")
     origin = "CANN of this machine" if has_cann(variables) else "stand-ins for CANN"

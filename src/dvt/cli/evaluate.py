@@ -1,77 +1,75 @@
 """`dvt eval` with eval.py, and `dvt report`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dvt.cli.support import Parser, given_keys, print_if_asked, set_up_logging, shipped_checkpoint
+from dvt.cli.support import Parser, given_keys, print_if_asked, shipped_checkpoint
 from dvt.config.files import config_from_dict, flattened
 from dvt.config.sections import RunConfig
-from dvt.value_checks import PATH, check_fields
+from dvt.value_checks import PATH
 
 SHOWN = ("data", "eval", "device_target", "seed", "output")
-REPORT_FOLDER = "runs/report"
 
 
 @dataclass
 class EvalOptions:
-    """What to evaluate.
+    """Evaluate a checkpoint: accuracy of every exit, accuracy and cost with early exits, measured images/s. Data and
+    evaluation keys start from those of the training run, if the checkpoint holds them.
 
     Args:
         checkpoint: Checkpoint of a trained or converted model.
         mode: 0 prints the results stored in the checkpoint; 1 evaluates with the thresholds stored in it; 2 finds
             thresholds on the training set, then evaluates.
+        output: Folder for the results; null for that of the checkpoint.
     """
 
     checkpoint: str = field(metadata=PATH)
     mode: Literal[0, 1, 2] = 2
-
-    def __post_init__(self) -> None:
-        check_fields(self, "")
+    output: str | None = field(default=None, metadata=PATH)
 
 
-def run(argv: Sequence[str], prog: str, output: str | None = None, checkpoint: Callable[[], str] | None = None) -> None:
-    """The command `dvt eval`; `output` and `checkpoint` say what to take if the arguments name none."""
-    options, given = parse(argv, prog, checkpoint)
+@dataclass
+class ReportOptions(EvalOptions):
+    __doc__ = EvalOptions.__doc__
+
+    checkpoint: str | None = field(default=None, metadata=PATH)
+    output: str | None = field(default="runs/report", metadata=PATH)
+
+
+def run(argv: Sequence[str], prog: str, options: type[EvalOptions] = EvalOptions) -> None:
+    """The command `dvt eval`."""
+    asked, given = parse(argv, prog, options)
+    checkpoint = asked.checkpoint or shipped_checkpoint()
     keys = given_keys(given)  # before MindSpore is loaded, so that mistakes are refused at once
-    keys["output"] = given.get("output") or output or str(Path(options.checkpoint).parent)
+    keys["output"] = asked.output or str(Path(checkpoint).parent)
     from dvt.checkpoint.native import read_checkpoint
 
-    loaded = read_checkpoint(options.checkpoint)
+    loaded = read_checkpoint(checkpoint)
     stored = loaded.metadata.get("config")
     if stored is not None:
-        config_from_dict(stored, f"the configuration stored in {options.checkpoint}")
+        config_from_dict(stored, f"the configuration stored in {checkpoint}")
     config = configuration(keys, stored)
     print_if_asked(given, config)
-    set_up_logging(given["log_level"])
     from dvt.evaluation import evaluate_checkpoint
 
-    evaluate_checkpoint(options.checkpoint, options.mode, config, config.output, loaded)
+    evaluate_checkpoint(checkpoint, asked.mode, config, config.output, loaded)
 
 
 def report(argv: Sequence[str], prog: str) -> None:
     """The command `dvt report`: the same into another folder, and by default for the checkpoint of a checkout."""
-    run(argv, prog, REPORT_FOLDER, shipped_checkpoint)
+    run(argv, prog, ReportOptions)
 
 
 def parse(
-    argv: Sequence[str], prog: str = "dvt eval", checkpoint: Callable[[], str] | None = None
+    argv: Sequence[str], prog: str = "dvt eval", options: type[EvalOptions] = EvalOptions
 ) -> tuple[EvalOptions, dict[str, Any]]:
     """What to evaluate, and all the options that were given."""
-    parser = Parser(
-        prog,
-        "Evaluate a checkpoint: accuracy of every exit, accuracy and cost with early exits, measured images/s. "
-        "Data and evaluation keys start from those of the training run, if the checkpoint holds them.",
-        usage=f"{prog} CHECKPOINT [--config YAML] [--KEY VALUE ...]",
-    )
-    parser.add_keys(EvalOptions, word="checkpoint")
+    words = [] if options is EvalOptions else ["checkpoint"]
+    parser = Parser(prog, options, words, log_level="info")
     parser.add_config(SHOWN, reason="; the model and its training are fixed by the checkpoint")
-    parser.set_help("output", "Folder for the results (default: that of the checkpoint).")
-    given = parser.parse(argv)
-    if checkpoint is not None and "checkpoint" not in given:
-        given["checkpoint"] = checkpoint()
-    return parser.options(EvalOptions, given), given
+    return parser.parse(argv)
 
 
 def configuration(keys: dict[str, Any], stored: dict[str, Any] | None) -> RunConfig:

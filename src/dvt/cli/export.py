@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from dvt.cli.support import Parser, set_up_logging
+from dvt.cli.support import Parser
 from dvt.config.sections import DeviceTarget
 from dvt.deploy.manifest import FORMATS
 from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import ConfigError
-from dvt.value_checks import PATH, bounds, check_fields
+from dvt.value_checks import PATH, bounds
 
 
 @dataclass
 class ExportOptions:
-    """What to export.
+    """Write a trained model as files that run without this package, and check them by loading them again.
 
     Args:
         checkpoint: Checkpoint of a trained or converted model.
@@ -42,10 +42,6 @@ class ExportOptions:
     calibration_images: int = field(default=500, metadata=bounds(1))
     replace: bool = False
 
-    def __post_init__(self) -> None:
-        check_fields(self, "")
-        self.batch_sizes = check_batch_sizes(self.batch_sizes)
-
     @property
     def formats(self) -> list[str]:
         """The formats asked for, checked."""
@@ -58,24 +54,17 @@ class ExportOptions:
 
 def run(argv: Sequence[str], prog: str) -> None:
     """The command."""
-    options, log_level = parse(argv, prog)
+    options = parse(argv, prog)
     values = {**vars(options), "formats": options.formats}
     del values["format"]
     values["output"] = options.output or str(Path(options.checkpoint).parent / "export")
-    set_up_logging(log_level)
     from dvt.deploy.bundle import export_checkpoint
 
     export_checkpoint(**values)
 
 
-def parse(argv: Sequence[str], prog: str = "dvt export") -> tuple[ExportOptions, str]:
-    """What the arguments ask for, and the log level."""
-    parser = Parser(
-        prog,
-        "Write a trained model as files that run without this package, and check them by loading them again.",
-        usage=f"{prog} CHECKPOINT [--KEY VALUE ...]",
-    )
-    parser.add_log_level()
-    parser.add_keys(ExportOptions, word="checkpoint")
-    given = parser.parse(argv)
-    return parser.options(ExportOptions, given), given["log_level"]
+def parse(argv: Sequence[str], prog: str = "dvt export") -> ExportOptions:
+    """What the arguments ask for."""
+    options, _ = Parser(prog, ExportOptions, log_level="info").parse(argv)
+    options.batch_sizes = check_batch_sizes(options.batch_sizes)
+    return options

@@ -13,17 +13,20 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dvt.cli import dry_run, train
-from dvt.cli.support import Parser, run_command, set_up_logging
+from dvt.cli.support import Parser, run_command
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
 from dvt.errors import ConfigError, DeviceError
 from dvt.training.folder import RunFolder
+from dvt.value_checks import bounds
 
+PROGRAM = "python -m dvt.cli.launch"
 CARDS = 8  # of a machine that is simulated, by default
 ATTEMPTS = 3  # to start
 CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of workers may share
@@ -31,18 +34,33 @@ CPU_WORKERS = 2  # by default: a machine has one CPU device, which any number of
 log = logging.getLogger("dvt.cli.launch")  # run with -m, __name__ is another, which would not be shown
 
 
+@dataclass
+class LaunchOptions:
+    """Train on several devices with msrun.
+
+    Args:
+        device_num: Devices of this machine; by default all, on the CPU 2 workers.
+    """
+
+    device_num: int | None = field(default=None, metadata=bounds(1))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one job from its checks to its end and returns the exit code."""
-    set_up_logging()
     return run_command(_launch, sys.argv[1:] if argv is None else argv)
 
 
 def _launch(argv: list[str]) -> int:
-    device_num, train_arguments = _parse(argv)
-    given, config = train.options_and_config(train_arguments, "train.py")
-    if given["dry_run"]:
-        cards = (device_num or CARDS) * (whole_number(os.environ, "NNODES") or 1)
-        return dry_run.run(config, os.environ, cards, given["largest_batch"])
+    end = argv.index("--") if "--" in argv else len(argv)
+    train_arguments = argv[end + 1 :]
+    text = "Variables: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, RANK_TABLE_FILE, CLUSTER_TIMEOUT (seconds), "
+    text += "BIND_CORE (see msrun --bind_core); docs/distributed.md explains them."
+    usage = "%(prog)s [--device_num N] -- [train.py arguments]"
+    device_num = Parser(PROGRAM, LaunchOptions, usage=usage, epilog=text).parse(argv[:end])[0].device_num
+    options, config = train.parse(train_arguments, "train.py")
+    if options.dry_run:
+        cards = (device_num or CARDS) * whole_number(os.environ, "NNODES", 1)
+        return dry_run.run(config, os.environ, cards, options.largest_batch)
     counts = preflight.count_devices()
     if config.device_target == "auto":
         if not counts:
@@ -89,24 +107,22 @@ def run(command: Sequence[str], placement: Placement, output: Path, environment:
 
 def placement_from(environment: Mapping[str, str], device_num: int) -> Placement:
     """The placement that the variables NNODES, NODE_RANK, MASTER_ADDR and so on describe. Raises ConfigError."""
-    nnodes = whole_number(environment, "NNODES") or 1
-    node_rank = whole_number(environment, "NODE_RANK")
-    address = environment.get("MASTER_ADDR") or None
-    if nnodes > 1 and (node_rank is None or address is None):
+    nnodes = whole_number(environment, "NNODES", 1)
+    address, table = environment.get("MASTER_ADDR"), environment.get("RANK_TABLE_FILE")
+    if nnodes > 1 and not (environment.get("NODE_RANK") and address):
         raise ConfigError(
             f"NNODES is {nnodes}: NODE_RANK (0 to {nnodes - 1}, another on each machine) and MASTER_ADDR (the address "
             "of machine 0, the same everywhere) are needed too"
         )
-    table = environment.get("RANK_TABLE_FILE")
     port = DEFAULT_PORT if nnodes > 1 else preflight.free_port()  # of one machine no other needs to know it
     return Placement(
         device_num=device_num,
         nnodes=nnodes,
-        node_rank=node_rank or 0,
+        node_rank=whole_number(environment, "NODE_RANK", 0),
         master_addr=address or "127.0.0.1",
-        master_port=whole_number(environment, "MASTER_PORT") or port,
+        master_port=whole_number(environment, "MASTER_PORT", port),
         rank_table_file=Path(table).absolute() if table else None,
-        cluster_timeout=whole_number(environment, "CLUSTER_TIMEOUT") or 600,
+        cluster_timeout=whole_number(environment, "CLUSTER_TIMEOUT", 600),
         bind_core=environment.get("BIND_CORE") or None,
     )
 
@@ -127,21 +143,6 @@ def new_log_dir(output: Path, placement: Placement) -> Path:
         with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-
-
-def _parse(argv: Sequence[str]) -> tuple[int | None, list[str]]:
-    """DEVICE_NUM, and the arguments of train.py behind `--`."""
-    parser = Parser(
-        "python -m dvt.cli.launch",
-        "Train on several devices with msrun.",
-        usage="%(prog)s [--device_num N] -- [train.py arguments]",
-        epilog="Variables: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, RANK_TABLE_FILE, CLUSTER_TIMEOUT (seconds), "
-        "BIND_CORE (see msrun --bind_core); docs/distributed.md explains them.",
-    )
-    parser.add_argument("--device_num", help="devices of this machine; by default all, on the CPU 2 workers")
-    end = argv.index("--") if "--" in argv else len(argv)
-    device_num = parser.parse(argv[:end])["device_num"]
-    return whole_number({"DEVICE_NUM": device_num or ""}, "DEVICE_NUM"), list(argv[end + 1 :])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from dvt.config.files import build, config_to_yaml, key_hints, read_yaml, typed_
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DVTError, did_you_mean, listing
 from dvt.signals import INTERRUPTED, stop_done, stop_was_asked
-from dvt.value_checks import describe_type, expanded
+from dvt.value_checks import check_fields, describe_type, expanded
 
 HIDDEN = argparse.SUPPRESS  # as help or default: not shown
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -40,6 +40,8 @@ ALIASES = {
     "exit_rule": "eval.exit_rule",
 }
 
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+SOME_FAILED = "Exit code 0: all done; 1: some files could not be classified; 2: nothing was done."
 SWITCHES = ("true", "false", "yes", "no", "on", "off", "null")  # values of a key that is true or false
 
 LIMITS = {
@@ -57,92 +59,73 @@ LIMITS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """The options of one command. Every refusal is a ConfigError that names the option, the value and what is needed.
+    """The options of one command: the fields of the dataclass `options`, with the texts of its docstring.
 
-    Options may be written with dashes or underscores, `ALIASES` stand for longer names, and the keys of dataclasses
-    become options with the help texts of their docstrings.
+    A field without a default, or one of `words`, may also be given as a word without its name; a list takes many words.
+    Options may be written with dashes or underscores, and `ALIASES` stand for longer names. `log_level` is the default
+    of that option. Every refusal is a ConfigError that names the option, the value and what is needed.
     """
 
-    def __init__(self, prog: str, description: str, **more: Any) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False, **more)
-        self.keys: dict[str, Any] = {}  # of dataclasses, with their types
-        self.paths: set[str] = set()  # other options and words that name files
+    def __init__(
+        self, prog: str, options: type, words: Collection[str] = (), log_level: str = "warning", **more: Any
+    ) -> None:
+        about = " ".join(inspect.getdoc(options).partition("\n\nArgs:")[0].split())
+        super().__init__(prog=prog, description=about, allow_abbrev=False, **more)
+        self.keys: dict[str, Any] = {}  # with their types
         self.why_not_others: str | None = None  # why this command takes no other keys of RunConfig
+        self.cls = options
+        self.needed = [each.name for each in fields(options) if each.default is each.default_factory is MISSING]
+        self.words = [*self.needed, *words]
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
+        text = f"Least important messages to show (default: {log_level})."
+        self.add_argument("--log_level", choices=LOG_LEVELS, default=log_level, help=text)
+        self._add_keys(options)
+        for name in self.words:
+            many = "*" if self.keys[name] == list[str] else "?"
+            self.add_argument(f"{name} ", nargs=many, metavar=name.upper(), help=f"The same as --{name}.")
+        shown = [name.upper() if name in self.needed else f"[{name.upper()}]" for name in self.words]
+        self.usage = self.usage or " ".join(["%(prog)s", *shown, "[--KEY VALUE ...]"])
 
-    def add_path(self, name: str, text: str, **more: Any) -> None:
-        """An option or a word that names a file or folder, or several."""
-        self.paths.add(name.lstrip("-"))
-        self.add_argument(name, help=text, **more)
-
-    def add_log_level(self) -> None:
-        """For commands that log."""
-        self.add_argument("--log_level", choices=LOG_LEVELS, default="info", help="Least important messages to show.")
-
-    def add_keys(self, cls: type, hidden: Collection[str] = (), skip: Collection[str] = (), word: str = "") -> None:
-        """Adds the keys of dataclass `cls` as options: not those in `skip`, and those in `hidden` without help.
-
-        The key `word` may also be given as a word, without its option.
-        """
+    def _add_keys(self, cls: type, skip: Collection[str] = ()) -> None:
         groups: dict[str, argparse._ArgumentGroup] = {}
         for key, hint, text in _described(cls):
             section, _, leaf = key.rpartition(".")
-            if section not in skip and key not in skip:
+            if key not in self.keys and section not in skip and key not in skip:
                 group = groups.setdefault(section, self.add_argument_group(f"{section} keys".strip()))
                 shown = "true|false" if hint in (bool, bool | None) else leaf.upper()
-                group.add_argument(f"--{key}", default=HIDDEN, metavar=shown, help=HIDDEN if key in hidden else text)
+                group.add_argument(f"--{key}", default=HIDDEN, metavar=shown, help=text)
                 self.keys[key] = hint
-        if word:
-            self.add_argument(f"{word} ", nargs="?", metavar=word.upper(), help=f"The same as --{word}.")
 
     def add_config(self, shown: Collection[str], reason: str = "") -> None:
-        """Adds --config, --print_config, --log_level, and the sections and keys of `RunConfig` that are in `shown`.
+        """Adds --config, --print_config, and the sections and keys of `RunConfig` that are in `shown`.
 
         A YAML file may always hold every section, so that one file serves all commands. `reason` says why the other
         keys are no options of this command.
         """
         text = "Configuration file; given again, later ones go over earlier."
-        self.add_path("--config", text, action="append", default=[], metavar="YAML")
-        self.add_argument(
-            "--print_config", action="store_true", help="Print the resolved configuration as YAML, and do nothing else."
-        )
-        self.add_log_level()
-        self.add_keys(RunConfig, skip=vars(RunConfig()).keys() - shown)
+        self.add_argument("--config", action="append", default=[], metavar="YAML", help=text)
+        text = "Print the resolved configuration as YAML, and do nothing else."
+        self.add_argument("--print_config", action="store_true", help=text)
+        self._add_keys(RunConfig, vars(RunConfig()).keys() - shown)
         self.why_not_others = reason
-        self.epilog = " ".join(
-            [
-                "Every key may be written with dashes or underscores.",
-                "A key on the command line goes over the YAML file.",
-                *(f"--{alias} stands for --{key}." for alias, key in ALIASES.items() if key in self.keys),
-            ]
-        )
+        aliases = [f"--{alias} stands for --{key}." for alias, key in ALIASES.items() if key in self.keys]
+        self.epilog = " ".join(["A key on the command line goes over the YAML file.", *aliases])
 
-    def set_help(self, name: str, text: str) -> None:
-        """Gives the option `name` another help text."""
-        self._option_string_actions[f"--{name}"].help = text
-
-    def parse(self, argv: Sequence[str]) -> dict[str, Any]:
-        """The values of all options by name; of the keys of dataclasses, those that were given."""
+    def parse(self, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        """The dataclass of the options, and the values of all that were given by name. Sets up logging."""
         given = vars(self.parse_intermixed_args(self._normalised(argv)))
-        for name in [name for name in given if name.endswith(" ")]:  # words that stand for a key
-            word = given.pop(name)
-            if word is not None:
-                given.setdefault(name.strip(), word)
-        for name, value in given.items():
-            if name in self.keys:
-                optional = value == "null" and type(None) in get_args(self.keys[name])
-                given[name] = None if optional else typed_value(name, value, self.keys[name])
-            elif name in self.paths and value is not None:
-                many = isinstance(value, list)
-                given[name] = [expanded(each, name) for each in value] if many else expanded(value, name)
-        return given
-
-    def options(self, cls: type, given: dict[str, Any]) -> Any:
-        """The dataclass `cls`, whose keys were added as options, from the values that `parse` found."""
-        for each in fields(cls):
-            if each.default is MISSING and each.default_factory is MISSING and each.name not in given:
-                self.error(f"--{each.name} is needed")
-        return build(cls, given)
+        for name in self.words:
+            word = given.pop(f"{name} ")
+            given = given | {name: word} if word else given
+        for name in given.keys() & self.keys.keys():
+            optional = given[name] == "null" and type(None) in get_args(self.keys[name])
+            given[name] = None if optional else typed_value(name, given[name], self.keys[name])
+        if missing := [name for name in self.needed if name not in given]:
+            self.error(f"{', '.join(missing)} must be given")
+        set_up_logging(given["log_level"])
+        options = build(self.cls, given)
+        check_fields(options, "")
+        return options, given
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{' '.join(message.split())}; `{self.prog} --help` shows how to call it") from None
@@ -161,17 +144,14 @@ class Parser(argparse.ArgumentParser):
             name, equals, value = word[2:].partition("=")
             name = name.replace("-", "_")
             name = ALIASES.get(name, name)
-            option = self._option_string_actions.get(f"--{name}")
-            if option is None:
-                self._refuse(name)
+            option = self._option_string_actions.get(f"--{name}") or self._refuse(name)
             hint = self.keys.get(name)
             if not equals and hint in (bool, bool | None):  # a file may follow a switch
-                value = rest.popleft() if rest and rest[0].lower() in SWITCHES else "true"
-                equals = "="
+                equals, value = "=", rest.popleft() if rest and rest[0].lower() in SWITCHES else "true"
             elif not equals and option.nargs is None and rest and not rest[0].startswith("--"):
                 equals, value = "=", rest.popleft()
-                numbers = name == "thresholds" or hint in (list[float], list[float] | None)
-                while numbers and rest and _is_number(rest[0]):
+                numbers = name == "thresholds" or {list[float], list[int]} & {hint, *get_args(hint)}
+                while numbers and rest and NUMBER.fullmatch(rest[0]):
                     value += f",{rest.popleft()}"  # 0.5 0.5 0
             words.append(f"--{name}{equals}{value}")
         return words
@@ -202,10 +182,6 @@ def _described(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
         yield prefix + each.name, hint, text.replace("%", "%%")
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", text, re.IGNORECASE) is not None
-
-
 def given_keys(given: dict[str, Any]) -> dict[str, Any]:
     """The keys of `RunConfig` in the YAML files and options that `Parser.parse` found, the options laid over the files.
 
@@ -213,7 +189,7 @@ def given_keys(given: dict[str, Any]) -> dict[str, Any]:
     """
     keys: dict[str, Any] = {}
     for path in given["config"]:
-        keys |= read_yaml(path)
+        keys |= read_yaml(expanded(path, "config"))
     return keys | {key: given[key] for key in key_hints(RunConfig) if key in given}
 
 

@@ -8,56 +8,49 @@ from typing import TYPE_CHECKING
 from dvt.cli.support import Parser
 from dvt.config.sections import EvalSection
 from dvt.errors import ConfigError, DataError
+from dvt.value_checks import PATH
 
 if TYPE_CHECKING:
     from dvt.early_exit.budgets import Recommended
 
-WITHOUT_EFFECT = ("batch_size", "throughput_images", "keep_probabilities", "store", "temperature_scaling")
-
 
 @dataclass
 class ThresholdOptions:
-    """Which thresholds are wanted.
+    """Choose thresholds from the predictions.npz of an evaluation, without running the model again.
 
     Args:
+        predictions: The file predictions.npz, or the folder that holds it.
         json: Print one JSON object.
-        eval: What they must achieve; keys that run a model have no effect here.
+        eval: What they must achieve.
     """
 
+    predictions: str = field(metadata=PATH)
     json: bool = False
     eval: EvalSection = field(default_factory=EvalSection)
 
 
 def run(argv: Sequence[str], prog: str) -> None:
     """The command."""
-    path, options = parse(argv, prog)
+    options = parse(argv, prog)
     if options.eval.temperature_scaling:
         raise ConfigError("temperatures are fitted by the evaluation; run it with --eval.temperature_scaling")
     from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
     from dvt.early_exit.outcomes import StoredPredictions
 
-    stored = StoredPredictions.load(path)
+    stored = StoredPredictions.load(options.predictions)
     if stored.calibration is None:
-        raise DataError(f"{path} holds no calibration images to choose thresholds on; evaluate with --mode 2")
+        place = options.predictions
+        raise DataError(f"{place} holds no calibration images to choose thresholds on; evaluate with --mode 2")
     costs = Costs(stored.cumulative_gmacs, stored.cumulative_seconds)
     choice = choose_thresholds(stored.calibration, costs, options.eval, stored.temperatures)
     found, last = recommend(choice, stored.calibration, stored.val, costs), stored.val.accuracy[-1]
     print(json.dumps(asdict(found) | {"last_exit_accuracy": last}) if options.json else _described(found, last))
 
 
-def parse(argv: Sequence[str], prog: str = "dvt thresholds") -> tuple[str, ThresholdOptions]:
-    """The predictions file, and the budget."""
-    parser = Parser(
-        prog,
-        "Choose thresholds from the predictions.npz of an evaluation, without running the model again.",
-        usage=f"{prog} PREDICTIONS [--budget_gmacs G | --budget_images_per_second N | --max_accuracy_drop P]",
-        epilog="--KEY stands for --eval.KEY.",
-    )
-    parser.add_log_level()
-    parser.add_path("predictions", "predictions.npz, or the folder that holds it", metavar="PREDICTIONS")
-    parser.add_keys(ThresholdOptions, hidden=[f"eval.{key}" for key in WITHOUT_EFFECT])
-    given = parser.parse(argv)
-    return given["predictions"], parser.options(ThresholdOptions, given)
+def parse(argv: Sequence[str], prog: str = "dvt thresholds") -> ThresholdOptions:
+    """What the arguments ask for."""
+    text = "--KEY stands for --eval.KEY; keys that run a model have no effect here."
+    return Parser(prog, ThresholdOptions, epilog=text).parse(argv)[0]
 
 
 def _described(found: "Recommended", last_exit_accuracy: float) -> str:

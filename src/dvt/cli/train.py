@@ -2,44 +2,47 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dvt.cli import dry_run
-from dvt.cli.support import HIDDEN, Parser, given_keys, print_if_asked, set_up_logging
+from dvt.cli.support import HIDDEN, Parser, given_keys, print_if_asked
 from dvt.config.files import config_from_dict
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError
 from dvt.value_checks import expanded
 
 
+@dataclass
+class TrainOptions:
+    """Train a DVT and save its checkpoints.
+
+    Args:
+        dry_run: Train nothing: compile the step for simulated Ascend cards, RANK_SIZE of them (1), and say what it
+            needs.
+        largest_batch: With --dry_run: also look for the largest batch that fits into the memory of a card.
+    """
+
+    dry_run: bool = False
+    largest_batch: bool = False
+
+
 def run(argv: Sequence[str], prog: str) -> int | None:
     """The command."""
-    given, config = options_and_config(argv, prog)
-    print_if_asked(given, config)
-    set_up_logging(given["log_level"])
-    if given["dry_run"] or "MS_SIMULATION_LEVEL" in os.environ:  # MindSpore's own way to ask for one
-        return dry_run.run(config, os.environ, largest=given["largest_batch"])
+    options, config = parse(argv, prog)
+    if options.dry_run or "MS_SIMULATION_LEVEL" in os.environ:  # MindSpore's own way to ask for one
+        return dry_run.run(config, os.environ, largest=options.largest_batch)
     from dvt.training.run import train
 
     train(config)
 
 
-def parse(argv: Sequence[str], prog: str = "dvt train") -> RunConfig:
-    """The configuration that the arguments ask for."""
-    return options_and_config(argv, prog)[1]
-
-
-def options_and_config(argv: Sequence[str], prog: str) -> tuple[dict[str, Any], RunConfig]:
-    """The options that the arguments give, and the configuration that they ask for."""
-    parser = Parser(prog, "Train a DVT and save its checkpoints.", usage=f"{prog} [--config YAML] [--KEY VALUE ...]")
+def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, RunConfig]:
+    """What to do, and the configuration that the arguments ask for."""
+    parser = Parser(prog, TrainOptions, log_level="info")
     parser.add_config(shown=vars(RunConfig()))
-    text = "Train nothing: compile the step for simulated Ascend cards, RANK_SIZE of them (1), and say what it needs."
-    parser.add_argument("--dry_run", action="store_true", help=text)
-    text = "With --dry_run: also look for the largest batch that fits into the memory of a card."
-    parser.add_argument("--largest_batch", action="store_true", help=text)
     parser.add_argument("words", nargs="*", help=HIDDEN)
-    given = parser.parse(argv)
+    options, given = parser.parse(argv)
     if given["words"]:
         raise ConfigError(
             f"{prog} does not know what {given['words'][0]} is for: --config takes configuration files, --data_path "
@@ -49,4 +52,6 @@ def options_and_config(argv: Sequence[str], prog: str) -> tuple[dict[str, Any], 
         saved = Path(expanded(given["output"], "output")) / "config.yaml"
         if saved.exists():
             given["config"] = [saved]
-    return given, config_from_dict(given_keys(given))
+    config = config_from_dict(given_keys(given))
+    print_if_asked(given, config)
+    return options, config

@@ -67,11 +67,9 @@ class Placement:
         )
 
 
-def whole_number(environment: Mapping[str, str], name: str) -> int | None:
-    """The whole number in variable `name`, None if it is unset or empty. Raises ConfigError for anything else."""
-    value = environment.get(name, "")
-    if not value:
-        return None
+def whole_number(environment: Mapping[str, str], name: str, default: int) -> int:
+    """The whole number in variable `name`, `default` if it is unset or empty. Raises ConfigError for anything else."""
+    value = environment.get(name) or default
     try:
         return int(value)
     except ValueError:
