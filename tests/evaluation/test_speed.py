@@ -76,7 +76,7 @@ def settings_of(seconds: np.ndarray | None) -> Sequence[speed.Setting]:
 def test_zero_measures_nothing(monkeypatch: pytest.MonkeyPatch):
     machine = Machine()
     assert measured(monkeypatch, machine, 0, 1000.0) is None and machine.images == 0
-    with pytest.raises(ConfigError, match=r"eval.throughput_images 0 measures none"):
+    with pytest.raises(ConfigError, match=r"needs measured times; leave eval.throughput_images 0 out"):
         EvalSection(budget_images_per_second=10.0, throughput_images=0)
 
 

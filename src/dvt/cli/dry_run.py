@@ -8,19 +8,11 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from dvt.cluster import simulation
 from dvt.cluster.placement import whole_number
-from dvt.cluster.simulation import (
-    STEP_BEGINS,
-    Kernels,
-    environment,
-    has_cann,
-    kernels_in,
-    usable_memory,
-    without_chatter,
-)
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DeviceError
@@ -43,11 +35,11 @@ log = logging.getLogger("dvt.cli.dry_run")
 class Compiled:
     """What the compile of one step came to."""
 
-    error: str  # MindSpore's first, with its place; empty if all went well
+    error: str = ""  # MindSpore's first, with its place; empty if all went well
     seconds: float = 0.0
     peak_bytes: int = 0  # of a card's memory
     usable_bytes: int = 1  # of that memory, as MindSpore takes them of the card that it simulates
-    kernels: Kernels | None = None
+    kernels: simulation.Kernels = field(default_factory=Counter)
 
     @property
     def fits(self) -> bool:
@@ -64,14 +56,13 @@ def run(config: RunConfig, variables: Mapping[str, str], cards: int | None = Non
     With `largest`, also looks for the largest batch that fits into a card's memory. Raises ConfigError for what no run
     could start with, and DeviceError where no card can be simulated.
     """
-    cards = cards or whole_number(variables, "RANK_SIZE", 1)
-    rank = whole_number(variables, "RANK_ID", 0)
+    cards, rank = cards or whole_number(variables, "RANK_SIZE", 1), whole_number(variables, "RANK_ID", 0)
     if not 0 <= rank < cards:
         raise ConfigError(f"RANK_ID is {rank}; of {cards} card(s) it must be 0 to {cards - 1}")
-    origin = "CANN of this machine" if has_cann(variables) else "stand-ins for CANN"
+    origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"
     log.info("dry run: rank %d of %d simulated Ascend card(s), %s; compiling takes minutes", rank, cards, origin)
     with tempfile.TemporaryDirectory(prefix="dvt-dry-run-") as folder:
-        child = environment(Path(folder), cards, rank)
+        child = simulation.environment(Path(folder), cards, rank)
 
         def compiled(images: int) -> Compiled:
             return _compile(replace(config, train=replace(config.train, batch_size=images)), child, folder)
@@ -86,31 +77,23 @@ def run(config: RunConfig, variables: Mapping[str, str], cards: int | None = Non
 
 
 def _compile(config: RunConfig, variables: Mapping[str, str], folder: str) -> Compiled:
-    """Compiles in a process of its own: MindSpore must find the variables when it is imported, and leaves files behind
-    in the folder in which it runs."""
+    """In a process of its own: MindSpore must find the variables when it is imported, and leaves files behind in its
+    working directory."""
     values = config_to_dict(config)
     for section, key in (("data", "path"), ("train", "init_checkpoint")):
         values[section][key] = values[section][key] and os.path.abspath(values[section][key])
-    done = subprocess.run(
-        [sys.executable, "-m", "dvt.training.dry_run"],
-        input=json.dumps(values),
-        capture_output=True,
-        text=True,
-        errors="replace",
-        env=dict(variables),
-        cwd=folder,
-    )
+    command = [sys.executable, "-m", "dvt.training.dry_run"]
+    how = {"capture_output": True, "text": True, "errors": "replace", "env": dict(variables), "cwd": folder}
+    done = subprocess.run(command, input=json.dumps(values), **how)
     answer = (done.stdout.strip().splitlines() or [""])[-1]
     if not answer.startswith("{"):
-        last = "\n".join(without_chatter(done.stderr).splitlines()[-5:])
+        last = "\n".join(simulation.without_chatter(done.stderr).splitlines()[-5:])
         raise DeviceError(f"the simulated card did not start, or ended by itself (code {done.returncode}): {last}")
     found = json.loads(answer)
     if "refused" in found:
         raise ConfigError(found["refused"])
-    if "error" in found:
-        return Compiled(found["error"])
-    kernels = kernels_in(done.stderr.partition(STEP_BEGINS)[2])
-    return Compiled("", found["seconds"], found["peak_bytes"], usable_memory(done.stderr), kernels)
+    kernels = simulation.kernels_in(done.stderr.partition(simulation.STEP_BEGINS)[2])
+    return Compiled(**found, usable_bytes=simulation.usable_memory(done.stderr), kernels=kernels)
 
 
 def _print_report(config: RunConfig, found: Compiled) -> None:
@@ -119,10 +102,8 @@ def _print_report(config: RunConfig, found: Compiled) -> None:
         print(f"{name} does not compile: {found.error}")
         return
     print(f"{name}: compiled in {found.seconds:.0f} s\nkernels of the graphs of a step:")
-    by_kind: dict[str, Counter[str]] = {}
-    for (operator, kind), count in found.kernels.items():
-        by_kind.setdefault(kind, Counter())[operator] += count
-    for kind, operators in sorted(by_kind.items()):
+    for kind in sorted({kind for _, kind in found.kernels}):
+        operators = Counter({name: count for (name, each), count in found.kernels.items() if each == kind})
         named = ", ".join(f"{name} {count}" for name, count in operators.most_common(SHOWN))
         print(f"  {kind:8} {operators.total():6,}: {named}{', ...' * (len(operators) > SHOWN)}")
     print(f"peak memory of a card at {config.train.batch_size} images: {found.memory()}")

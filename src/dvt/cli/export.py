@@ -8,7 +8,7 @@ from typing import Literal
 from dvt.cli.support import Parser
 from dvt.config.sections import DeviceTarget
 from dvt.deploy.manifest import FORMATS
-from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
+from dvt.early_exit.loop import DEFAULT_BATCH_SIZES
 from dvt.errors import ConfigError
 from dvt.value_checks import PATH, bounds
 
@@ -36,35 +36,29 @@ class ExportOptions:
     format: str = "MINDIR"
     precision: Literal["float32", "float16"] = "float32"
     batch_size: int | None = field(default=None, metadata=bounds(1))
-    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES))
+    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES), metadata=bounds(1))
     device_target: DeviceTarget = "auto"
     calibration_path: str | None = field(default=None, metadata=PATH)
     calibration_images: int = field(default=500, metadata=bounds(1))
     replace: bool = False
 
-    @property
-    def formats(self) -> list[str]:
-        """The formats asked for, checked."""
-        names = [name.strip().upper() for name in self.format.split(",") if name.strip()]
-        for name in names or [self.format]:
-            if name not in FORMATS:
-                raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
-        return names
-
 
 def run(argv: Sequence[str], prog: str) -> None:
     """The command."""
-    options = parse(argv, prog)
-    values = {**vars(options), "formats": options.formats}
-    del values["format"]
-    values["output"] = options.output or str(Path(options.checkpoint).parent / "export")
+    asked = vars(parse(argv, prog))
+    asked["formats"] = asked.pop("format").split(",")
+    asked["output"] = asked["output"] or str(Path(asked["checkpoint"]).parent / "export")
     from dvt.deploy.bundle import export_checkpoint
 
-    export_checkpoint(**values)
+    export_checkpoint(**asked)
 
 
 def parse(argv: Sequence[str], prog: str = "dvt export") -> ExportOptions:
     """What the arguments ask for."""
     options, _ = Parser(prog, ExportOptions, log_level="info").parse(argv)
-    options.batch_sizes = check_batch_sizes(options.batch_sizes)
+    names = [name.strip().upper() for name in options.format.split(",") if name.strip()] or [options.format]
+    for name in names:
+        if name not in FORMATS:
+            raise ConfigError(f"unknown format {name!r}; choose from {', '.join(FORMATS)}")
+    options.format = ",".join(names)
     return options

@@ -1,19 +1,16 @@
 """The launcher: `python -m dvt.cli.launch [--device_num N] -- [train.py arguments]` (scripts/run_distribute_train.sh).
 
-Checks everything that can be checked before the start, runs msrun, shows the log of the first worker of this machine,
-and after a failure names the error that came first. Exit codes: 0 all went well, 1 a worker failed, 2 a mistake of the
-user found before the start, 128 + N stopped by signal N.
+Checks what can be checked before the start, runs msrun, shows the log of the first worker of this machine, and after a
+failure names the error that came first. Exit codes are those of all commands, but 128 + N when stopped by signal N.
 """
 
-import contextlib
-import itertools
 import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from dvt.cli import dry_run, train
@@ -67,7 +64,8 @@ def _launch(argv: list[str]) -> int:
             raise DeviceError("this MindSpore offers no device at all; reinstall it")
         config.device_target = next(iter(counts))
     target = config.device_target
-    placement = placement_from(os.environ, device_num or (CPU_WORKERS if target == "CPU" else counts.get(target, 1)))
+    devices = CPU_WORKERS if target == "CPU" else counts.get(target, 1)
+    placement = placement_from(os.environ, device_num or devices)
     environment = worker_environment(placement, target, Path(sys.executable))
     preflight.check(placement, config, counts, environment["PATH"])
     with RunFolder.opened(config, placement.is_master):
@@ -87,8 +85,7 @@ def run(command: Sequence[str], placement: Placement, output: Path, environment:
     The logs go to a new folder below `output`/logs. A start that MindSpore's scheduler spoils by chance is repeated on
     one machine; several machines would have to repeat it together.
     """
-    attempts = ATTEMPTS if placement.nnodes == 1 else 1
-    for attempt in range(1, attempts + 1):
+    for attempts_left in reversed(range(ATTEMPTS if placement.nnodes == 1 else 1)):
         log_dir = new_log_dir(output, placement)
         log.info("logs of all workers: %s", log_dir)
         outcome = Job(command, placement, log_dir, environment).run()
@@ -98,10 +95,10 @@ def run(command: Sequence[str], placement: Placement, output: Path, environment:
         if outcome.succeeded:
             return 0
         first = earliest_error(outcome.logs)
-        if first is None or first.known is None or first.known.name != "registered twice" or attempt == attempts:
-            print(report(outcome.logs, str(log_dir), placement.nnodes), file=sys.stderr)
+        if not attempts_left or not (first and first.known and first.known.name == "registered twice"):
             break
         log.warning("MindSpore's scheduler took a worker for a second one of the same rank; starting again")
+    print(report(outcome.logs, str(log_dir), placement.nnodes), file=sys.stderr)
     return 1
 
 
@@ -137,12 +134,10 @@ def train_command() -> list[str]:
 
 def new_log_dir(output: Path, placement: Placement) -> Path:
     """A new folder below `output`/logs, named after the time and, with several machines, after this one."""
-    name = time.strftime("%Y%m%d-%H%M%S") + (f"-node{placement.node_rank}" if placement.nnodes > 1 else "")
-    for number in itertools.count(1):
-        folder = (output / "logs" / (name if number == 1 else f"{name}-{number}")).absolute()
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(parents=True)
-            return folder
+    machine = f"-node{placement.node_rank}" if placement.nnodes > 1 else ""
+    folder = (output / "logs" / f"{datetime.now():%Y%m%d-%H%M%S-%f}{machine}").absolute()
+    folder.mkdir(parents=True)
+    return folder
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The command line: `dvt COMMAND ...`, and `train.py`, `eval.py`, `export.py` of a checkout.
 
-Each command has a module beside this one, of which `run` parses the arguments, calls one function of the package and
-returns; `dvt.cli.support.run_command` says what becomes of errors. Modules are imported when their command is asked
-for, and MindSpore only where a model runs, so that help, refusals and `dvt info` come at once.
+Each command has a module beside this one, imported when the command is asked for; MindSpore is imported only where a
+model runs, so that help and refusals come at once. `dvt.cli.support.run_command` says what becomes of errors.
 """
 
 import pkgutil
@@ -39,11 +38,9 @@ commands:
 
 
 def main(argv: Sequence[str] | None = None, prog: str | None = None) -> int:
-    """Run one command and return the exit code.
+    """Runs one command, by default that of the process, and returns the exit code.
 
-    Args:
-        argv: Command and its arguments; None takes those of the process.
-        prog: Name of an entry script that stands for one command, for messages; None for `dvt COMMAND`.
+    `prog` is the name of an entry script that stands for one command, for messages.
     """
     interrupt_on_signals()  # entry points have done so; `main` may be called by others too
     return run_command(lambda words: _dispatch(words, prog), sys.argv[1:] if argv is None else argv)

@@ -71,20 +71,18 @@ class Parser(argparse.ArgumentParser):
     ) -> None:
         about = " ".join(inspect.getdoc(options).partition("\n\nArgs:")[0].split())
         super().__init__(prog=prog, description=about, allow_abbrev=False, **more)
-        self.keys: dict[str, Any] = {}  # with their types
-        self.why_not_others: str | None = None  # why this command takes no other keys of RunConfig
         self.cls = options
         self.needed = [each.name for each in fields(options) if each.default is each.default_factory is MISSING]
         self.words = [*self.needed, *words]
+        self.stray_words = f"`{prog} --help` shows how to call it"
+        self.keys: dict[str, Any] = {}  # with their types
+        self.why_not_others: str | None = None  # why this command takes no other keys of RunConfig
+        self.usage = self.usage or " ".join(["%(prog)s", *map(str.upper, self.words), "[--KEY VALUE ...]"])
+        self.add_argument("words", nargs="*", help=HIDDEN)
         self.add_argument("--debug", action="store_true", help="Show the traceback of an error.")
         text = f"Least important messages to show (default: {log_level})."
         self.add_argument("--log_level", choices=LOG_LEVELS, default=log_level, help=text)
         self._add_keys(options)
-        for name in self.words:
-            many = "*" if self.keys[name] == list[str] else "?"
-            self.add_argument(f"{name} ", nargs=many, metavar=name.upper(), help=f"The same as --{name}.")
-        shown = [name.upper() if name in self.needed else f"[{name.upper()}]" for name in self.words]
-        self.usage = self.usage or " ".join(["%(prog)s", *shown, "[--KEY VALUE ...]"])
 
     def _add_keys(self, cls: type, skip: Collection[str] = ()) -> None:
         groups: dict[str, argparse._ArgumentGroup] = {}
@@ -114,9 +112,13 @@ class Parser(argparse.ArgumentParser):
     def parse(self, argv: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         """The dataclass of the options, and the values of all that were given by name. Sets up logging."""
         given = vars(self.parse_intermixed_args(self._normalised(argv)))
+        words = given.pop("words")
         for name in self.words:
-            word = given.pop(f"{name} ")
-            given = given | {name: word} if word else given
+            if words and name not in given:
+                many = self.keys[name] == list[str]
+                given[name], words = (words, []) if many else (words[0], words[1:])
+        if words:
+            raise ConfigError(f"{self.prog} does not know what {words[0]} is for: {self.stray_words}")
         for name in given.keys() & self.keys.keys():
             optional = given[name] == "null" and type(None) in get_args(self.keys[name])
             given[name] = None if optional else typed_value(name, given[name], self.keys[name])

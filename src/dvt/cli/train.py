@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvt.cli import dry_run
-from dvt.cli.support import HIDDEN, Parser, given_keys, print_if_asked
+from dvt.cli.support import Parser, given_keys, print_if_asked
 from dvt.config.files import config_from_dict
 from dvt.config.sections import RunConfig
-from dvt.errors import ConfigError
 from dvt.value_checks import expanded
 
 
@@ -41,13 +40,11 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
     """What to do, and the configuration that the arguments ask for."""
     parser = Parser(prog, TrainOptions, log_level="info")
     parser.add_config(shown=vars(RunConfig()))
-    parser.add_argument("words", nargs="*", help=HIDDEN)
+    parser.stray_words = (
+        "--config takes configuration files, --data_path the images, --output the folder of the run; --resume takes no "
+        "file and goes on with the run in --output"
+    )
     options, given = parser.parse(argv)
-    if given["words"]:
-        raise ConfigError(
-            f"{prog} does not know what {given['words'][0]} is for: --config takes configuration files, --data_path "
-            "the images, --output the folder of the run; --resume takes no file and goes on with the run in --output"
-        )
     if given.get("resume") and "output" in given and not given["config"]:
         saved = Path(expanded(given["output"], "output")) / "config.yaml"
         if saved.exists():

@@ -25,20 +25,16 @@ from dvt.value_checks import check_value
 RETIRED = {"jit_level": {"O2": "auto"}}
 """Choices of earlier versions, and what they mean now."""
 
-log = logging.getLogger(__name__)
+_warn_once = functools.cache(logging.getLogger(__name__).warning)  # however often a file is read
 
 SECTIONS = {name: hint for name, hint in typing.get_type_hints(RunConfig).items() if is_dataclass(hint)}
 
 
 def load_config(path: str | Path | Iterable[str | Path], overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """The configuration in a YAML file, or in several, later ones laid over earlier ones.
+    """The configuration in one YAML file or several, later ones laid over earlier ones.
 
-    Args:
-        path: One file or several.
-        overrides: Laid over the files: nested like them, or with dotted keys such as {"train.epochs": 3}.
-
-    Raises:
-        ConfigError: a file is missing or not YAML; a key is unknown; a value has the wrong type or does not fit.
+    Over them come the `overrides`: nested like the files, or with dotted keys such as {"train.epochs": 3}. Raises
+    ConfigError for a missing file, one that is not YAML, an unknown key, and a value that does not fit.
     """
     merged: dict[str, Any] = {}
     for each in [path] if isinstance(path, str | Path) else path:
@@ -74,7 +70,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Dotted keys and values of a YAML file as they stand there, once checked for unknown keys and types. Raises
     ConfigError."""
     path = Path(path)
-    _check_is_file(path)
+    if not path.is_file():
+        raise ConfigError(_why_no_file(path))
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -90,7 +87,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date of a 13th month, or 1000 brackets
         raise ConfigError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(values, dict):
-        found = "is empty" if values is None else f"holds {_short(values)}"
+        found = "is empty" if values is None else f"holds {values!r:.60}"
         raise ConfigError(
             f"{path} {found}; it must hold keys with values, such as `seed: 0` (for the default of every key, give no "
             "file)"
@@ -100,21 +97,16 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _check_is_file(path: Path) -> None:
-    if path.is_file():
-        return
-    beside = sorted(each.name for each in path.parent.glob("*.yaml") if each.is_file()) if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, 1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+def _why_no_file(path: Path) -> str:
     if path.is_dir():
-        inside = sorted(str(each) for each in path.glob("*.yaml"))[:3]
-        hint = f" (such as {', '.join(inside)})" if inside else ""
-        raise ConfigError(f"{path} is a folder; give a configuration file in YAML{hint}")
-    if path.is_symlink():
-        raise ConfigError(f"the configuration file {path} is a link to {os.readlink(path)}, which does not exist{hint}")
+        inside = listing(sorted(map(str, path.glob("*.yaml"))))
+        return f"{path} is a folder; give a configuration file in YAML{f' (such as {inside})' if inside else ''}"
     if path.exists():
-        raise ConfigError(f"{path} is a pipe or a device; write the configuration to a file first")
-    raise ConfigError(f"there is no configuration file {path}{hint}")
+        return f"{path} is a pipe or a device; write the configuration to a file first"
+    target = f", a link to {os.readlink(path)}" if path.is_symlink() else ""
+    near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.yaml") if each.exists()], 1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    return f"there is no configuration file {path}{target}{hint}"
 
 
 def key_hints(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -154,11 +146,10 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     Text may stand for what is not text: "3", "true", "0.5,0.5,0" for a list; choices may be written in any case.
     """
     wanted = (hint, *typing.get_args(hint))
-    name = key.rpartition(" ")[2]
-    for choice, present in RETIRED.get(name, {}).items():
-        if isinstance(value, str) and value.upper() == choice:
-            _warn_of_retired(name, choice, present)
-            value = present
+    name, given = key.rpartition(" ")[2], str(value).upper()
+    if given in RETIRED.get(name, {}):
+        value = RETIRED[name][given]
+        _warn_once("%s %s is no longer offered, since MindSpore gives it up; %s is taken", name, given, value)
     if isinstance(value, str) and str not in wanted:
         value = _value_of_text(value, wanted)
     check_value(key, value, hint)
@@ -167,11 +158,6 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     if list[float] in wanted and value is not None:
         return [float(each) for each in value]
     return value
-
-
-@functools.cache  # once, however often a file is read
-def _warn_of_retired(name: str, choice: str, present: str) -> None:
-    log.warning("%s %s is no longer offered, since MindSpore gives it up; %s is taken", name, choice, present)
 
 
 def _value_of_text(text: str, wanted: Sequence[Any]) -> Any:
@@ -217,14 +203,9 @@ def _typed(values: Mapping[str, Any], source: str) -> dict[str, Any]:
             typed[key] = typed_value(f"in {source}: {key}", value, hints[key])
         elif key in SECTIONS:
             raise ConfigError(
-                f"in {source}: {key} is {_short(value)}; it is a section and needs keys of its own, such as "
+                f"in {source}: {key} is {value!r:.60}; it is a section and needs keys of its own, such as "
                 f"{listing(key_hints(SECTIONS[key], f'{key}.'))}"
             )
         else:
             raise ConfigError(f"in {source}: unknown key {key!r}{did_you_mean(key, [*hints, *SECTIONS])}")
     return typed
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,6 +1,6 @@
 """The configuration of a run: type, bounds, default and meaning of every key. Imports no framework.
 
-The docstrings are the help texts of the command line, where `dvt.cli.support.Parser` makes options of these classes.
+The docstrings are the help texts of the command line, which makes options of these classes.
 Paths are relative to the working directory, wherever they are written; ~ and $NAME in them are replaced.
 """
 
@@ -88,10 +88,8 @@ class ModelSection:
         known = {"num_classes": num_classes, "in_channels": in_channels}
         for key, value in known.items():
             if getattr(self, key) not in (None, value):
-                raise ConfigError(
-                    f"model.{key} is {getattr(self, key)}, but that of the data set is {value}; leave it out, or give "
-                    "other data"
-                )
+                given = f"model.{key} is {getattr(self, key)}, but that of the data set is {value}"
+                raise ConfigError(f"{given}; leave it out, or give other data")
         return model_config(**vars(self) | known)
 
 
@@ -100,28 +98,24 @@ class DataSection:
     """Which images, and how they become model inputs.
 
     Args:
-        dataset: Kind of data set. image_folder wants train/CLASS/* and val/CLASS/* below data.path, or the MindRecord
-            files that scripts/make_mindrecord.py makes of them.
+        dataset: image_folder wants train/CLASS/* and val/CLASS/* below data.path, or MindRecord files made of them.
         path: Folder that holds the data set; null looks in the usual places (Fashion-MNIST only).
         train_images: Use at most this many training images, drawn evenly per class; null for all.
         val_images: Use at most this many validation images, drawn evenly per class; null for all.
         calibration_images: Size of the slice of the training set on which thresholds are found.
-        hold_out_calibration: Keep the calibration slice out of training. If false, it is drawn from the images that
-            were trained on, randomly cropped and flipped, as the published evaluation does.
+        hold_out_calibration: Keep that slice out of training. If false, it is drawn from the images that were trained
+            on, randomly cropped and flipped, as published.
         resize_size: Shorter side before the centre crop in evaluation; null takes image_size * 256 / 224.
         canvas_size: fashion_mnist_scale only: side of the canvas that items are drawn on; null takes image_size.
-        item_sizes: fashion_mnist_scale only: sides at which items are drawn; null takes a quarter, a half and all of
-            the canvas.
+        item_sizes: fashion_mnist_scale only: sides of the items; null takes a quarter, a half and all of the canvas.
         mean: Mean per channel, of pixels in 0..1; null takes the data set's own.
         std: Standard deviation per channel, of pixels in 0..1; null takes the data set's own.
-        workers: Loader processes or threads; null takes the number of processor cores, at most 8, shared by the ranks
-            of this machine.
-        worker_type: Prepare training images of folders and CIFAR in processes, which scale with their number, or in
-            threads, which start at once; auto takes processes if an epoch is much longer than their start.
-        on_bad_image: What happens at an image that cannot be read: fail ends the run and names the file; skip names it
-            in the log and goes on, in training with the next readable image in its place, in evaluation without it.
-        max_bad_images: With skip, how many bad images a split may have before the run fails: below 1 a share of its
-            images (at least one image), from 1 up a number.
+        workers: Loader processes or threads; null takes one per core, at most 8, shared by the ranks of this machine.
+        worker_type: Prepare training images in processes, which scale with their number, or in threads, which start at
+            once; auto takes processes if an epoch is much longer than their start.
+        on_bad_image: At an image that cannot be read, fail ends the run; skip names it in the log and goes on, in
+            training with the next readable image in its place, in evaluation without it.
+        max_bad_images: With skip, the most bad images of a split: below 1 a share (at least one), from 1 up a number.
     """
 
     dataset: DatasetName = "image_folder"
@@ -147,9 +141,8 @@ class DataSection:
             if getattr(self, key) is not None and not has_effect:
                 raise ConfigError(f"data.{key} is set, but has no effect on data.dataset {self.dataset}; leave it out")
         if self.max_bad_images > 1 and self.max_bad_images % 1:
-            raise ConfigError(
-                f"data.max_bad_images is {self.max_bad_images:g}; it must be a share of at most 1 or a whole number"
-            )
+            given = f"data.max_bad_images is {self.max_bad_images:g}"
+            raise ConfigError(f"{given}; it must be a share of at most 1 or a whole number")
 
 
 @dataclass
@@ -185,8 +178,8 @@ class TrainSection:
         optimizer: adamw, or sgd with momentum.
         momentum: Momentum of sgd.
         learning_rate: Peak learning rate. With backbone_lr_scale, that of the heads.
-        base_batch_size: Images per optimizer step that learning_rate is meant for; with another number of devices,
-            batch size or accumulation it is scaled in proportion. null: taken as it is.
+        base_batch_size: Images per optimizer step that learning_rate is meant for; with others it is scaled in
+            proportion. null: taken as it is.
         backbone_lr_scale: Learning rate of all but the heads and what init_checkpoint lacked, as a share of theirs.
         min_learning_rate: Learning rate at the end of the cosine.
         warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
@@ -198,22 +191,20 @@ class TrainSection:
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
         distillation: Weight of a second part of the loss of every exit but the last: how far its probabilities are from
-            those of the last exit. The log shows both parts together. 0, as published, switches it off.
-        distillation_temperature: Logits are divided by it for distillation; a higher one shows more of the less
-            probable classes.
+            those of the last exit. 0, as published, switches it off.
+        distillation_temperature: Logits are divided by it for distillation; higher shows more of improbable classes.
         coarse_first_epochs: How many of the epochs train only the first exit, at its lower cost; the others then start
             from those of its weights that fit. 0: all exits from the start, as published.
-        ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published
-            0.99996 needs some 100,000 steps to forget the initial weights.
-        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also for everything between
-            them. Softmax, LayerNorm, the performers, the loss and the weights stay float32.
+        ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published 0.99996 needs
+            some 100,000 steps to forget the initial weights.
+        amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also between them. Softmax,
+            LayerNorm, the performers, the loss and the weights stay float32.
         loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow.
         loss_scale_window: Steps without an overflow after which the loss scale is doubled.
         max_failed_batches: Stop after this many batches in a row whose loss is not finite.
         recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
-        init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, a plain DeiT
-            or a plain T2T-ViT. What does not fit (such as a head of other classes) starts from random values and is
-            listed.
+        init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, DeiT or
+            T2T-ViT. What does not fit (such as a head of other classes) starts from random values and is listed.
         checkpoint_every_epochs: Epochs from one checkpoint to the next; the last epoch is always saved.
         eval_every_epochs: Epochs from one evaluation of all exits on the validation images to the next; 0: never.
         eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
@@ -272,7 +263,7 @@ class TrainSection:
 
 @dataclass
 class EvalSection:
-    """How to evaluate, and what the recommended thresholds are to achieve: a budget, or else a bound on lost accuracy.
+    """How to evaluate, and what the thresholds are to achieve: a budget, or else a bound on lost accuracy.
 
     Args:
         batch_size: Images per batch.
@@ -281,16 +272,14 @@ class EvalSection:
             exits; the most accurate thresholds that reach it are chosen.
         max_accuracy_drop: Without a budget: percentage points of the last exit's accuracy that may be lost on the
             calibration images; the cheapest thresholds that keep it are chosen.
-        threshold_search: optimised searches all thresholds on the calibration images; published takes them from the 59
-            points of the published sweep.
+        threshold_search: optimised searches all thresholds; published takes the 59 points of the published sweep.
         exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
         temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
-        throughput_images: Number of images over which images/s are measured, at most all; 0 measures nothing. null: as
-            many, up to 2,048, as a tenth of the time of the evaluation allows.
-        keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet);
-            questions about thresholds do not need them.
-        store: Write the thresholds found and the results into the checkpoint, in place of those it held; preprocessing
-            and class names too, if it has none.
+        throughput_images: Images over which images/s are measured, at most all; 0 measures nothing. null: as many, up
+            to 2,048, as a tenth of the time of the evaluation allows.
+        keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet).
+        store: Write the thresholds found and the results into the checkpoint; preprocessing and class names too, if it
+            has none.
     """
 
     batch_size: int = field(default=64, metadata=bounds(1, MOST_IMAGES_PER_BATCH))
@@ -309,10 +298,7 @@ class EvalSection:
         if self.budget_gmacs is not None and self.budget_images_per_second is not None:
             raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
         if self.budget_images_per_second is not None and self.throughput_images == 0:
-            raise ConfigError(
-                "eval.budget_images_per_second needs the measured times of the exits, and eval.throughput_images 0 "
-                "measures none; leave it out"
-            )
+            raise ConfigError("eval.budget_images_per_second needs measured times; leave eval.throughput_images 0 out")
 
 
 @dataclass
