@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from dvt.early_exit import assign_exits
 from dvt.early_exit.audit import Audit
-from dvt.early_exit.candidates import CalibrationSet, exits_taken
+from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.certify import try_candidates
 from dvt.early_exit.outcomes import StoredPredictions
 
@@ -113,7 +114,7 @@ def drawn(
         for place, limit in enumerate(limits):
             tried = try_candidates(calibration, risk, limit, 0.05, seed=draw)
             if tried.passed:
-                exits = exits_taken(judged.scores, tried.candidates.thresholds[tried.passed - 1][None])[0]
+                exits = assign_exits(judged.scores, tried.candidates.thresholds[tried.passed - 1])
                 truths[place, draw] = 100 * losses[exits, np.arange(len(exits))].mean()
                 spent[place, draw] = costs[exits].mean()
     return [

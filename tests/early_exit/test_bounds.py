@@ -5,7 +5,6 @@ from scipy import stats
 from dvt.early_exit.bounds import (
     cost_upper,
     net_loss_below,
-    net_loss_intervals,
     net_loss_upper,
     share_at_most,
     share_lower,
@@ -60,17 +59,3 @@ def test_bound_of_the_cost():
     assert np.mean(bounds < shares @ costs) <= 0.1
     assert bounds.mean() < shares @ costs * 1.15
     assert cost_upper(np.array([50, 0, 0]), costs, 0.05) < 2
-
-
-def test_intervals_per_group():
-    """At both ends the score statistic, with the likeliest other share found by trying many, is z."""
-    groups = np.array([[10, 10, 200], [0, 0, 50], [6, 0, 9], [40, 10, 900]])
-    low, high = net_loss_intervals(*groups.T, z=1.96)
-    assert low[:2] == pytest.approx(-high[:2]) and 0 < low[2] < high[2] <= 1 and low[3] > 0
-    for (worse, better, n), end in zip(groups.tolist(), high, strict=True):
-        share = np.linspace(1e-9, (1 - end) / 2 - 1e-9, 200_001)
-        likelihood = (
-            worse * np.log(share + end) + better * np.log(share) + (n - worse - better) * np.log(1 - 2 * share - end)
-        )
-        spread = np.sqrt(n * (2 * share[np.nanargmax(likelihood)] + end - end**2))
-        assert (n * end - worse + better) / spread == pytest.approx(1.96, rel=1e-3)

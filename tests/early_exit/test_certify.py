@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from dvt.early_exit.candidates import CalibrationSet, exits_taken
+from dvt.early_exit import assign_exits
+from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.certify import (
     Certificate,
     NotCertifiedError,
@@ -33,7 +34,7 @@ def images(n: int, seed: int = 0, exits: int = 3) -> CalibrationSet:
 
 
 def population_loss(pool: CalibrationSet, thresholds: np.ndarray, risk: str) -> float:
-    taken = exits_taken(pool.scores, np.asarray(thresholds)[None])[0]
+    taken = assign_exits(pool.scores, thresholds)
     return 100 * float(pool.losses(risk)[taken, np.arange(len(taken))].mean())
 
 
@@ -46,7 +47,7 @@ def test_few_draws_lose_more_than_asked(risk, limit):
         spent.append(1.0)
         if tried.passed:
             violations += population_loss(pool, row, risk) > limit
-            spent[-1] = COSTS[exits_taken(pool.scores, row[None])[0]].mean() / COSTS[-1]
+            spent[-1] = COSTS[assign_exits(pool.scores, row)].mean() / COSTS[-1]
     assert violations <= 7  # 5 % of 60 and two and a half standard errors
     assert np.mean(spent) < 0.8
 
@@ -161,7 +162,7 @@ def test_wrong_input_is_refused():
 def test_bound_of_the_cost_of_thresholds_chosen_elsewhere():
     thresholds = np.array([0.7, 0.6, -1e8], np.float32)
     pool = images(50_000, seed=2)
-    mean = COSTS[exits_taken(pool.scores, thresholds[None])[0]].mean()
+    mean = COSTS[assign_exits(pool.scores, thresholds)].mean()
     assert mean < cost_bound(images(2000), thresholds) < 1.1 * mean
 
 

@@ -5,9 +5,10 @@ for a confidence of 95 %. Shares lie in 0..1.
 
 Sources: Clopper and Pearson, Biometrika 1934 (shares); Berger and Boos, JASA 1994 (a nuisance parameter is confined to
 an interval, whose own level is added); Barnard, Biometrika 1947 (why the edge of the null hypothesis is its worst
-point); Tango, Statistics in Medicine 1998 (the interval per class, the only one here that is approximate).
+point).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -42,16 +43,21 @@ def share_upper(count: int, n: int, level: float) -> float:
     """Upper bound of the share in the population when `count` of n images counted (Clopper and Pearson)."""
     if count >= n:
         return 1.0
-    low, high = count / n, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if share_at_most(count, n, middle) > level else (low, middle)
-    return high
+    return _edge(lambda share: share_at_most(count, n, share) <= level, count / n, _HALVINGS)
 
 
 def share_lower(count: int, n: int, level: float) -> float:
     """Lower bound of the share in the population."""
     return 1.0 - share_upper(n - count, n, level)
+
+
+def _edge(holds: Callable[[float], bool], low: float, halvings: int) -> float:
+    """From where on it holds, between `low` and 1."""
+    high = 1.0
+    for _ in range(halvings):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 @lru_cache(maxsize=1 << 16)
@@ -65,7 +71,7 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
     """
     counted, edge = worse + better, abs(limit)
     spent = _NUISANCE_SHARE * level
-    low, high = max(share_lower(counted, n, spent / 2), edge), min(share_upper(counted, n, spent / 2), 1.0)
+    low, high = max(share_lower(counted, n, spent / 2), edge), share_upper(counted, n, spent / 2)
     if high <= low:
         return True  # so few images count that a loss of `limit` is out of the question
     edges = np.linspace(low, high, _CELLS + 1)
@@ -86,8 +92,7 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
     def chance(k: np.ndarray, of: np.ndarray, p: np.ndarray) -> np.ndarray:
         """(len(k), cells) binomial probability of k among `of`; 0 where k is none of 0..of."""
         kept = np.clip(k, 0, of)
-        logs = np.log(p), np.log1p(-p)
-        found = _log_choose(of, kept, n)[:, None] + kept[:, None] * logs[0] + (of - kept)[:, None] * logs[1]
+        found = _log_choose(of, kept, n)[:, None] + kept[:, None] * np.log(p) + (of - kept)[:, None] * np.log1p(-p)
         return np.where((k == kept)[:, None], np.exp(found), 0.0)
 
     first = np.arange(most[0] + 1)
@@ -102,11 +107,7 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
 
 def net_loss_upper(worse: int, better: int, n: int, level: float) -> float:
     """The limit from which on `net_loss_below` holds."""
-    low, high = (worse - better) / n, 1.0
-    for _ in range(_HALVINGS // 2):
-        middle = (low + high) / 2
-        low, high = (low, middle) if net_loss_below(worse, better, n, middle, level) else (middle, high)
-    return high
+    return _edge(lambda limit: net_loss_below(worse, better, n, limit, level), (worse - better) / n, _HALVINGS // 2)
 
 
 def cost_upper(leaving: np.ndarray, costs: np.ndarray, level: float) -> float:
@@ -119,22 +120,3 @@ def cost_upper(leaving: np.ndarray, costs: np.ndarray, level: float) -> float:
     going_on = n - np.cumsum(leaving)[:-1]
     shares = [share_upper(int(count), n, level / len(steps)) for count in going_on]
     return float(costs[0] + steps @ shares)
-
-
-def net_loss_intervals(worse: np.ndarray, better: np.ndarray, n: np.ndarray, z: float) -> tuple[np.ndarray, np.ndarray]:
-    """Score intervals (G,), (G,) of the net loss in G groups of n images; z = 1.96 for 95 %. Approximate."""
-    return -_score_limit(better, worse, n, z), _score_limit(worse, better, n, z)
-
-
-def _score_limit(worse: np.ndarray, better: np.ndarray, n: np.ndarray, z: float) -> np.ndarray:
-    worse, better, n = (np.asarray(each, np.float64) for each in (worse, better, n))
-    low, high = (worse - better) / n, np.ones(len(n))
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        # The most likely share that is better when the net loss is `middle`.
-        b = -(worse * (1 - middle) + better * (1 - 3 * middle) - 2 * (n - worse - better) * middle)
-        share = (-b + np.sqrt(np.maximum(b * b + 8 * n * better * middle * (1 - middle), 0))) / (4 * n)
-        spread = np.sqrt(n * np.maximum(2 * share + middle - middle**2, 1e-12))
-        inside = (worse - better - n * middle) / spread >= -z
-        low, high = np.where(inside, middle, low), np.where(inside, high, middle)
-    return high

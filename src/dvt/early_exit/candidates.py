@@ -3,15 +3,15 @@
 The search does not have to be right for the guarantee to hold: poor candidates, or a poor order, only cost more.
 Plain NumPy.
 
-Axis letters: K exits, n images, G grid points per threshold, P candidates.
+Axis letters: K exits, n images, P candidates.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from dvt.early_exit.decisions import ALWAYS, NEVER
+from dvt.early_exit.search import ThresholdGrid, undominated
 from dvt.errors import ConfigError, DataError
 
 Risk = Literal["accuracy_drop", "regressions", "changes"]
@@ -72,9 +72,11 @@ class CalibrationSet:
 
     def at(self, images: np.ndarray) -> "CalibrationSet":
         """Some of the images, by their places or as a mask (n,)."""
-        labels = None if self.labels is None else np.asarray(self.labels)[images]
-        return CalibrationSet(
-            np.asarray(self.scores)[:, images], np.asarray(self.predicted)[:, images], self.costs, labels
+        return replace(
+            self,
+            scores=np.asarray(self.scores)[:, images],
+            predicted=np.asarray(self.predicted)[:, images],
+            labels=None if self.labels is None else np.asarray(self.labels)[images],
         )
 
     def parts(self, seed: int = 0) -> tuple["CalibrationSet", "CalibrationSet"]:
@@ -82,14 +84,6 @@ class CalibrationSet:
         order = np.random.default_rng(seed).permutation(np.shape(self.scores)[1])
         first, second = np.split(order, [round(FIRST_SHARE * len(order))])
         return self.at(first), self.at(second)
-
-
-def exits_taken(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(P, n) exit at which each image leaves, for scores (K, n) and P rows of thresholds (P, K)."""
-    exits = np.full((len(thresholds), scores.shape[1]), len(scores) - 1, np.int64)
-    for k in range(len(scores) - 2, -1, -1):
-        np.putmask(exits, scores[k] >= thresholds[:, k : k + 1], k)
-    return exits
 
 
 class Candidates(NamedTuple):
@@ -109,67 +103,45 @@ def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int
     """
     scores, losses, costs = np.asarray(first.scores), first.losses(risk), np.asarray(first.costs, np.float64)
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # NEVER is beyond float16
-    num_exits, n = scores.shape
-    size = int(np.clip(round(_CELLS ** (1 / (num_exits - 1))), 2, _FINEST))
-    levels = [np.unique(np.quantile(row, np.linspace(0, 1, size), method="lower")) for row in scores[:-1]]
-    bins = [np.searchsorted(grid, row, side="right") for grid, row in zip(levels, scores, strict=False)]
-    grids = [np.append(grid, scores.dtype.type(NEVER)) for grid in levels]
-    shape = tuple(len(grid) for grid in grids)
-    place = np.ravel_multi_index(bins, shape)
-
-    def leaving_at(k: int, values: np.ndarray | None) -> np.ndarray:
-        """(G_1, .., G_K-1) mean over the images of their values where they leave at exit k, for each combination.
-
-        An image whose bin is b at an exit reaches the thresholds 0..b-1 there.
-        """
-        total = np.bincount(place, values, minlength=int(np.prod(shape))).reshape(shape) / n
-        for axis in range(len(shape)):
-            stays = np.cumsum(total, axis=axis)
-            everything = np.take(stays, [-1], axis=axis)
-            total = stays if axis < k else everything - stays if axis == k else np.broadcast_to(everything, shape)
-        return total
-
-    cost = sum(each * leaving_at(k, None) for k, each in enumerate(costs)).ravel()
+    n, early = scores.shape[1], range(len(scores) - 1)
+    grid = ThresholdGrid(scores, _CELLS, _FINEST)
+    cost = sum(each * grid.leaving_at(k) / n for k, each in enumerate(costs))
     worse, better = (
-        sum(leaving_at(k, _expected(scores, k, sign * losses[k] > 0)) for k in range(num_exits - 1)).ravel()
-        for sign in (1, -1)
+        sum(grid.leaving_at(k, _expected(scores[: k + 1], sign * losses[k] > 0)) / n for k in early) for sign in (1, -1)
     )
     raised = np.maximum(worse - better, 0) + _CAUTION * np.sqrt((worse + better + 1 / n) * (1 / n + 1 / tested))
 
-    order = np.lexsort((cost, raised))
+    order = undominated(-cost, raised)
     order = order[cost[order] < costs[-1] * (1 - 1e-9)]  # what never leaves early needs no test
-    least = np.minimum.accumulate(cost[order])
-    order = order[np.append(True, least[1:] < least[:-1])]
     order = order[raised[order] <= max(_BEYOND * limit, raised[order[0]])]
     spread = np.linspace(raised[order[0]], raised[order[-1]], MOST)
     kept = order[np.unique(np.searchsorted(raised[order], spread, side="right") - 1)]
-    rows = np.stack([grid[index] for grid, index in zip(grids, np.unravel_index(kept, shape), strict=True)], axis=1)
-    rows = np.concatenate([rows, np.full((len(rows), 1), ALWAYS, rows.dtype)], axis=1)
-    return Candidates(rows, worse[kept], better[kept])
+    return Candidates(grid.rows(kept), worse[kept], better[kept])
 
 
-def _expected(scores: np.ndarray, exit_index: int, event: np.ndarray) -> np.ndarray:
-    """(n,) chance of an event, (n,) bool, by logistic regression on the scores of the exits up to this one.
+def _expected(scores: np.ndarray, event: np.ndarray) -> np.ndarray:
+    """(n,) chance of an event, (n,) bool, by logistic regression on scores (exits, n).
 
     A score between 0 and 1 enters as the logarithm of its odds, any other as it is; both standardised.
     """
-    n = len(event)
-    if not event.any():
+    n, share = len(event), event.mean()
+    if share == 0:
         return np.zeros(n)
     columns = []
-    for row in scores[: exit_index + 1].astype(np.float64):
+    for row in scores.astype(np.float64):
         if row.min() >= 0 and row.max() <= 1:
             row = np.clip(row, 1e-6, 1 - 1e-6)
             row = np.log(row / (1 - row))
         columns.append(np.clip((row - row.mean()) / (row.std() + 1e-9), -5, 5))
     design = np.stack([np.ones(n), *columns, columns[-1] ** 2], axis=1)
-    ridge = np.array([1e-3] + [1.0] * (design.shape[1] - 1))
-    share = event.mean()
-    weights = np.zeros(len(ridge))
-    weights[0] = np.log(share / (1 - share + 1 / n))
+    weights = np.array([np.log(share / (1 - share + 1 / n)), *np.zeros(design.shape[1] - 1)])
+    ridge = np.diag([1e-3, *np.ones(len(weights) - 1)])
     for _ in range(8):  # Newton's method; the penalty keeps it stable
-        chance = 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
-        slope = design.T @ (event - chance) - ridge * weights * (np.arange(len(ridge)) > 0)
-        curvature = (design * (chance * (1 - chance))[:, None]).T @ design + np.diag(ridge)
-        weights += np.linalg.solve(curvature, slope)
-    return 1 / (1 + np.exp(-np.clip(design @ weights, -30, 30)))
+        chance = _logistic(design @ weights)
+        slope = design.T @ (event - chance) - np.append(0, weights[1:])
+        weights += np.linalg.solve((design * (chance * (1 - chance))[:, None]).T @ design + ridge, slope)
+    return _logistic(design @ weights)
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x, -30, 30)))

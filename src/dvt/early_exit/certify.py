@@ -16,15 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvt.early_exit.bounds import (
-    cost_upper,
-    net_loss_below,
-    net_loss_intervals,
-    net_loss_upper,
-    share_at_most,
-    share_upper,
-)
-from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, exits_taken, find_candidates
+from dvt.early_exit import bounds
+from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, find_candidates
+from dvt.early_exit.decisions import assign_exits
 from dvt.errors import ConfigError, DataError
 
 METHOD = "fixed-sequence testing, exact binomial or paired test"
@@ -64,17 +58,11 @@ class Certificate:
 
 
 class NotCertifiedError(ConfigError):
-    """These images cannot certify the wish.
-
-    Attributes:
-        smallest: The smallest limit, in points, that they can certify.
-        images: About how many images the wish needs; None if no number helps.
-    """
+    """These images certify a limit of `smallest` points at best; the wish needs about `images`, None if none help."""
 
     def __init__(self, message: str, smallest: float, images: int | None) -> None:
         super().__init__(message)
-        self.smallest = smallest
-        self.images = images
+        self.smallest, self.images = smallest, images
 
 
 def certify(
@@ -102,24 +90,24 @@ def certify(
         raise _not_certified(tried, risk, limit, confidence, images)
 
     # Which candidate is taken depends on the images tested; bounds that hold for all of them hold for that one.
-    n, shared = tried.exits.shape[1], level / len(tried.exits)
-    taken, worse, better = (each[tried.passed - 1] for each in (tried.exits, tried.worse, tried.better))
-    costs = np.asarray(calibration.costs, np.float64)
-    leaving = np.bincount(taken, minlength=len(costs))
-    changed = tried.second.losses("changes")[taken, np.arange(n)].sum()
+    second, row, shared = tried.second, tried.candidates.thresholds[tried.passed - 1], level / len(tried.worse)
+    worse, better = int(tried.worse[tried.passed - 1]), int(tried.better[tried.passed - 1])
+    taken, costs = assign_exits(second.scores, row), np.asarray(calibration.costs, np.float64)
+    n, leaving = len(taken), np.bincount(taken, minlength=len(costs))
+    changed = second.losses("changes")[taken, np.arange(n)].sum()
     return Certificate(
-        thresholds=tuple(float(value) for value in tried.candidates.thresholds[tried.passed - 1]),
+        thresholds=tuple(float(value) for value in row),
         risk=risk,
         limit=float(limit),
         confidence=confidence,
         images=images,
         tested=n,
         method=METHOD,
-        loss=float(100 * (worse - better) / n),
-        bound=min(100 * _bound(int(worse), int(better), n, level, risk), float(limit)),
-        change_bound=float(limit) if risk == "changes" else 100 * share_upper(int(changed), n, shared),
+        loss=100 * (worse - better) / n,
+        bound=min(100 * _bound(worse, better, n, level, risk), float(limit)),
+        change_bound=float(limit) if risk == "changes" else 100 * bounds.share_upper(int(changed), n, shared),
         cost=float(leaving @ costs / n),
-        cost_bound=cost_upper(leaving, costs, shared),
+        cost_bound=bounds.cost_upper(leaving, costs, shared),
         seed=seed,
     )
 
@@ -133,9 +121,8 @@ class Tried(NamedTuple):
     """A sequence of P candidates and what the second part says of them; the first `passed` hold the limit."""
 
     candidates: Candidates
-    second: CalibrationSet  # its n images
-    exits: np.ndarray  # (P, n) where these leave
-    worse: np.ndarray  # (P,) number of them
+    second: CalibrationSet
+    worse: np.ndarray  # (P,) number of its images
     better: np.ndarray  # (P,)
     passed: int
 
@@ -145,19 +132,19 @@ def try_candidates(calibration: CalibrationSet, risk: Risk, limit: float, level:
     first, second = calibration.parts(seed)
     n = np.shape(second.scores)[1]
     candidates = find_candidates(first, risk, limit / 100, n)
-    exits = exits_taken(second.scores, candidates.thresholds)
+    exits = np.stack([assign_exits(second.scores, row) for row in candidates.thresholds])  # (P, n)
     loss = second.losses(risk)[exits, np.arange(n)]
     worse, better = (loss > 0).sum(axis=1), (loss < 0).sum(axis=1)
     passed = 0
     while passed < len(exits) and _holds(int(worse[passed]), int(better[passed]), n, limit / 100, level, risk):
         passed += 1
-    return Tried(candidates, second, exits, worse, better, passed)
+    return Tried(candidates, second, worse, better, passed)
 
 
 def cost_bound(images: CalibrationSet, thresholds: np.ndarray, confidence: float = 0.95) -> float:
     """Upper bound of the average cost in the population, for thresholds (K,) that were chosen without these images."""
-    leaving = np.bincount(exits_taken(images.scores, np.asarray(thresholds)[None])[0], minlength=len(images.costs))
-    return cost_upper(leaving, np.asarray(images.costs, np.float64), 1 - confidence)
+    leaving = np.bincount(assign_exits(images.scores, thresholds), minlength=len(images.costs))
+    return bounds.cost_upper(leaving, np.asarray(images.costs, np.float64), 1 - confidence)
 
 
 class ClassDrop(NamedTuple):
@@ -173,32 +160,37 @@ class ClassDrop(NamedTuple):
 def class_drops(images: CalibrationSet, thresholds: np.ndarray, confidence: float = 0.95) -> list[ClassDrop]:
     """The accuracy drop of every class with an interval, the largest first, on images that chose nothing.
 
-    The intervals are approximate, and each holds by itself: the certificate is about the average alone.
+    Each interval holds by itself: the certificate is about the average alone.
     """
-    taken = exits_taken(images.scores, np.asarray(thresholds)[None])[0]
-    loss = images.losses("accuracy_drop")[taken, np.arange(len(taken))]
-    labels, place, n = np.unique(images.labels, return_inverse=True, return_counts=True)
-    worse, better = np.bincount(place, loss > 0), np.bincount(place, loss < 0)
-    low, high = net_loss_intervals(worse, better, n, NormalDist().inv_cdf((1 + confidence) / 2))
-    rows = zip(labels.tolist(), n.tolist(), *(100 * each for each in ((worse - better) / n, low, high)), strict=True)
-    return sorted((ClassDrop(a, b, *map(float, rest)) for a, b, *rest in rows), key=lambda row: -row.drop)
+    taken, losses = assign_exits(images.scores, thresholds), images.losses("accuracy_drop")
+    loss, rows = losses[taken, np.arange(len(taken))], []
+    for label in np.unique(images.labels):
+        of_class = loss[images.labels == label]
+        n, worse, better = len(of_class), int((of_class > 0).sum()), int((of_class < 0).sum())
+        low = -bounds.net_loss_upper(better, worse, n, (1 - confidence) / 2)
+        high = bounds.net_loss_upper(worse, better, n, (1 - confidence) / 2)
+        rows.append(ClassDrop(int(label), n, 100 * (worse - better) / n, 100 * low, 100 * high))
+    return sorted(rows, key=lambda row: -row.drop)
 
 
 def _holds(worse: int, better: int, n: int, limit: float, level: float, risk: Risk) -> bool:
     if risk == "accuracy_drop":
-        return net_loss_below(worse, better, n, limit, level)
-    return share_at_most(worse, n, limit) <= level
+        return bounds.net_loss_below(worse, better, n, limit, level)
+    return bounds.share_at_most(worse, n, limit) <= level
 
 
 def _bound(worse: int, better: int, n: int, level: float, risk: Risk) -> float:
-    return net_loss_upper(worse, better, n, level) if risk == "accuracy_drop" else share_upper(worse, n, level)
+    if risk == "accuracy_drop":
+        return bounds.net_loss_upper(worse, better, n, level)
+    return bounds.share_upper(worse, n, level)
 
 
 def _not_certified(tried: Tried, risk: Risk, limit: float, confidence: float, images: int) -> NotCertifiedError:
     """The smallest limit is the bound of the first candidate, with which the sequence begins whatever the limit."""
-    bound = _bound(int(tried.worse[0]), int(tried.better[0]), tried.exits.shape[1], 1 - confidence, risk)
+    tested = np.shape(tried.second.scores)[1]
+    bound = _bound(int(tried.worse[0]), int(tried.better[0]), tested, 1 - confidence, risk)
     smallest = float(np.ceil(1e4 * bound) / 100)
-    needed = images_needed(tried.candidates, limit / 100, 1 - confidence, images)
+    needed = _images_needed(tried.candidates, limit / 100, 1 - confidence, images)
     what = {"accuracy_drop": "of accuracy", "regressions": "of regressions", "changes": "of changed answers"}[risk]
     advice = "no number of images is likely to do so" if needed is None else f"it needs about {needed:,} images"
     return NotCertifiedError(
@@ -209,7 +201,7 @@ def _not_certified(tried: Tried, risk: Risk, limit: float, confidence: float, im
     )
 
 
-def images_needed(found: Candidates, limit: float, level: float, images: int) -> int | None:
+def _images_needed(found: Candidates, limit: float, level: float, images: int) -> int | None:
     """About how many calibration images certify one of the candidates in four of five draws; None if no number does.
 
     By the normal approximation with the shares expected of the candidates, and enough images that none of them worse

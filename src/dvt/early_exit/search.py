@@ -87,9 +87,12 @@ def find_frontier(
         )
     rows = find_sweep_thresholds(scores)
     if search == "optimised" and len(scores) > 1:
-        rows = np.concatenate([rows, _single_exits(len(scores)), _grid_candidates(scores, correct, cost)])
+        grid = ThresholdGrid(scores, GRID_CELLS, FINEST_GRID)
+        hits = sum(grid.leaving_at(k, right) for k, right in enumerate(correct))
+        spent = sum(each * grid.leaving_at(k) for k, each in enumerate(cost))
+        rows = np.concatenate([rows, _single_exits(len(scores)), grid.rows(undominated(hits, spent))])
     tried = evaluate_scores(scores, correct, cost, rows)
-    kept = _undominated(tried.accuracy, tried.expected_cost)
+    kept = undominated(tried.accuracy, tried.expected_cost)
     return Frontier(rows[kept], tried.accuracy[kept], tried.expected_cost[kept])
 
 
@@ -122,41 +125,39 @@ def _single_exits(num_exits: int) -> np.ndarray:
     return rows
 
 
-def _grid_candidates(scores: np.ndarray, correct: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """(P, K) thresholds on a grid of quantiles of the scores, those that no other grid point beats.
+class ThresholdGrid:
+    """Every combination of thresholds on a grid of quantiles of scores (K, n), as rows or with shape (G_1, .., G_K-1).
 
-    With bin_k the number of grid thresholds that an image's score at exit k reaches, image i leaves at the first exit
-    whose chosen threshold number is below bin_k. Counting images and hits in a histogram over all (bin_1 .. bin_K-1)
-    and summing it along its axes gives the result of every combination.
+    An image that reaches the first b thresholds of an exit leaves there if the number of the chosen one is below b. So
+    a histogram over (b_1, .., b_K-1), summed along its axes, holds the result of every combination.
     """
-    free = len(scores) - 1
-    size = int(np.clip(round(GRID_CELLS ** (1 / free)), 2, FINEST_GRID))
-    grids, bins = [], []
-    for values in scores[:-1]:
-        levels = np.unique(np.quantile(values, np.linspace(0, 1, size), method="lower")).astype(scores.dtype)
-        grids.append(np.append(levels, scores.dtype.type(NEVER)))
-        bins.append(np.searchsorted(levels, values, side="right"))  # thresholds 0..bin-1 are reached
-    shape = tuple(len(grid) + 1 for grid in grids)
-    place = np.ravel_multi_index(tuple(bins), shape)
 
-    def leaving_at(k: int, counted: np.ndarray) -> np.ndarray:
-        """(G_1, .., G_K-1) sum of `counted` (n,) over the images that leave at exit k, for every combination."""
-        total = np.bincount(place, counted, minlength=int(np.prod(shape))).reshape(shape)
-        for axis, grid in enumerate(grids):
-            number, bin_ = np.ogrid[: len(grid), : len(grid) + 1]
-            here = bin_ <= number if axis < k else bin_ > number if axis == k else bin_ >= 0  # later exits: any bin
-            summed = np.tensordot(np.broadcast_to(here, (len(grid), len(grid) + 1)).astype(float), total, (1, axis))
-            total = np.moveaxis(summed, 0, axis)
-        return total
+    def __init__(self, scores: np.ndarray, cells: int, finest: int) -> None:
+        size = int(np.clip(round(cells ** (1 / (len(scores) - 1))), 2, finest))
+        levels = [np.unique(np.quantile(row, np.linspace(0, 1, size), method="lower")) for row in scores[:-1]]
+        levels = [grid.astype(scores.dtype) for grid in levels]
+        reached = [np.searchsorted(grid, row, side="right") for grid, row in zip(levels, scores, strict=False)]
+        self._grids = [np.append(grid, scores.dtype.type(NEVER)) for grid in levels]
+        self._shape = tuple(len(grid) for grid in self._grids)
+        self._place = np.ravel_multi_index(reached, self._shape)
 
-    hits = sum(leaving_at(k, right) for k, right in enumerate(correct))
-    spent = sum(each * leaving_at(k, np.ones(len(place))) for k, each in enumerate(cost))
-    chosen = np.unravel_index(_undominated(hits.ravel(), spent.ravel()), hits.shape)
-    rows = np.stack([grid[index] for grid, index in zip(grids, chosen, strict=True)], axis=1)
-    return np.concatenate([rows, np.full((len(rows), 1), ALWAYS, rows.dtype)], axis=1)
+    def leaving_at(self, exit_index: int, values: np.ndarray | None = None) -> np.ndarray:
+        """Sum of the values (n,) of the images that leave there, or their number, for each combination."""
+        total = np.bincount(self._place, values, minlength=int(np.prod(self._shape))).reshape(self._shape)
+        for axis in range(total.ndim):
+            stays = np.cumsum(total, axis=axis)
+            everything = np.take(stays, [-1], axis=axis)  # of later exits any threshold may be chosen
+            total = stays if axis < exit_index else everything - stays if axis == exit_index else everything
+        return np.broadcast_to(total, self._shape).ravel()
+
+    def rows(self, kept: np.ndarray) -> np.ndarray:
+        """(P, K) thresholds of the combinations with these places."""
+        chosen = zip(self._grids, np.unravel_index(kept, self._shape), strict=True)
+        last = np.full(len(kept), ALWAYS, self._grids[0].dtype)
+        return np.stack([*(grid[index] for grid, index in chosen), last], axis=1)
 
 
-def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
+def undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Indices of the points with rising cost and strictly rising value."""
     order = np.lexsort((-value, cost))
     best = np.maximum.accumulate(value[order])
