@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis import measured
 from experiments.claim import Cell
 from experiments.claims import CLAIMS
-from experiments.recipes import FOLDER, RECIPES, ROOT, Recipe
+from experiments.recipes import FOLDER, RECIPES, ROOT
 from experiments.runs import Store
 
 PAGE = ROOT / "docs" / "results.md"
@@ -34,7 +33,7 @@ def render(results: Path = RESULTS) -> str:
         for table in values["tables"]:
             parts += [f"{table['title']}:", _table(table["columns"], table["rows"])]
         parts.append(f"![{CLAIMS[name].title}](../results/{name}.png)")
-    parts += ["## All runs", _prose("runs"), _runs(results)]
+    parts += ["## The runs", _prose("runs")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -56,36 +55,6 @@ def describe(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {cores}, {machine['memory_gib']} GiB, {machine['system']}, Python "
         f"{machine['python']}, MindSpore {machine['mindspore']}"
     )
-
-
-def _runs(results: Path) -> str:
-    rows = []
-    for recipe in RECIPES.values():
-        records = _records(recipe, results)
-        if records and recipe.base != "smoke":
-            exits = range(len(records[0]["accuracy"]))
-            accuracy = " / ".join(_cell(measured([record["accuracy"][k] for record in records])) for k in exits)
-            minutes = measured([record["training_minutes"] + record["evaluation_minutes"] for record in records], 1)
-            rows.append(
-                [
-                    f"`{recipe.name}`",
-                    recipe.about,
-                    ", ".join(str(record["seed"]) for record in records),
-                    f"{records[0]['parameters']:,}",
-                    f"{records[0]['training_images']:,}",
-                    f"{records[0]['training_gmacs']:.0f}",
-                    accuracy,
-                    minutes,
-                ]
-            )
-    columns = ["recipe", "what", "seeds", "parameters", "images seen", "training (GMACs)", "accuracy per exit (%)"]
-    return _table([*columns, "minutes"], rows) if rows else "None yet."
-
-
-def _records(recipe: Recipe, results: Path) -> list[dict[str, Any]]:
-    """What the JSONs of a recipe hold, by seed; those of the recipe as it was once are left out."""
-    found = [Store.read_json(path, recipe.identity) for path in (results / "runs").glob(f"{recipe.name}-*.json")]
-    return sorted((record for record in found if record and "accuracy" in record), key=lambda record: record["seed"])
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
