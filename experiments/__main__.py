@@ -11,6 +11,7 @@ from dvt.value_checks import PATH, bounds
 from experiments import emoji, page
 from experiments.claim import Claim
 from experiments.claims import CLAIMS, find_claim
+from experiments.page import RESULTS
 from experiments.processes import run_all
 from experiments.recipes import RECIPES, ROOT
 from experiments.runs import Store, log
@@ -28,7 +29,7 @@ class Options:
         names: Experiments; by default all but trials.
         seeds: Seeds of the runs.
         jobs: Runs at once.
-        page: Write docs/results.md anew from the results, and run nothing.
+        page: Write docs/results.md from the results, and run nothing.
         results: Folder of the results.
         work: Folder of the trained models.
         emoji: Archive of the emoji pictures.
@@ -39,7 +40,7 @@ class Options:
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=bounds(0))
     jobs: int = field(default=1, metadata=bounds(1))
     page: bool = False
-    results: Path = field(default=page.RESULTS, metadata=PATH)
+    results: Path = field(default=RESULTS, metadata=PATH)
     work: Path = field(default=WORK, metadata=PATH)
     emoji: Path | None = field(default=None, metadata=PATH)
     list: bool = False
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> int:
                 return code
             for claim in claims:
                 conclude(claim, seeds, store)
-    if store.results == page.RESULTS.resolve():
+    if store.results == RESULTS.resolve():
         with explained(page.PAGE), replacing(page.PAGE) as written:
             written.write_text(page.render(store.results), encoding="utf-8")
         log.info("wrote %s", page.PAGE)

@@ -178,7 +178,7 @@ def _described(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
             yield from _described(hint, f"{prefix}{each.name}.")
             continue
         default = each.default if each.default_factory is MISSING else each.default_factory()
-        value = "required" if default is MISSING else f"default: {json.dumps(default).strip(chr(34))}"
+        value = "required" if default is MISSING else f"default: {json.dumps(default, default=str).strip(chr(34))}"
         about = value if str in (hint, *get_args(hint)) else f"{describe_type(hint)}; {value}"
         text = f"{' '.join(said[each.name].split())} ({about})"
         yield prefix + each.name, hint, text.replace("%", "%%")
