@@ -36,7 +36,7 @@ class Options:
         list: List what there is to do.
     """
 
-    names: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list, metadata=bounds(may_be_empty=True))
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=bounds(0))
     jobs: int = field(default=1, metadata=bounds(1))
     page: bool = False

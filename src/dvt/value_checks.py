@@ -27,7 +27,7 @@ NAMES = {
     Path: "a path",
     type(None): "null",
 }
-EXAMPLES = {int: "[7, 10, 14]", float: "[0.5, 0.5, 0.5]"}  # of a list
+EXAMPLES = {int: "[7, 10, 14]", float: "[0.5, 0.5, 0.5]", str: "[a, b]"}  # of a list
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,8 @@ def describe_type(hint: Any, limits: Bounds | None = None) -> str:
 
 
 def _plural(hint: Any, limits: Bounds | None) -> str:
+    if hint is str:
+        return "texts"
     if hint not in NUMBERS:
         return f"lists of {_plural(typing.get_args(hint)[0], limits)}"
     _, name, largest = NUMBERS[hint]
