@@ -7,7 +7,17 @@
 #   docker build -f docker/ascend.Dockerfile -t dvt-ascend .
 #   docker build -f docker/ascend.Dockerfile --build-arg CANN_IMAGE=NAME:TAG -t dvt-ascend .
 #
-# docs/ascend.md shows how to start it. On aarch64 requirements.txt leaves MindSpore out; this image must then get the wheel that
+# To start it (the driver stays on the host):
+#
+#   docker run --rm -it --network=host --shm-size=32g \
+#       $(for card in 0 1 2 3 4 5 6 7; do echo --device=/dev/davinci$card; done) \
+#       --device=/dev/davinci_manager --device=/dev/devmm_svm --device=/dev/hisi_hdc \
+#       -v /usr/local/Ascend/driver:/usr/local/Ascend/driver:ro -v /usr/local/dcmi:/usr/local/dcmi:ro \
+#       -v /usr/local/bin/npu-smi:/usr/local/bin/npu-smi:ro -v /etc/ascend_install.info:/etc/ascend_install.info:ro \
+#       -v /data/imagenet:/data/imagenet:ro -v /data/runs:/opt/dvt/runs \
+#       dvt-ascend bash scripts/run_distribute_train.sh /data/imagenet config/dvt_t2t_vit_12_imagenet.yaml 8
+#
+# On aarch64 requirements.txt leaves MindSpore out; this image must then get the wheel that
 # scripts/setup_env.sh names (RUN python3 -m pip install ADDRESS).
 ARG CANN_IMAGE=swr.cn-south-1.myhuaweicloud.com/ascendhub/cann:9.0.0-910b-ubuntu22.04-py3.11
 FROM ${CANN_IMAGE}
