@@ -119,18 +119,14 @@ def _speeds(timings: Timings, statics: tuple[str, ...]) -> list[dict]:
             rows.append(
                 [
                     RECIPES[name].about,
-                    measured([row["accuracy"] for row in found]),
                     measured([row["images_per_second"] for row in found], 0),
                     measured([row["dynamic_accuracy"] for row in found]),
                     measured([row["dynamic_images_per_second"] for row in found], 0),
                     measured([row["ratio"] for row in found]),
-                    measured([row["gmacs"] / row["dynamic_gmacs"] for row in found]),
                 ]
             )
-    columns = ["static model", "accuracy (%)", "images/s", "dynamic: accuracy (%)", "images/s", "times faster"]
-    if not rows:
-        return []
-    return [table("Measured speed at matched accuracy", [*columns, "ratio of multiply-adds"], rows)]
+    columns = ["static model", "images/s", "dynamic: accuracy (%)", "images/s", "times faster"]
+    return [table("Measured speed at matched accuracy", columns, rows)] if rows else []
 
 
 def _figure(runs: Runs, dynamic: str, statics: tuple[str, ...]) -> Result:
