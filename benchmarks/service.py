@@ -86,7 +86,10 @@ def test_images() -> list[bytes]:
     from dvt.data import load_splits
 
     splits = load_splits(DataSection(dataset="fashion_mnist_scale", item_sizes=[14, 28, 54]), 54, seed=0)
-    values = splits.batch("val", range(TEST_IMAGES))[0][:, 0] * splits.std[0] + splits.mean[0]
+    values = (
+        splits.batch("val", range(TEST_IMAGES))[0][:, 0] * splits.preprocessing["std"][0]
+        + splits.preprocessing["mean"][0]
+    )
     return [png(np.rint(255 * pixels).clip(0, 255).astype(np.uint8)) for pixels in values]
 
 

@@ -1,9 +1,8 @@
 """What becomes of images that cannot be read: they end the run, or are named in the log and left out within a limit.
 
 In training the next readable image in the order of the epoch takes the place of a bad one, with its own label and its
-own random numbers. Which one that is follows from the order and from the files alone: not from workers, ranks or the
-batch at which a run was resumed. In evaluation a bad image keeps its place, so that batches stay as long as they are;
-its pixels are zero and its label is `LEFT_OUT`, which no prediction equals.
+own random numbers, whatever the workers, the ranks or the batch at which a run was resumed. In evaluation a bad image
+keeps its place, so that batches stay as long as they are; its pixels are zero and its label is `LEFT_OUT`.
 """
 
 import logging
@@ -18,29 +17,18 @@ from dvt.data.images import View
 from dvt.data.workers import BadImages
 from dvt.errors import DataError
 
-LEFT_OUT = -1
-"""Label of an image that could not be read."""
+LEFT_OUT = -1  # label of an image that could not be read; no prediction equals it
 
 log = logging.getLogger(__name__)
 
 
 class BadImagePolicy:
-    """`data.on_bad_image` and `data.max_bad_images`, and the bad images that this process has seen.
-
-    Args:
-        data: The section `data` of a configuration.
-        sizes: Images of each split.
-
-    Attributes:
-        skips: Whether bad images are left out; otherwise the first one is an error.
-        replaced: Epoch -> how many times this rank was shown another image in the place of a bad one.
-    """
+    """`data.on_bad_image` and `data.max_bad_images` for splits of some sizes, and the bad images seen so far."""
 
     def __init__(self, data: DataSection, sizes: Mapping[str, int]) -> None:
-        self.skips = data.on_bad_image == "skip"
-        self.replaced: Counter[int] = Counter()
-        self._allowed = data.max_bad_images
-        self._sizes = dict(sizes)
+        self.skips = data.on_bad_image == "skip"  # otherwise the first bad image is an error
+        self.replaced: Counter[int] = Counter()  # by epoch: images shown by this rank in the place of a bad one
+        self._allowed, self._sizes = data.max_bad_images, dict(sizes)
         self._seen: dict[str, set[int]] = {split: set() for split in sizes}
 
     def limit(self, split: str) -> int:
@@ -59,8 +47,7 @@ class BadImagePolicy:
             )
 
     def note(self, split: str, index: int, reason: str) -> None:
-        """Counts a bad image, by its index, and logs it the first time. Raises DataError if bad images are not skipped
-        or there are too many of them by now."""
+        """Counts and logs a bad image, by its index. Raises DataError if bad images are not skipped or too many."""
         if not self.skips:
             raise DataError(reason)
         seen = self._seen[split]
@@ -70,17 +57,7 @@ class BadImagePolicy:
             self.check(split, len(seen))
 
     def leave_out(self, shown: View, places: NDArray[np.int64], batch: tuple[NDArray, NDArray], bad: BadImages) -> None:
-        """Sets the bad images of a batch to zero, and their labels to `LEFT_OUT`.
-
-        Args:
-            shown: The images of the split.
-            places: (n,) places in its order that the batch holds.
-            batch: Images (n, C, S, S) and labels (n,).
-            bad: Which of them cannot be read, and why.
-
-        Raises:
-            DataError: As of `note`.
-        """
+        """Sets bad images of a batch, which holds `places` (n,) of the order, to zero, their labels to `LEFT_OUT`."""
         images, labels = batch
         for i, reason in bad:
             self.note(shown.split, int(shown.indices[places[i]]), reason)

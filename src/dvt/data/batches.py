@@ -1,8 +1,5 @@
 """Batches of a data set that is divided into splits: in order for evaluation, shuffled and augmented for training.
 
-`dvt.data.splits` says which images belong to which split. Nothing here imports MindSpore before `Splits.pipeline` is
-called.
-
 Legend: N images of a split, n of a batch, C channels, S side of the model input.
 """
 
@@ -15,11 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dvt.data.augment.basic import ERASING_DRAWS, random_erasing
-from dvt.data.augment.draws import Purpose, permutation, stream_key, uniforms
+from dvt.data.augment.draws import Purpose, stream_key, uniforms
 from dvt.data.augment.mixing import Mixing
 from dvt.data.bad_images import BadImagePolicy
-from dvt.data.images import View
-from dvt.data.sources.source import Source
+from dvt.data.images import Source, View
 from dvt.data.workers import Workers, taken_ahead
 from dvt.errors import ConfigError
 
@@ -27,9 +23,8 @@ if TYPE_CHECKING:
     import mindspore.dataset
 
 Batch = tuple[NDArray[np.float32], NDArray]
-"""Images (n, C, S, S) and labels: int32 (n,), or float32 (n, classes) where training batches are mixed."""
-Shard = tuple[int, int]
-"""(rank, count): which of `count` processes, each with a share of the images, this is."""
+"""Images (n, C, S, S), normalised, and labels: int32 (n,), or float32 (n, classes) where training batches are mixed."""
+Shard = tuple[int, int]  # rank and count of the processes that share the images
 WHOLE: Shard = (0, 1)
 
 
@@ -39,37 +34,17 @@ class Splits:
 
     source: Source
     views: Mapping[str, View]  # the images of each split
-    seed: int  # fixes order and augmentation of training
-    mixing: Mixing  # mixup and cutmix of training batches
-    erasing: float  # share of the training images of which a block is replaced by noise, after mixing
     workers: Workers
     bad_images: BadImagePolicy  # what becomes of images that cannot be read, and how many there were
     notes: tuple[str, ...]  # for the log
+    seed: int = 0  # fixes order and augmentation of training
+    mixing: Mixing | None = None  # mixup and cutmix of training batches
+    erasing: float = 0.0  # share of the training images of which a block is replaced by noise, after mixing
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names in the order of the labels."""
         return self.source.class_names
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.source.class_names)
-
-    @property
-    def in_channels(self) -> int:
-        """Channels C of the model input."""
-        return self.source.preprocessing.in_channels
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """Mean per channel of pixels in 0..1."""
-        return self.source.preprocessing.mean
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """Standard deviation per channel of pixels in 0..1."""
-        return self.source.preprocessing.std
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -78,55 +53,51 @@ class Splits:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Evaluation preprocessing as plain numbers and strings, to be stored with checkpoints;
-        `dvt.data.Preprocessing.from_dict` applies it to single images."""
+        """That of evaluation, to be stored with checkpoints and read by `dvt.data.Preprocessing.from_dict`."""
         return self.source.preprocessing.to_dict()
 
     def describe(self) -> str:
-        """A few lines for the log: images per split, where they come from, what was done with them."""
+        """A few lines for the log."""
         p, counts = self.source.preprocessing, ", ".join(f"{count:,} {split}" for split, count in self.sizes.items())
-        cropped = f" (shorter side to {p.resize_size}, {p.interpolation}, centre crop)"
-        first = f"{p.dataset}: {self.num_classes} classes; images: {counts}"
-        last = (
-            f"model input {p.in_channels} x {p.image_size} x {p.image_size}"
-            f"{cropped if p.resize_size > p.image_size else ''}, mean {list(p.mean)}, std {list(p.std)}"
-        )
+        first = f"{p.dataset}: {len(self.class_names)} classes; images: {counts}"
+        last = f"model input {p.in_channels} x {p.image_size} x {p.image_size}"
+        if p.resize_size > p.image_size:
+            last += f" (shorter side to {p.resize_size}, {p.interpolation}, centre crop)"
+        last += f", mean {list(p.mean)}, std {list(p.std)}"
         return "\n".join([first, *self.notes, self.workers.describe(), last])
 
     def labels(self, split: str) -> NDArray[np.int32]:
-        """(N,) class of each image of a split, in index order."""
+        """(N,) class of each image of a split."""
         return self._view(split).labels()
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """What tells this data set from others, wherever it lies: part -> `images`, how many there are, and
         `fingerprint`, which changes with their names (or pixels, of images in memory), order and classes."""
         parts = {"train": self.source.train, "val": self.source.val}
-        there = {part: images for part, images in parts.items() if images is not None}
-        return {part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in there.items()}
+        return {
+            part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in parts.items() if each
+        }
 
     def difference(self, before: Mapping[str, Mapping[str, Any]]) -> str:
         """How these images differ from those of which `identity` was `before`, in words; "" if they do not."""
         found = []
         for part, now in self.identity().items():
-            count, fingerprint = before[part]["images"], before[part]["fingerprint"]
+            count = before[part]["images"]
             if count != now["images"]:
                 found.append(f"{part} had {count:,} images and has {now['images']:,}")
-            elif fingerprint != now["fingerprint"]:
+            elif before[part]["fingerprint"] != now["fingerprint"]:
                 found.append(f"the {count:,} images of {part} are not the same ones, or not of the same classes")
         return "; ".join(found)
 
     def attributes(self, split: str) -> dict[str, NDArray]:
         """What is known of each image of a split besides its class, in index order: {"item_size": (N,) pixels} for
-        "fashion_mnist_scale", {} for other data sets and for images that are augmented in evaluation."""
+        "fashion_mnist_scale", else {}, and for images that are augmented."""
         view = self._view(split)
         return {} if view.key is not None else view.images.attributes(view.indices)
 
     def with_resize_size(self, resize_size: int | None) -> "Splits":
-        """The same images with another `data.resize_size` in evaluation; None: these splits.
-
-        Raises:
-            ConfigError: It is smaller than the image size, or images of this data set are not resized.
-        """
+        """The same images with another `data.resize_size` in evaluation; None: these splits. Raises ConfigError if it
+        is smaller than the image size, or images of this data set are not resized."""
         preprocessing = self.source.preprocessing
         if resize_size in (None, preprocessing.resize_size):
             return self
@@ -143,14 +114,14 @@ class Splits:
         return replace(self, source=replace(self.source, preprocessing=preprocessing), views=views)
 
     def without(self, split: str, positions: ArrayLike) -> "Splits":
-        """These splits less the images of one of them at some positions 0..N-1."""
+        """These splits less the images of one of them at some positions."""
         view = self._view(split)
         kept = replace(view, indices=np.delete(view.indices, np.asarray(positions, np.int64)))
         return replace(self, views={**self.views, split: kept})
 
     def batch(self, split: str, positions: ArrayLike) -> Batch:
-        """The images at some positions (n,), 0..N-1, of a split as evaluation sees them, and their labels. Where bad
-        images are skipped, the next readable one is shown in the place of each."""
+        """The images at some positions (n,), 0..N-1, of a split as evaluation sees them, and their labels. The next
+        readable image takes the place of a bad one that is skipped."""
         shown, places = self._view(split), np.asarray(positions, np.int64)
         images, bad = self.workers.one_batch(shown.task(places))
         batch = images, shown.labels(places)
@@ -159,18 +130,12 @@ class Splits:
 
     def positions(self, split: str, shard: Shard = WHOLE) -> NDArray[np.int64]:
         """The positions 0..N-1 of a split that a shard evaluates: neighbours, since they lie side by side on the disk.
-        Each belongs to one shard; sizes of shards, and with them numbers of batches, may differ by one."""
-        count = len(self._view(split).indices)
-        rank, ranks = shard
+        Sizes of shards, and with them numbers of batches, may differ by one."""
+        count, (rank, ranks) = len(self._view(split).indices), shard
         return np.arange(count * rank // ranks, count * (rank + 1) // ranks)
 
     def num_batches(self, split: str, batch_size: int, shard: Shard = WHOLE) -> int:
-        """Batches of a shard in evaluation, a short last one included.
-
-        Raises:
-            ConfigError: A batch size below 1, or fewer images than shards.
-            ValueError: No such split or shard.
-        """
+        """Batches of a shard in evaluation. Raises ConfigError for a batch size below 1 or fewer images than shards."""
         count = len(self._view(split).indices)
         _check_batch(batch_size, shard)
         if count < shard[1]:
@@ -179,29 +144,16 @@ class Splits:
 
     def batches(self, split: str, batch_size: int, shard: Shard = WHOLE, skip: int = 0) -> Iterator[Batch]:
         """A split as evaluation sees it: in index order, every image exactly once, the last batch short. Batches are
-        made ahead of time and belong to the receiver.
-
-        Args:
-            split: "train", "calibration" or "val".
-            batch_size: Images n per batch.
-            shard: (rank, count) of the processes that share the images, see `positions`.
-            skip: Batches to leave out at the start, at no cost.
-
-        Yields:
-            Images float32 (n, C, S, S), normalised, and labels int32 (n,), `bad_images.LEFT_OUT` for a bad image with
-            `data.on_bad_image` skip.
-
-        Raises:
-            ConfigError: At once, as of `num_batches`.
-            DataError: A bad image that is not skipped, named; or worker processes that died.
-        """
+        made ahead of time and belong to the receiver; those to `skip` at the start cost nothing. The label of a bad
+        image that is left out is `bad_images.LEFT_OUT`; other bad images and worker processes that died raise
+        DataError."""
         self.num_batches(split, batch_size, shard)
         share = self.positions(split, shard)
         places = [share[start : start + batch_size] for start in range(skip * batch_size, len(share), batch_size)]
         return taken_ahead(self._made(self._view(split), places, shard[1], self.bad_images.leave_out))
 
     def training(self, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> "TrainingBatches":
-        """The training images, shuffled and augmented, epoch by epoch; arguments as of `TrainingBatches`."""
+        """The training images, shuffled and augmented, epoch by epoch."""
         return TrainingBatches(self, batch_size, shard, multiple)
 
     def pipeline(
@@ -210,9 +162,8 @@ class Splits:
         """`batches`, or in training `training` from `epoch` on, as a `mindspore.dataset` with the columns `image` and
         `label`, for `mindspore.Model`. In training, which is for the split "train" alone, every pass is the next epoch.
 
-        Raises ConfigError and ValueError as they do, DataError if the first batch cannot be made. Later errors in
-        reading images arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares 16 batches
-        ahead by default: lower `mindspore.dataset.config.set_prefetch_size` for large images.
+        Errors after the first batch arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
+        16 batches ahead: lower `mindspore.dataset.config.set_prefetch_size` for large images.
         """
         from dvt.data.pipelines import as_dataset  # imports MindSpore
 
@@ -232,7 +183,6 @@ class Splits:
     def _made(
         self, shown: View, places: list[NDArray[np.int64]], ranks: int, handle_bad: Callable[..., None]
     ) -> Generator[Batch, None, None]:
-        """A batch for each of `places`, made by the workers of one of `ranks` processes."""
         tasks = (shown.task(each) for each in places)
         with closing(self.workers.batches(tasks, images=sum(map(len, places)), ranks=ranks)) as made:
             for each, (images, bad) in zip(places, made, strict=True):
@@ -244,22 +194,9 @@ class Splits:
 class TrainingBatches:
     """The training batches of one of the processes that train together; made by `Splits.training`.
 
-    What an epoch looks like depends on (seed, epoch) alone, not on workers, batch size (but for the cut into batches)
-    or earlier epochs; with mixup or cutmix, what is mixed also depends on the batch and the rank.
-
-    Args:
-        splits: The data.
-        batch_size: Images n per batch and process.
-        shard: (rank, count) of the processes. Their batches side by side are those of one process with `count` times
-            the batch size.
-        multiple: The number of batches per epoch is a multiple of this; images that are left over are dropped.
-
-    Attributes:
-        per_epoch: Batches per epoch, the same for all processes.
-
-    Raises:
-        ConfigError: A batch size below 1, or fewer images than `multiple` batches of all processes.
-        ValueError: No such shard.
+    An epoch depends on (seed, epoch) alone, and with mixup or cutmix on batch and rank; not on workers or earlier
+    epochs. The batches of all processes side by side are those of one process with as many times the batch size.
+    `per_epoch`, their number, is a multiple of `multiple`; images that are left over are dropped.
     """
 
     def __init__(self, splits: Splits, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> None:
@@ -275,37 +212,23 @@ class TrainingBatches:
         self._splits, self._batch_size, self._shard = splits, batch_size, shard
 
     def epoch(self, number: int, skip: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch, made ahead of time; they belong to the receiver.
-
-        Args:
-            number: Number of the epoch, from 0.
-            skip: Batches to leave out at the start, at no cost.
-
-        Yields:
-            Images float32 (n, C, S, S), normalised, and labels int32 (n,), or with mixup or cutmix targets float32
-            (n, classes).
-
-        Raises:
-            DataError: A bad image that is not skipped, named; or worker processes that died.
-        """
+        """The batches of an epoch (from 0), as `Splits.batches` gives those of evaluation."""
         splits, (rank, ranks) = self._splits, self._shard
         view = splits.views["train"]
-        order = permutation(stream_key(splits.seed, Purpose.ORDER, number), len(view.indices))
+        order = np.random.default_rng(stream_key(splits.seed, Purpose.ORDER, number)).permutation(view.indices)
         key = stream_key(splits.seed, Purpose.AUGMENTATION, number)
-        shown = replace(view, indices=view.indices[order], key=key, epoch=number)
+        shown = replace(view, indices=order, key=key, epoch=number)
         # Batch i of all processes together is batch i of one process with a batch size `ranks` times as large.
         together = np.arange(self.per_epoch * ranks * self._batch_size).reshape(self.per_epoch, ranks, -1)
         return taken_ahead(self._augmented(shown, list(together[:, rank]), skip))
 
     def _augmented(self, shown: View, places: list[NDArray[np.int64]], skip: int) -> Generator[Batch, None, None]:
-        """The batches of an epoch but for the first `skip`: mixed if mixup or cutmix is on, and only then erased, so
-        that no erased block is blended, as published."""
+        # Mixed first and then erased, so that no erased block is blended, as published.
         splits, (rank, ranks) = self._splits, self._shard
         erasing_key = stream_key(splits.seed, Purpose.ERASING, shown.epoch)
-        made = splits._made(shown, places[skip:], ranks, splits.bad_images.replace)
-        with closing(made):
+        with closing(splits._made(shown, places[skip:], ranks, splits.bad_images.replace)) as made:
             for i, (images, labels) in enumerate(made, start=skip):
-                if splits.mixing.active:
+                if splits.mixing:
                     key = stream_key(splits.seed, Purpose.MIXING, shown.epoch, i, rank)
                     images, labels = splits.mixing(images, labels, key)
                 if splits.erasing > 0:

@@ -4,6 +4,7 @@ import io
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,10 +13,8 @@ from PIL import Image, UnidentifiedImageError
 
 from dvt.errors import DataError, reason_of
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-"""What files may hold, whatever their extension. PIL knows more, some of which (EPS) start other programs."""
-MAX_PIXELS = 89_478_485
-"""Larger images are refused before they take memory; it is where PIL begins to warn of decompression bombs."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # PIL knows more, of which EPS starts other programs
+MAX_PIXELS = 89_478_485  # where PIL begins to warn of decompression bombs; checked before an image takes memory
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # PIL warns of damaged metadata, such as EXIF, that nothing here looks at, and does not name the file. The filter is for
@@ -24,24 +23,15 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
-    """The decoded image of a file in the PIL mode asked for; of an animation, the first frame.
+    """The decoded image of a path or open file in PIL mode "RGB" or "L"; of an animation, the first frame.
 
     The EXIF orientation is ignored, as by PIL and torchvision: the published models were trained on images as stored.
-
-    Args:
-        file: Path, or an open file.
-        mode: "RGB" or "L".
-        name: Returns what messages call it; None: its path.
-
-    Raises:
-        DataError: The file is missing, cannot be opened, is no image, is cut short, or is larger than `MAX_PIXELS`; the
-            message names it.
+    Raises DataError if the file is missing, no image, cut short or larger than `MAX_PIXELS`; it calls the file by its
+    path, or `name()`.
     """
     try:
-        if isinstance(file, str | os.PathLike):
-            with open(file, "rb") as opened:
-                return _decoded(opened, mode)
-        return _decoded(file, mode)
+        with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
+            return _decoded(opened, mode)
     except MemoryError:  # not the file's fault
         raise
     except Exception as error:  # decoders report broken files in more ways than can be listed
@@ -82,13 +72,8 @@ def _pixels_alone(png: bytes) -> bytes:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """The image in PIL mode `mode` ("RGB" or "L"). Transparency is dropped, as PIL's own conversion does.
-
-    16-bit grey keeps its upper 8 bits; PIL would cut everything above 255 to white.
-
-    Raises:
-        DataError: The pixels are floats or 32-bit numbers, whose white is not known.
-    """
+    """The image in PIL mode "RGB" or "L", without transparency. 16-bit grey keeps its upper 8 bits; PIL would cut
+    everything above 255 to white. Raises DataError for floats and 32-bit numbers, whose white is not known."""
     if image.mode == mode:
         image.load()
         return image

@@ -1,7 +1,6 @@
 """Which files of a folder are images: the one rule of training, records, `dvt predict` and `dvt infer`.
 
-A file is an image by the ending of its name, whatever its case; links to files and to folders count as what they lead
-to. What is left out is counted by reason.
+A file is an image by the ending of its name, whatever its case; links count as what they lead to.
 """
 
 import os
@@ -10,11 +9,10 @@ from pathlib import Path
 
 from dvt.errors import DataError, listing, reason_of
 
-ENDINGS = (
+ENDINGS = (  # of the formats that `dvt.data.decode` reads
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
-"""Of the formats that `dvt.data.decode` reads."""
 HIDDEN = "hidden"
 NO_IMAGE = "not an image by the ending of its name"
 NO_FILE = "not a file"
@@ -32,17 +30,15 @@ class Listing:
     left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
 
     def leave_out(self, reason: str, *paths: str) -> None:
-        """Notes paths that are left out for a reason."""
         self.left_out.setdefault(reason, []).extend(paths)
 
     def take(self, other: "Listing") -> None:
-        """Adds the images of another folder, and what it left out."""
         self.images += other.images
         for reason, paths in other.left_out.items():
             self.leave_out(reason, *paths)
 
     def notes(self, folder: str | Path) -> list[str]:
-        """A line for the log with the number for each reason; none if nothing is left out."""
+        """A line for the log, if anything was left out."""
         shown = []
         for reason, paths in self.left_out.items():
             names = listing((os.path.relpath(path, folder) for path in paths), shown=2)
@@ -72,11 +68,7 @@ def look_into(folder: str | Path) -> Listing:
 
 
 def images_below(folder: str | Path) -> Listing:
-    """All images in a folder and in the folders below it, sorted by path.
-
-    Raises:
-        DataError: There are none, or one of the folders cannot be read.
-    """
+    """All images in a folder and below it, sorted by path. Raises DataError if there are none."""
     found, waiting = Listing(), [(str(folder), (os.path.realpath(folder),))]
     while waiting:
         here, above = waiting.pop()

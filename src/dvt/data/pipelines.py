@@ -1,8 +1,4 @@
-"""Batches as a `mindspore.dataset`, for `mindspore.Model` and for data that MindSpore sends to the device by itself.
-
-Everything else iterates over `Splits.batches` and `TrainingBatches.epoch`. The only module of `dvt.data` that imports
-MindSpore.
-"""
+"""Batches as a `mindspore.dataset`, for `mindspore.Model` and for data that MindSpore sends to the device by itself."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,14 +11,13 @@ from numpy.typing import NDArray
 
 from dvt.errors import DVTError
 
-PREFETCH_BATCHES = 2
-"""Batches that MindSpore holds ready; its default of 16 would be gigabytes of ImageNet batches."""
+PREFETCH_BATCHES = 2  # that MindSpore holds ready; its default of 16 would be gigabytes of ImageNet
 
 Batches = Iterator[tuple[NDArray[np.float32], NDArray]]
 
 
 class _Epochs:
-    """Iterable of which every pass is the next epoch."""
+    """Every pass is the next epoch."""
 
     def __init__(self, batches: Callable[[int], Batches], length: int, first: int) -> None:
         self.next_epoch = first
@@ -34,11 +29,8 @@ class _Epochs:
 
     def __iter__(self) -> Batches:
         self.next_epoch += 1
-        return self._epoch(self.next_epoch - 1)
-
-    def _epoch(self, number: int) -> Batches:
         try:
-            yield from self._batches(number)
+            yield from self._batches(self.next_epoch - 1)
         except DVTError as error:
             self._failure = error
             raise
@@ -55,16 +47,8 @@ class _Epochs:
 
 
 def as_dataset(batches: Callable[[int], Batches], length: int, first: int) -> ds.GeneratorDataset:
-    """A dataset with the columns `image` and `label`, of which every new pass is the next epoch.
-
-    Args:
-        batches: Epoch -> its batches.
-        length: Batches per epoch.
-        first: Epoch of the first pass.
-
-    Raises:
-        DataError: The first batch cannot be made.
-    """
+    """A dataset with the columns `image` and `label`, of which every new pass is the next epoch, the first one `first`;
+    `batches` gives the `length` batches of an epoch. Raises DataError if the first of them cannot be made."""
     epochs = _Epochs(batches, length, first)
     dataset = ds.GeneratorDataset(
         epochs, ["image", "label"], shuffle=False, num_parallel_workers=1, python_multiprocessing=False
@@ -78,13 +62,8 @@ def as_dataset(batches: Callable[[int], Batches], length: int, first: int) -> ds
 
 
 def sunk_into(step: Callable[..., Any], dataset: ds.GeneratorDataset) -> Callable[[], Any]:
-    """A function without arguments that runs `step` on the next batch, epoch after epoch, while MindSpore sends the
-    following ones to the device (Ascend and GPU).
-
-    Args:
-        step: Takes the columns of `dataset`.
-        dataset: Made by `as_dataset`. A fault in the data arrives as the `DVTError` that names it.
-    """
+    """A function that runs `step` on the columns of the next batch, epoch after epoch, while MindSpore sends the
+    following ones to the device (Ascend and GPU); it raises the `DVTError` that names a fault in the data."""
     before = ds.config.get_prefetch_size()
     ds.config.set_prefetch_size(PREFETCH_BATCHES)
     try:

@@ -1,9 +1,8 @@
 """Evaluation preprocessing: an image file or PIL image becomes one normalised model input.
 
-The shorter side is resized to `resize_size` with PIL, the longer one to int(resize_size * long / short), the centre is
-cropped at int(round((side - image_size) / 2)), and pixels become (x / 255 - mean) / std. Resize and crop are PIL's own
-and therefore equal to it bit for bit, except for extremely long images (`MAX_RATIO`); the arithmetic of the sizes is
-that of torchvision, with which the published models were evaluated.
+The shorter side is resized to `resize_size`, the centre is cropped, and pixels become (x / 255 - mean) / std. Resize
+and crop are PIL's own, except for extremely long images (`MAX_RATIO`); the arithmetic of the sizes is that of
+torchvision, with which the published models were evaluated.
 
 Legend: C channels, S side of the square model input.
 """
@@ -20,37 +19,23 @@ from dvt.data.decode import read_image, to_mode
 from dvt.errors import ConfigError
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-EVALUATION_CROP = 224 / 256
-"""Share of the resized image's shorter side that the published evaluation keeps."""
+# Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
+# memory. That differs from PIL's resize and crop by rounding, one level in a few pixels of a thousand.
 MAX_RATIO = 64
-"""Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
-memory. That differs from PIL's resize and crop by rounding, one level in a few pixels of a thousand."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What evaluation does to every image; stored with a checkpoint, so that its model sees what it was trained on.
+    Raises ConfigError for a value that no image can be prepared with."""
 
-    Args:
-        dataset: Name of the data set it was made for.
-        image_size: Side S of the model input, in pixels.
-        resize_size: Length of the shorter side before the centre crop, in pixels.
-        in_channels: 1 (grey) or 3 (RGB).
-        mean: Mean per channel of pixels in 0..1.
-        std: Standard deviation per channel of pixels in 0..1.
-        interpolation: "bicubic" or "bilinear", both with PIL's antialiasing.
-
-    Raises:
-        ConfigError: A value that no image can be prepared with; the message names the key.
-    """
-
-    dataset: str
-    image_size: int
-    resize_size: int
-    in_channels: int
-    mean: tuple[float, ...]
+    dataset: str  # for which it was made
+    image_size: int  # side S of the model input, in pixels
+    resize_size: int  # shorter side before the centre crop, in pixels
+    in_channels: int  # 1 (grey) or 3 (RGB)
+    mean: tuple[float, ...]  # per channel, of pixels in 0..1
     std: tuple[float, ...]
-    interpolation: str = "bicubic"
+    interpolation: str = "bicubic"  # or "bilinear", both with PIL's antialiasing
 
     def __post_init__(self) -> None:
         if self.image_size < 1:
@@ -74,16 +59,12 @@ class Preprocessing:
             raise ConfigError(f"interpolation is {self.interpolation!r}; it must be one of {', '.join(RESAMPLING)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists, fit for JSON; `from_dict` reads it back."""
+        """Plain numbers, strings and lists, fit for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Preprocessing":
-        """The inverse of `to_dict`.
-
-        Raises:
-            ConfigError: A key is missing or unknown.
-        """
+        """The inverse of `to_dict`. Raises ConfigError if a key is missing or unknown."""
         try:
             return cls(**stored)
         except TypeError as error:
@@ -91,8 +72,12 @@ class Preprocessing:
 
     @property
     def mode(self) -> str:
-        """PIL mode of the model input."""
         return "L" if self.in_channels == 1 else "RGB"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, S, S)."""
+        return self.in_channels, self.image_size, self.image_size
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """(S, S) or (S, S, 3) pixels of the resized and cropped image."""
@@ -114,11 +99,7 @@ class Preprocessing:
         return values
 
     def __call__(self, image: Image.Image | str | Path) -> NDArray[np.float32]:
-        """One image or image file -> float32 (C, S, S).
-
-        Raises:
-            DataError: The file is missing, no image or cut short; the message names it.
-        """
+        """One image or image file -> float32 (C, S, S). Raises DataError as `read_image` does."""
         if not isinstance(image, Image.Image):
             image = read_image(image, self.mode)
         return self.normalise(self.pixels(image))
@@ -126,7 +107,7 @@ class Preprocessing:
 
 def default_resize_size(image_size: int) -> int:
     """Shorter side before the centre crop as in the published evaluation: 256 for 224, and in proportion."""
-    return round(image_size / EVALUATION_CROP)
+    return round(image_size / (224 / 256))
 
 
 def resized_size(width: int, height: int, shorter: int) -> tuple[int, int]:

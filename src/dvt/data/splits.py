@@ -4,23 +4,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvt.config.sections import AugmentSection, DataSection
 from dvt.data.augment.draws import Purpose, even_subset, stream_key
 from dvt.data.augment.mixing import Mixing
-from dvt.data.augment.recipe import Recipe
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.batches import Splits
-from dvt.data.calibration import calibration_images, held_out_calibration
-from dvt.data.images import View
+from dvt.data.images import PARTS, Recipe, Source, View
 from dvt.data.sources.cifar import open_cifar
 from dvt.data.sources.fashion_mnist import open_fashion_mnist
 from dvt.data.sources.image_folder import open_image_folder
 from dvt.data.sources.scale import open_scale
-from dvt.data.sources.source import PARTS, Source
 from dvt.data.workers import Workers
-from dvt.errors import ConfigError, DataError
+from dvt.errors import ConfigError, DataError, listing
 
 SPLITS = ("train", "calibration", "val")
 SOURCES = {
@@ -46,36 +42,36 @@ def load_splits(
     - calibration, held out: drawn from the training images, which do without them; evaluation preprocessing.
     - train: all (other) training images, or `train_images` of them.
     - calibration, not held out: drawn from the images trained on, cropped and flipped once and for all, without
-      what `augment` adds. More images than there are is no error then: the published 50,000 fit ImageNet; `describe`
-      says how many were taken.
-    All draws are even per class; those from the training images depend on the seed.
-
-    Args:
-        data: The section `data` of a configuration.
-        image_size: Side S of the model input, in pixels.
-        seed: Fixes subsets, order and augmentation.
-        augment: The section `augment`: how training batches are varied; None: crop and flip alone.
-        label_smoothing: Of the soft targets that mixup and cutmix make, in 0..1.
-
-    Raises:
-        DataError: The data set is missing or faulty; the message names the file, folder or class.
-        ConfigError: The configuration does not fit it; the message names the key.
+      what `augment` adds. More images than there are is no error then: the published 50,000 fit ImageNet.
+    All draws are even per class; those from the training images depend on the seed, as do order and augmentation.
+    Raises DataError if the data set is missing or faulty, ConfigError if the configuration does not fit it.
     """
     augment = augment or AugmentSection()
     source = _open(data, image_size, augment)
     plain = Recipe(source.preprocessing, source.preprocessing.interpolation)  # crop and flip alone
     labels, train, key = source.train.labels, np.arange(len(source.train.labels)), None
-    _check_classes(source, train)
+    calibration_key = stream_key(seed, Purpose.CALIBRATION)
     if data.hold_out_calibration:
-        calibration = held_out_calibration(labels, data, seed)
+        if data.calibration_images >= len(labels):
+            raise ConfigError(
+                f"data.calibration_images is {data.calibration_images}, but there are {len(labels)} training images and"
+                " data.hold_out_calibration takes the slice away from them; lower it"
+            )
+        calibration = even_subset(labels, data.calibration_images, calibration_key)
         train = np.setdiff1d(train, calibration, assume_unique=True)
         note = f"calibration: {len(calibration):,} training images, kept out of training"
     if data.train_images is not None:
         train = train[even_subset(labels[train], data.train_images, stream_key(seed, Purpose.SUBSET))]
-    _check_classes(source, train, "; lower data.calibration_images or raise data.train_images")
+    # A class without training images would be an output that the model never learns.
+    counts = np.bincount(labels[train], minlength=len(source.class_names))
+    if empty := [source.class_names[i] for i in np.flatnonzero(counts == 0)]:
+        raise DataError(
+            f"no training images of {len(empty)} class(es): {listing(empty, shown=5)}; give each some, lower"
+            " data.calibration_images or raise data.train_images"
+        )
     if not data.hold_out_calibration:
         asked, key = data.calibration_images, stream_key(seed, Purpose.CALIBRATION_AUGMENTATION)
-        calibration = calibration_images(labels, train, asked, seed)
+        calibration = train[even_subset(labels[train], asked, calibration_key)]
         capped = f" (all; {asked:,} asked for)" if len(calibration) < asked else ""
         note = f"calibration: {len(calibration):,} of the images trained on{capped}, cropped and flipped"
     views = (
@@ -83,16 +79,17 @@ def load_splits(
         View("calibration", source.train, calibration, plain, key),
         _validation(source, data),
     )
-    mixing = Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names))
-    splits = _divided(source, data, views, (*source.notes, *_augmentation_notes(augment), note))
+    mixed = augment.mixup > 0 or augment.cutmix > 0
+    mixing = Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names)) if mixed else None
+    added = [] if augment.policy == "none" else [augment.policy]
+    added += [f"{key} {value:g}" for key in ("mixup", "cutmix", "erasing") if (value := getattr(augment, key)) > 0]
+    variation = [f"training images: crop and flip, {', '.join(added)}"] if added else []
+    splits = _divided(source, data, views, (*source.notes, *variation, note))
     return replace(splits, seed=seed, mixing=mixing, erasing=augment.erasing)
 
 
 def load_validation(data: DataSection, image_size: int) -> Splits:
-    """The validation images alone, as `load_splits` has them: training images need not be there and are not looked at.
-
-    Mean and standard deviation that would be computed from them must be given. Raises as `load_splits`.
-    """
+    """The validation images alone, as `load_splits` has them, but that mean and standard deviation are not computed."""
     source = _open(data, image_size, AugmentSection(), ("val",))
     return _divided(source, data, (_validation(source, data),), tuple(source.notes))
 
@@ -108,9 +105,6 @@ def _divided(source: Source, data: DataSection, views: Sequence[View], notes: tu
     return Splits(
         source=source,
         views={view.split: view for view in views},
-        seed=0,
-        mixing=Mixing(0.0, 0.0, 0.0, len(source.class_names)),
-        erasing=0.0,
         workers=Workers(data.workers, data.worker_type),
         bad_images=BadImagePolicy(data, {view.split: len(view.indices) for view in views}),
         notes=notes,
@@ -128,18 +122,3 @@ def _open(data: DataSection, image_size: int, augment: AugmentSection, parts: Se
             " (erasing, mixup and cutmix can be used)"
         )
     return source
-
-
-def _augmentation_notes(augment: AugmentSection) -> list[str]:
-    """One line on what training adds to crop and flip, if anything."""
-    added = [] if augment.policy == "none" else [augment.policy]
-    added += [f"{key} {value:g}" for key in ("mixup", "cutmix", "erasing") if (value := getattr(augment, key)) > 0]
-    return [f"training images: crop and flip, {', '.join(added)}"] if added else []
-
-
-def _check_classes(source: Source, train: NDArray[np.int64], remedy: str = "") -> None:
-    """Every class must have training images, or the model has an output that it never learns."""
-    counts = np.bincount(source.train.labels[train], minlength=len(source.class_names))
-    empty = [source.class_names[i] for i in np.flatnonzero(counts == 0)]
-    if empty:
-        raise DataError(f"no training images of {len(empty)} class(es): {', '.join(empty[:5])}{remedy}")

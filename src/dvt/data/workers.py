@@ -1,72 +1,65 @@
 """Makes the images of batches ahead of time, in threads or processes.
 
-A batch is divided among all workers, so that two batches in the making keep any number of workers busy. Workers import
-neither MindSpore nor the list of files: what they need travels with each task, and 8-bit pixels travel back, a quarter
-of the bytes of the model inputs that are made of them here.
+A batch is divided among all workers. What they need travels with each task, without MindSpore and the list of files;
+8-bit pixels travel back, a quarter of the bytes of the model inputs that are made of them here.
+
+Processes are started by "spawn", as a fork of a process with many threads may hang; so the main module of the run must
+do its work below `if __name__ == "__main__"`. They leave the signals that end a run to their parent, and end with it.
 
 Legend: n images of a batch, k of a part of it, C channels, S side of the model input.
 """
 
 import math
+import multiprocessing
 import os
+import signal
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import connection
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvt.data.processes import Processes
 from dvt.errors import DataError
 
 MAX_WORKERS = 8
-CARDS_PER_MACHINE = 8
-"""Ranks that are taken to share a machine where the launcher does not say how many do."""
-PROCESS_IMAGES = 2000
-"""Shortest pass for which "auto" starts processes: they take about a second to start."""
-STARTED_AHEAD = 1
-"""Batches started before the one before is complete, so that workers never wait."""
-READY_AHEAD = 2
-"""Complete batches that wait for whoever takes them."""
-PARTS_PER_WORKER = 4
-"""Parts per worker and batch: few enough that handing them out costs little, enough to keep all workers busy."""
+CARDS_PER_MACHINE = 8  # ranks that are taken to share a machine where the launcher does not say how many do
+PROCESS_IMAGES = 2000  # shortest pass for which "auto" starts processes: they take about a second to start
+STARTED_AHEAD = 1  # batches started before the one before is complete, so that workers never wait
+READY_AHEAD = 2  # complete batches that wait for whoever takes them
+PARTS_PER_WORKER = 4  # per batch: few enough that handing them out costs little, enough to keep all workers busy
+GROUP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # sent to all processes of a run
+TERM_SECONDS = 10  # how long a worker process still serves its parent after SIGTERM
 
 BadImages = list[tuple[int, str]]
 """Images that cannot be read: place in the batch or in a part of it, ascending, and why, with the name of the file."""
+Made = tuple[NDArray, BadImages]  # the values of images that cannot be read are arbitrary
 WorkerType = Literal["auto", "process", "thread"]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Task:
-    """The images of one batch, to be made in parts.
+    """The images of one batch, to be made in parts, which `make` is called with; picklable."""
 
-    Args:
-        make: Called with a part of each of `columns`; returns what stands for k images, and those it could not read, by
-            their place in the part. Must be picklable: a function of a module, or a `functools.partial` of one.
-        columns: What it needs for each image, (n,) each; picklable.
-        finish: Makes model inputs (k, C, S, S) of what `make` returns; called in this process.
-        shape: (C, S, S).
-        chunk: Fewest images that are worth a part of their own: 1 where each takes milliseconds, more for cheap ones;
-            None: so cheap that all are made at once by whoever asks for the batch.
-    """
-
-    make: Callable[..., tuple[NDArray, BadImages]]
-    columns: tuple[Sequence[Any], ...]
-    finish: Callable[[NDArray], NDArray[np.float32]]
-    shape: tuple[int, int, int]
-    chunk: int | None
+    make: Callable[..., Made]
+    columns: tuple[Sequence[Any], ...]  # what `make` needs for each image, (n,) each
+    finish: Callable[[NDArray], NDArray[np.float32]]  # (k, C, S, S) of what `make` returns; called in this process
+    shape: tuple[int, int, int]  # (C, S, S)
+    chunk: int | None  # fewest images worth a part of their own; None: cheap, made at once by who asks for the batch
 
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def joined(self, parts: Iterable[tuple[NDArray, BadImages]]) -> tuple[NDArray[np.float32], BadImages]:
-        """The batch (n, C, S, S) and its bad images, of what `make` returned for its parts in order."""
+    def joined(self, parts: Iterable[Made]) -> Made:
+        """The batch, float32 (n, C, S, S), of what `make` returned for its parts."""
         images, bad, start = np.empty((len(self), *self.shape), np.float32), [], 0
         for made, unread in parts:
             images[start : start + len(made)] = self.finish(made)
@@ -74,18 +67,13 @@ class Task:
             start += len(made)
         return images, bad
 
-    def run(self) -> tuple[NDArray[np.float32], BadImages]:
-        """The same, made at once in this thread."""
+    def run(self) -> Made:
         return self.joined([self.make(*self.columns)])
 
 
 class Workers:
-    """Threads or processes, which start with the first batch and end with this object.
-
-    Args:
-        count: Threads or processes; None: the cores of this process, at most 8, shared by the ranks of this machine.
-        kind: "process", "thread", or "auto": processes for passes of more than `PROCESS_IMAGES` images.
-    """
+    """Threads or processes, which start with the first batch and end with this object. `count` None takes the cores of
+    this process, at most 8, shared by the ranks of this machine; `kind` "auto" takes processes for long passes."""
 
     def __init__(self, count: int | None, kind: WorkerType) -> None:
         self._count, self._kind = count, kind
@@ -93,28 +81,17 @@ class Workers:
         weakref.finalize(self, _shut_down, self._pools)
 
     def count(self, ranks: int = 1) -> int:
-        """Threads or processes of this rank, if `ranks` share the work."""
         return self._count or max(1, min(MAX_WORKERS, available_cores() // local_ranks(ranks)))
 
     def describe(self) -> str:
-        """Half a sentence for the log."""
         auto = f"processes where a pass has more than {PROCESS_IMAGES:,} images, else threads"
         kind = {"auto": auto, "process": "processes", "thread": "threads"}[self._kind]
         return f"workers per rank: {self._count or f'at most {self.count()}'} ({kind})"
 
-    def batches(
-        self, tasks: Iterable[Task], images: int, ranks: int = 1
-    ) -> Iterator[tuple[NDArray[np.float32], BadImages]]:
-        """The batches of `tasks` in order, each started before the one before is handed out; `images` is the number of
-        the whole pass, which this and other processes, `ranks` in all, share.
-
-        Yields:
-            Per task an array (n, C, S, S), which belongs to the receiver, and the images that could not be read, whose
-            values in it are arbitrary.
-
-        Raises:
-            DataError: Worker processes died.
-        """
+    def batches(self, tasks: Iterable[Task], images: int, ranks: int = 1) -> Iterator[Made]:
+        """The batches of `tasks` in order, each started before the one before is handed out; they belong to the
+        receiver. `images` is the number of the whole pass, which this and other processes, `ranks` in all, share.
+        Raises DataError if processes died."""
         auto = "process" if images > PROCESS_IMAGES else "thread"
         kind = auto if self._kind == "auto" else self._kind
         in_progress: deque[tuple[Task, list[Future]]] = deque()
@@ -137,25 +114,30 @@ class Workers:
                 for part in parts:
                     part.cancel()
 
-    def one_batch(self, task: Task) -> tuple[NDArray[np.float32], BadImages]:
-        """A single batch of any size, made in threads; see `batches`."""
+    def one_batch(self, task: Task) -> Made:
+        """A single batch of any size, made in threads."""
         return _result(task, self._started(task, "thread", self.count()))
 
     def _started(self, task: Task, kind: str, count: int) -> list[Future]:
-        """Hands the parts of a batch out; none where it is made by whoever asks for it."""
         if task.chunk is None or (kind == "thread" and count == 1):
             return []
-        if kind not in self._pools:
-            made = Processes(count) if kind == "process" else ThreadPoolExecutor(count, thread_name_prefix="dvt-data")
-            self._pools.setdefault(kind, made)
         chunk = max(task.chunk, math.ceil(len(task) / (PARTS_PER_WORKER * count)))
         starts = range(0, len(task), chunk)
         parts = (tuple(column[start : start + chunk] for column in task.columns) for start in starts)
-        return [self._pools[kind].submit(task.make, *part) for part in parts]
+        with _signals_held():
+            if kind not in self._pools:
+                self._pools[kind] = _pool(kind, count)
+            return [self._pools[kind].submit(task.make, *part) for part in parts]
 
 
-def _result(task: Task, parts: list[Future]) -> tuple[NDArray[np.float32], BadImages]:
+def _result(task: Task, parts: list[Future]) -> Made:
     return task.joined(part.result() for part in parts) if parts else task.run()
+
+
+def _pool(kind: str, count: int) -> Executor:
+    if kind == "thread":
+        return ThreadPoolExecutor(count, thread_name_prefix="dvt-data")
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_process)
 
 
 def _shut_down(pools: dict[str, Executor]) -> None:
@@ -177,18 +159,14 @@ def taken_ahead(items: Generator[T, None, None], count: int = READY_AHEAD) -> It
 
 
 def available_cores() -> int:
-    """Processor cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def local_ranks(ranks: int) -> int:
-    """How many of `ranks` processes share the cores of this one.
-
-    Launchers that say so are believed. `msrun` does not say, but notes when it has bound each process to cores of its
-    own; otherwise they are taken to fill one machine of `CARDS_PER_MACHINE` after the other.
-    """
+    """How many of `ranks` processes share the cores of this one, if the launcher says so. `msrun` does not, but notes
+    when it has bound each process to cores of its own; otherwise they fill machines of `CARDS_PER_MACHINE`."""
     if "MSRUN_CPU_LIST" in os.environ:
         return 1
     for name in ("LOCAL_RANK_SIZE", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE"):
@@ -196,3 +174,30 @@ def local_ranks(ranks: int) -> int:
         if value.isdigit() and int(value) > 0:
             return int(value)
     return min(ranks, CARDS_PER_MACHINE)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """What starts meanwhile holds back these signals: worker processes until they are ready for them, and for good
+    threads and the process with which Python keeps track of semaphores, which would die of a SIGHUP."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_process() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # A scheduler stops all processes of a job at once; the parent still finishes its step and saves the run.
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(TERM_SECONDS))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GROUP_SIGNALS)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

@@ -2,7 +2,7 @@
 
 Only weights are stored as integers; activations are scaled to integers at run time ("dynamic quantisation"). That moves
 confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`), measured on
-calibration images (`dvt.data.splits.calibration_images`).
+calibration images (`dvt.data.load_splits`).
 """
 
 from pathlib import Path

@@ -7,8 +7,9 @@ from dvt.errors import CheckpointError, ConfigError
 
 
 def check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
-    for what in ("num_classes", "in_channels"):
-        needed, there = getattr(loaded.model, what), getattr(splits, what)
+    held = {"num_classes": len(splits.class_names), "in_channels": splits.preprocessing["in_channels"]}
+    for what, there in held.items():
+        needed = getattr(loaded.model, what)
         if needed != there:
             raise CheckpointError(
                 f"{checkpoint} has {what} {needed}, the data set {there}; evaluate on the data set the model was "

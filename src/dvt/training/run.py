@@ -92,7 +92,7 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
     Raises ConfigError, DataError and CheckpointError for what cannot be trained or resumed.
     """
     train = config.train
-    model_config = config.model.resolve(splits.num_classes, splits.in_channels)
+    model_config = config.model.resolve(len(splits.class_names), splits.preprocessing["in_channels"])
     if train.exit_weights is not None and len(train.exit_weights) != model_config.num_exits:
         raise ConfigError(
             f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dvt.data.augment.basic import CROP_DRAWS, random_resized_crop_box, random_shift_flip
-from dvt.data.augment.draws import even_subset, permutation, stream_key, uniforms
+from dvt.data.augment.draws import even_subset, stream_key, uniforms
 
 
 def test_numbers_depend_on_key_and_index_alone():
@@ -27,11 +27,6 @@ def test_numbers_are_uniform_and_independent():
     np.testing.assert_allclose(neighbours, np.eye(6), atol=0.015)
     counts = np.histogram(numbers[:, 0], bins=100, range=(0, 1))[0]
     assert ((counts - 1000) ** 2 / 1000).sum() < 150  # chi-square of 99 degrees of freedom
-
-
-def test_permutation_is_one():
-    np.testing.assert_array_equal(np.sort(permutation(5, 100)), np.arange(100))
-    assert (permutation(5, 100) != permutation(6, 100)).any()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from PIL import Image
 
 from dvt.config import AugmentSection, DataSection
 from dvt.data import Preprocessing, load_splits
-from dvt.data.augment.recipe import Recipe
+from dvt.data.images import Recipe
 from dvt.errors import ConfigError
 
 POLICY = "rand-m9-mstd0.5-inc1"

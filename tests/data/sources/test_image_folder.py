@@ -22,7 +22,7 @@ def test_classes_files_and_pixels(image_folder):
     (image_folder / "train" / ".git").mkdir()
     (image_folder / "train" / "README.txt").write_text("x")
     splits = load(image_folder)
-    assert splits.class_names == ("cat", "dog", "owl") and splits.num_classes == 3 and splits.in_channels == 3
+    assert splits.class_names == ("cat", "dog", "owl") and splits.preprocessing["in_channels"] == 3
     assert splits.sizes == {"train": 18, "calibration": 18, "val": 9}
     assert splits.labels("val").tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
     assert splits.preprocessing["resize_size"] == 18 and splits.preprocessing["interpolation"] == "bicubic"

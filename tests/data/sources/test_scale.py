@@ -29,7 +29,7 @@ def test_resize_matrices_equal_pil(target):
 
 def paste(folder, splits, size, index):
     """The image on its canvas, found by trying every place; the number of places that fit."""
-    image = splits.batch("val", [index])[0][0, 0] * splits.std[0] + splits.mean[0]
+    image = splits.batch("val", [index])[0][0, 0] * splits.preprocessing["std"][0] + splits.preprocessing["mean"][0]
     item = read_idx(folder / "t10k-images-idx3-ubyte.gz")[index] / 255.0
     item = resize_matrix(28, size) @ item @ resize_matrix(28, size).T
     fits = 0
@@ -47,7 +47,7 @@ def test_items_are_drawn_whole_on_black_at_the_stated_size(fashion_folder):
     assert sizes.shape == (60,) and set(sizes) == {10, 20, 40}
     for index in range(8):
         assert paste(fashion_folder, splits, sizes[index], index) == 1
-    assert splits.in_channels == 1 and splits.preprocessing["dataset"] == "fashion_mnist_scale"
+    assert splits.preprocessing["in_channels"] == 1 and splits.preprocessing["dataset"] == "fashion_mnist_scale"
 
 
 def test_evaluation_is_the_same_for_every_seed_subset_and_batch_size(fashion_folder):
@@ -88,7 +88,7 @@ def test_mean_and_std_are_those_of_the_drawn_images(fashion_folder):
     images = np.concatenate([i for e in range(20) for i, _ in splits.training(100).epoch(e)])
     assert abs(images.mean()) < 0.05 and abs(images.std() - 1) < 0.05
     own = load(fashion_folder, mean=[0.0], std=[1.0])
-    assert own.mean == (0.0,) and own.batch("val", [0])[0].min() == 0
+    assert own.preprocessing["mean"] == [0.0] and own.batch("val", [0])[0].min() == 0
     assert statistics(np.full((3, 28, 28), 255, np.uint8), Layout(8, 8, (4,))) == (0.25, 0.433)
 
 

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, epoch, image index), and even draws of images per class.
 
-Augmentation must not depend on the batch size, on the number of threads or on which images were asked for before, so
-every image has its own stream of numbers (splitmix64, a counter-based generator), computed for a batch at once.
+Every image has its own stream of numbers (splitmix64, a counter-based generator), so that augmentation does not depend
+on batch size, threads or which images were asked for before.
 """
 
 from enum import IntEnum
@@ -14,7 +14,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 
 
 class Purpose(IntEnum):
-    """What random numbers are for, as a part of their key, so that no two purposes share a stream."""
+    """A part of the key of random numbers, so that no two purposes share a stream."""
 
     SUBSET = 0
     CALIBRATION = 1
@@ -26,7 +26,7 @@ class Purpose(IntEnum):
 
 
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64: spreads every input bit over all 64 output bits."""
+    """The finaliser of splitmix64."""
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
@@ -47,19 +47,9 @@ def uniforms(key: int, indices: NDArray[np.integer], count: int) -> NDArray[np.f
     return (_mix(start[:, None] + steps) >> np.uint64(11)) * 2.0**-53
 
 
-def permutation(key: int, count: int) -> NDArray[np.int64]:
-    """The numbers below `count` in random order."""
-    return np.random.default_rng(key).permutation(count)
-
-
 def even_subset(labels: NDArray[np.integer], count: int, key: int) -> NDArray[np.int64]:
-    """Ascending indices of min(count, n) images, the same number per class as far as classes are large enough.
-
-    Args:
-        labels: (n,) class of each image.
-        count: How many images to draw; where it does not divide evenly, random classes get one more.
-        key: Fixes the draw.
-    """
+    """Ascending indices of min(count, n) images of which `labels` (n,) are the classes: the same number per class as
+    far as they are large enough; where `count` does not divide evenly, random classes get one more."""
     rng = np.random.default_rng(key)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     sizes = np.array([len(indices) for indices in members])

@@ -1,11 +1,8 @@
 """RandAugment and AutoAugment on PIL images, from given random numbers.
 
-`OPERATIONS` is the one table of what can be done to an image and how a magnitude between 0 and 10 becomes the argument
-of each operation. A policy draws a few steps from it. All operations are PIL's own, so that training sees the pixels of
-the published recipe bit for bit.
-
-Sources: RandAugment (Cubuk et al. 2019) in the variant `rand-m9-mstd0.5-inc1` of the published recipe; AutoAugment
-(Cubuk et al. 2018, arXiv:1805.09501, tables 6 and 9).
+All operations are PIL's own, so that training sees the pixels of the published recipe bit for bit. Sources: RandAugment
+(Cubuk et al. 2019) in the variant `rand-m9-mstd0.5-inc1` of the published recipe; AutoAugment (Cubuk et al. 2018,
+arXiv:1805.09501, tables 6 and 9).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,25 +16,18 @@ from dvt.data.augment.basic import random_resampling
 
 MAX_MAGNITUDE = 10
 RAND_AUGMENT_OPERATIONS = 2
-RAND_AUGMENT_RATE = 0.5
-"""How often an operation that was drawn is applied."""
-RAND_AUGMENT_MAGNITUDE = NormalDist(9, 0.5)
-"""Distribution of the magnitudes, before they are clipped to 0..10."""
+RAND_AUGMENT_RATE = 0.5  # how often an operation that was drawn is applied
+RAND_AUGMENT_MAGNITUDE = NormalDist(9, 0.5)  # before magnitudes are clipped to 0..10
 
 Fill = tuple[int, ...]
 Argument = float | None
 
 
 class Operation(NamedTuple):
-    """One row of `OPERATIONS`.
+    """What can be done to an image, and how a magnitude becomes its argument."""
 
-    Args:
-        apply: (image, argument, resampling, fill) -> image; only geometric operations need the last two.
-        argument: (magnitude 0..10, sign +1 or -1) -> argument; None for operations that need none.
-    """
-
-    apply: Callable[[Image.Image, Any, Image.Resampling, Fill], Image.Image]
-    argument: Callable[[float, int], Argument]
+    apply: Callable[[Image.Image, Any, Image.Resampling, Fill], Image.Image]  # geometric ones need the last two
+    argument: Callable[[float, int], Argument]  # of magnitude 0..10 and sign +1 or -1
 
 
 def _affine(matrix: Callable[[Image.Image, float], tuple[float, ...]]) -> Callable[..., Image.Image]:
@@ -57,16 +47,11 @@ def _add_to_dark(image: Image.Image, amount: int, *_: Any) -> Image.Image:
     return image.point(table * len(image.getbands()))
 
 
-def _none(magnitude: float, sign: int) -> None:
-    return None
-
-
 def _signed(largest: float) -> Callable[[float, int], float]:
     return lambda magnitude, sign: sign * (magnitude / MAX_MAGNITUDE * largest)
 
 
 def _factor(magnitude: float, sign: int) -> float:
-    """Factor that is 1 for an unchanged image and grows away from it to 0.1 or 1.9."""
     return 1 + sign * (magnitude / MAX_MAGNITUDE * 0.9)
 
 
@@ -75,9 +60,9 @@ def _whole_share(magnitude: float, largest: int) -> int:
 
 
 OPERATIONS: dict[str, Operation] = {
-    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), _none),
-    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), _none),
-    "Invert": Operation(lambda image, *_: ImageOps.invert(image), _none),
+    "AutoContrast": Operation(lambda image, *_: ImageOps.autocontrast(image), lambda magnitude, sign: None),
+    "Equalize": Operation(lambda image, *_: ImageOps.equalize(image), lambda magnitude, sign: None),
+    "Invert": Operation(lambda image, *_: ImageOps.invert(image), lambda magnitude, sign: None),
     "Rotate": Operation(lambda image, degrees, how, fill: image.rotate(degrees, how, fillcolor=fill), _signed(30)),
     "Posterize": Operation(  # bits kept; none of them, a black image, at 10
         lambda image, bits, *_: ImageOps.posterize(image, bits), lambda magnitude, sign: 4 - _whole_share(magnitude, 4)
@@ -109,24 +94,14 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done to an image of mode L or RGB; picklable.
+    """What is done to an image of mode L or RGB; picklable."""
 
-    Args:
-        steps: The operations, in order, that `draws` numbers in [0, 1) stand for.
-        draws: How many random numbers an image needs.
-        fill: Colour of what geometric operations uncover, 0..255 per channel.
-    """
-
-    steps: Callable[[Sequence[float]], list[Step]]
-    draws: int
-    fill: Fill
+    steps: Callable[[Sequence[float]], list[Step]]  # the operations, in order, that random numbers in [0, 1) stand for
+    draws: int  # how many random numbers an image needs
+    fill: Fill  # colour of what geometric operations uncover, 0..255 per channel
 
     def __call__(self, image: Image.Image, draws: Sequence[float]) -> Image.Image:
-        """The changed image; `image` itself stays as it is.
-
-        Raises:
-            ValueError: The image has not one channel per entry of the fill colour.
-        """
+        """The changed image; `image` itself stays as it is. Raises ValueError if it has not the channels of `fill`."""
         if len(image.getbands()) != len(self.fill):
             raise ValueError(f"an image of mode {image.mode} cannot be filled with {self.fill}; give one per channel")
         for name, argument, resample in self.steps(draws):
@@ -135,11 +110,8 @@ class Policy:
 
 
 def rand_augment(draws: Sequence[float]) -> list[Step]:
-    """`rand-m9-mstd0.5-inc1`: two of the 15 operations, drawn with replacement.
-
-    Each is applied in half of the cases, at a magnitude drawn from N(9, 0.5) and clipped to 0..10, with a random sign
-    and, if geometric, interpolated bilinearly or bicubically.
-    """
+    """`rand-m9-mstd0.5-inc1`: two of the 15 operations, drawn with replacement, each applied in half of the cases with
+    a random sign and, if geometric, interpolated bilinearly or bicubically."""
     names = tuple(OPERATIONS)
     steps = []
     for first in range(0, 5 * RAND_AUGMENT_OPERATIONS, 5):
@@ -148,17 +120,13 @@ def rand_augment(draws: Sequence[float]) -> list[Step]:
             name = names[int(choice * len(names))]
             # The smallest number that `uniforms` makes is 0, at which the inverse of the distribution is not defined.
             magnitude = RAND_AUGMENT_MAGNITUDE.inv_cdf(max(magnitude, 2**-54))
-            argument = OPERATIONS[name].argument(min(max(magnitude, 0), MAX_MAGNITUDE), _sign(sign))
+            argument = OPERATIONS[name].argument(min(max(magnitude, 0), MAX_MAGNITUDE), 1 if sign < 0.5 else -1)
             steps.append(Step(name, argument, random_resampling(resampling)))
     return steps
 
 
-def _sign(draw: float) -> int:
-    return 1 if draw < 0.5 else -1
-
-
-# One line per sub-policy of table 9 of the AutoAugment paper: (operation, probability, magnitude) twice. Operations
-# without an argument have no magnitude (the paper's is without effect).
+# Table 9 of the AutoAugment paper: two of (operation, probability, magnitude) in each sub-policy. Operations without an
+# argument have no magnitude (the paper's is without effect).
 AUTO_AUGMENT = (
     (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
     (("Solarize", 0.6, 5), ("AutoContrast", 0.6, 0)),
@@ -187,7 +155,6 @@ AUTO_AUGMENT = (
     (("Equalize", 0.8, 0), ("Equalize", 0.6, 0)),
 )
 
-
 # AutoAugment's magnitudes run through the ranges of table 6 of its paper from below, in tenths. Where RandAugment's
 # magnitudes mean strength instead, the arguments differ:
 PAPER_ARGUMENTS: dict[str, Callable[[float, int], Argument]] = {
@@ -200,17 +167,14 @@ PAPER_ARGUMENTS: dict[str, Callable[[float, int], Argument]] = {
 
 
 def auto_augment(draws: Sequence[float]) -> list[Step]:
-    """The ImageNet policy of AutoAugment: one of its 25 sub-policies per image.
-
-    As in RandAugment, rotation and shear have a random sign and are interpolated bilinearly or bicubically; the paper
-    does not say how.
-    """
+    """The ImageNet policy of AutoAugment: one of its 25 sub-policies per image. Signs and interpolation, of which the
+    paper says nothing, are drawn as in RandAugment."""
     steps = []
     chosen = AUTO_AUGMENT[int(draws[0] * len(AUTO_AUGMENT))]
     for (name, probability, magnitude), first in zip(chosen, (1, 4), strict=True):
         application, sign, resampling = draws[first : first + 3]
         if application < probability:
-            argument = PAPER_ARGUMENTS.get(name, OPERATIONS[name].argument)(magnitude, _sign(sign))
+            argument = PAPER_ARGUMENTS.get(name, OPERATIONS[name].argument)(magnitude, 1 if sign < 0.5 else -1)
             steps.append(Step(name, argument, random_resampling(resampling)))
     return steps
 
@@ -220,6 +184,5 @@ POLICIES = {"rand-m9-mstd0.5-inc1": (rand_augment, 5 * RAND_AUGMENT_OPERATIONS),
 
 
 def build_policy(name: str, fill: Fill) -> Policy | None:
-    """The policy of `augment.policy` ("none", "rand-m9-mstd0.5-inc1" or "autoaugment"); None for "none". `fill` is that
-    of `Policy`; the published recipe takes the mean colour of the data set."""
+    """The policy of `augment.policy`, None for "none"; the published recipe fills with the mean colour."""
     return None if name == "none" else Policy(*POLICIES[name], fill)

@@ -1,9 +1,7 @@
 """CIFAR-10 and CIFAR-100 from their *binary* files (Krizhevsky, 2009).
 
-`data.path` is the folder `cifar-10-batches-bin` (or `cifar-100-binary`) or the one it lies in. A record is one byte of
-label (CIFAR-100: coarse, then fine; the fine one is used) and 3 x 32 x 32 bytes of pixels, channel by channel. Images
-are resized bilinearly to the image size; augmentation is that of `ArrayImages`. Mean and standard deviation are those
-of the published transfer recipe, for both data sets.
+A record is one byte of label (CIFAR-100: coarse, then fine; the fine one is used) and 3 x 32 x 32 bytes of pixels,
+channel by channel. Mean and standard deviation are those of the published transfer recipe, for both data sets.
 """
 
 from collections.abc import Sequence
@@ -14,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
-from dvt.data.images import ArrayImages
-from dvt.data.sources.source import PARTS, Defaults, Source, checked_labels, required_folder
+from dvt.data.images import PARTS, ArrayImages, Source, checked_labels, configured, required_folder
+from dvt.data.preprocess import Preprocessing
 from dvt.errors import DataError
 
-DEFAULTS = Defaults(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010))
 SIDE = 32
+DEFAULTS = Preprocessing("cifar10", SIDE, SIDE, 3, (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010), "bilinear")
 
 
 class Layout(NamedTuple):
@@ -41,11 +39,7 @@ LAYOUTS = {
 
 
 def open_cifar(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
-    """Reads CIFAR-10 or CIFAR-100, as `data.dataset` says, into memory: both parts, or "val" alone.
-
-    Raises:
-        DataError: A missing file, one that is not a whole number of records, or a label out of range; named.
-    """
+    """Reads CIFAR-10 or CIFAR-100 into memory. Raises DataError for a file that is missing, cut short or damaged."""
     layout = LAYOUTS[data.dataset]
     given = required_folder(data.path, f"the folder {layout.folder} or the one it lies in")
     folder = given / layout.folder if (given / layout.folder).is_dir() else given
@@ -55,22 +49,18 @@ def open_cifar(data: DataSection, image_size: int, parts: Sequence[str] = PARTS)
         raise DataError(
             f"{folder} lacks {', '.join(missing)}; it must hold the files of the *binary* version ({layout.folder})"
         )
-    try:
-        lines = (folder / layout.names).read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{folder / layout.names} is not UTF-8 text: {error}") from error
+    lines = (folder / layout.names).read_text(encoding="utf-8", errors="replace").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     if len(names) != layout.num_classes:
         raise DataError(f"{folder / layout.names} lists {len(names)} class names; {layout.num_classes} are needed")
     records = [_read_records(folder / name, layout) for name in train_files]
     train = ArrayImages(*(np.concatenate(arrays) for arrays in zip(*records, strict=True))) if records else None
     val = ArrayImages(*_read_records(folder / layout.val, layout))
-    preprocessing = DEFAULTS.preprocessing(data, image_size, data.resize_size or image_size)
+    preprocessing = configured(DEFAULTS, data, image_size, image_size)
     return Source(train, val, names, preprocessing, [f"binary files of {folder}"])
 
 
 def _read_records(file: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
-    """Images (n, 32, 32, 3) and labels (n,) of one binary file."""
     content = np.fromfile(file, np.uint8)
     record = layout.label_bytes + 3 * SIDE * SIDE
     if content.size == 0 or content.size % record:

@@ -3,11 +3,9 @@
 A part ("train" or "val") is some files PART.mindrecordK, each with its index PART.mindrecordK.db, and last of all
 PART.records.json: class names, number of images, and the size of every file. Without it the part counts as missing.
 
-Training takes images in an order of its own, so each is looked up in the index and read by itself. The layout is that
-of MindRecord 3.0: a file begins with the length of its header (8 bytes, little-endian) and the header, JSON with
-`header_size` and `page_size` among others; the index, an SQLite table, gives for each image the page and the offsets in
-it, at which 8 bytes of length precede the image. The test suite compares with MindSpore's own reader. Reading needs no
-MindSpore.
+The layout is that of MindRecord 3.0: a file begins with the length of its header (8 bytes, little-endian) and the
+header, JSON with `header_size` and `page_size` among others; the index, an SQLite table, gives for each image the page
+and the offsets in it, at which 8 bytes of length precede the image. Reading needs no MindSpore.
 """
 
 import heapq
@@ -16,7 +14,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,33 +25,25 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dvt.data.decode import read_image
-from dvt.errors import DataError
+from dvt.errors import DataError, reason_of
 
-FORMAT = 1
-"""Of PART.records.json and of the fields below."""
+FORMAT = 1  # of PART.records.json and of the fields below
 SCHEMA = {
     "index": {"type": "int32"},  # in the order of the image folder
     "label": {"type": "int32"},
     "file_name": {"type": "string"},  # CLASS/NAME
     "image": {"type": "bytes"},  # the file as it is
 }
-INDEXED = ("index", "label", "file_name")
 LENGTH_BYTES = 8
 REMEDY = "make the records again with scripts/make_mindrecord.py"
 
 
 def metadata_file(folder: Path, part: str) -> Path:
-    """Where the description of a part lies; written last."""
     return folder / f"{part}.records.json"
 
 
-def record_file_name(part: str) -> str:
-    """What the record files of a part are called, apart from their number."""
-    return f"{part}.mindrecord"
-
-
 def holds_records(folder: Path) -> bool:
-    """Whether `folder` holds record files of any part, whole or not."""
+    """Of any part, whole or not."""
     return any(folder.glob("*.mindrecord*"))
 
 
@@ -66,17 +56,10 @@ class RecordImage(NamedTuple):
     index: int  # its number in the part
 
     def read(self) -> bytes:
-        """The encoded image.
-
-        Raises:
-            DataError: The file is missing, cut short or damaged; the message names it.
-        """
-        try:
-            with open(self.file, "rb", buffering=0) as file:
-                # Without a file position of its own, so that nothing is read ahead.
-                content = os.pread(file.fileno(), LENGTH_BYTES + self.length, self.offset - LENGTH_BYTES)
-        except OSError as error:
-            raise DataError(f"record file {self.file} cannot be read: {error.strerror}; {REMEDY}") from error
+        """The encoded image. Raises DataError if the file is missing, cut short or damaged."""
+        with _readable(f"record file {self.file}"), open(self.file, "rb", buffering=0) as file:
+            # Without a file position of its own, so that nothing is read ahead.
+            content = os.pread(file.fileno(), LENGTH_BYTES + self.length, self.offset - LENGTH_BYTES)
         if len(content) < LENGTH_BYTES + self.length:
             raise DataError(f"record file {self.file} is cut short in image {self.name}; {REMEDY}")
         if int.from_bytes(content[:LENGTH_BYTES], "little") != self.length:
@@ -84,15 +67,14 @@ class RecordImage(NamedTuple):
         return content[LENGTH_BYTES:]
 
     def image(self) -> Image.Image:
-        """The decoded image in RGB. Raises DataError as `read`, and for what is no image or is cut short."""
+        """The decoded image in RGB. Raises DataError as `read` and `read_image` do."""
         return read_image(io.BytesIO(self.read()), name=lambda: f"{self.name} in {self.file}")
 
     @property
     def name(self) -> str:
         """CLASS/NAME of the file it was made of; looked up for messages, so that millions of names need no memory."""
-        for (name,) in _query(self.file, "SELECT file_name_0 FROM INDEXES WHERE index_0 = ?", self.index):
-            return name
-        return f"number {self.index}"
+        found = _query(self.file, "SELECT file_name_0 FROM INDEXES WHERE index_0 = ?", self.index)
+        return next((name for (name,) in found), f"number {self.index}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +90,7 @@ class RecordSet(Sequence):
 
     @classmethod
     def open(cls, folder: Path, part: str) -> "RecordSet":
-        """Reads the index of a part.
-
-        Raises:
-            DataError: A file that is missing, cut short, or not of this part; the message names it.
-        """
+        """Reads the index of a part. Raises DataError for a file that is missing, cut short, or not of this part."""
         metadata = _metadata(folder, part)
         for name, size in metadata["files"].items():
             file = folder / name
@@ -124,15 +102,13 @@ class RecordSet(Sequence):
         tables = [_table(file) for file in files]
         shards = np.repeat(np.arange(len(files), dtype=np.int16), [len(table) for table in tables])
         index, labels, offsets, lengths = np.concatenate(tables).T
-        order = np.argsort(index)
+        order, here = np.argsort(index), f"the record files of {folder}/{part}.mindrecord* hold"
         if not np.array_equal(index[order], np.arange(metadata["images"])):
-            raise DataError(
-                f"the record files of {folder}/{record_file_name(part)}* hold {len(index)} images, which are not the"
-                f" {metadata['images']} of {metadata_file(folder, part)}; {REMEDY}"
-            )
+            described = f"the {metadata['images']} of {metadata_file(folder, part)}"
+            raise DataError(f"{here} {len(index)} images, which are not {described}; {REMEDY}")
         labels = labels[order].astype(np.int32)
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(metadata["class_names"]):
-            raise DataError(f"the record files of {folder}/{record_file_name(part)}* hold labels of no class; {REMEDY}")
+            raise DataError(f"{here} labels of no class; {REMEDY}")
         return cls(metadata["class_names"], files, shards[order], offsets[order], lengths[order], labels)
 
     def __len__(self) -> int:
@@ -148,14 +124,23 @@ class RecordSet(Sequence):
         return (name for _, name in heapq.merge(*rows))
 
 
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """What goes wrong in the block becomes a DataError: `what` cannot be read."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, sqlite3.Error) as error:
+        raise DataError(f"{what} cannot be read: {reason_of(error)}; {REMEDY}") from error
+
+
 def _metadata(folder: Path, part: str) -> dict[str, Any]:
     file = metadata_file(folder, part)
-    try:
+    if not file.exists():
+        raise DataError(f"{folder} holds no complete records of {part}: {file.name} is missing; {REMEDY}")
+    with _readable(str(file)):
         metadata = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{folder} holds no complete records of {part}: {file.name} is missing; {REMEDY}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read: {error}; {REMEDY}") from error
     if not isinstance(metadata, dict) or not {"format", "class_names", "images", "files"} <= metadata.keys():
         raise DataError(f"{file} does not describe records; {REMEDY}")
     if metadata["format"] != FORMAT:
@@ -165,23 +150,14 @@ def _metadata(folder: Path, part: str) -> dict[str, Any]:
 
 def _table(file: str) -> NDArray[np.int64]:
     """(N, 4): index, label, offset and length of each image of a record file."""
-    try:
+    with _readable(f"the MindRecord header of {file}"), open(file, "rb") as content:
         size = os.path.getsize(file)
-        with open(file, "rb") as content:
-            length = int.from_bytes(content.read(LENGTH_BYTES), "little")
-            header = json.loads(content.read(min(length, size)))
+        header = json.loads(content.read(min(int.from_bytes(content.read(LENGTH_BYTES), "little"), size)))
         start, page_size = int(header["header_size"]), int(header["page_size"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"record file {file} has no MindRecord header: {error}; {REMEDY}") from error
-    columns = "index_0, label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END"
-    rows = _query(file, f"SELECT {columns} FROM INDEXES")
-    try:
+    rows = _query(file, "SELECT index_0, label_0, PAGE_ID_BLOB, PAGE_OFFSET_BLOB, PAGE_OFFSET_BLOB_END FROM INDEXES")
+    with _readable(f"the index {file}.db"):
         # Number by number: a list of millions of rows would take a hundred times the memory.
         table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 5)
-    except DataError:
-        raise
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"the index {file}.db cannot be read: {error}; {REMEDY}") from error
     index, label, page, first, last = table.T
     offset, length = start + page * page_size + first + LENGTH_BYTES, last - first - LENGTH_BYTES
     if len(table) and (offset.min() < 0 or length.min() < 0 or (offset + length).max() > size):
@@ -191,10 +167,7 @@ def _table(file: str) -> NDArray[np.int64]:
 
 def _query(file: str, statement: str, *values: int) -> Iterator[tuple]:
     """The rows that the index of a record file answers."""
-    index = f"{file}.db"
-    try:
-        # Never written to: no lock is taken, which network file systems may not offer.
-        with closing(sqlite3.connect(f"file:{quote(os.path.abspath(index))}?mode=ro&immutable=1", uri=True)) as opened:
-            yield from opened.execute(statement, values)
-    except sqlite3.Error as error:
-        raise DataError(f"the index {index} cannot be read: {error}; {REMEDY}") from error
+    # Never written to: no lock is taken, which network file systems may not offer.
+    address = f"file:{quote(os.path.abspath(f'{file}.db'))}?mode=ro&immutable=1"
+    with _readable(f"the index {file}.db"), closing(sqlite3.connect(address, uri=True)) as opened:
+        yield from opened.execute(statement, values)

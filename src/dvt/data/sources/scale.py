@@ -1,16 +1,15 @@
 """Fashion-MNIST "scale": each item is drawn at one of a few sizes at a random place of a larger black canvas.
 
 The difficulty of an image is thus known: a small item needs fine tokens, a large one does not, which is what a Dynamic
-Vision Transformer should find out. Pixels of the items are those of Fashion-MNIST, resized bilinearly (antialiased when
-they shrink); size and place are drawn uniformly.
-
-In evaluation size and place depend on (part, index) alone, so that runs with other seeds, subsets or batch sizes see
-the same images. In training they are drawn again in every epoch, and half of the items are flipped left to right.
+Vision Transformer should find out. Items are resized bilinearly, antialiased when they shrink; size and place are drawn
+uniformly: in evaluation from (part, index) alone, so that all runs see the same images; in training in every epoch,
+where half of the items are flipped left to right.
 
 Legend: N items, n of a batch, n_k of a size, s side of an item, R side of the canvas, S side of the model input.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -19,25 +18,19 @@ from numpy.typing import NDArray
 
 from dvt.config.sections import DataSection
 from dvt.data.augment.draws import stream_key, uniforms
-from dvt.data.augment.recipe import Recipe
-from dvt.data.images import ImageSet
-from dvt.data.sources.fashion_mnist import CLASS_NAMES, SIDE, find_files, read_part
-from dvt.data.sources.source import PARTS, Defaults, Source
-from dvt.data.workers import BadImages, Task
+from dvt.data.images import PARTS, ImageSet, Recipe, Source, configured
+from dvt.data.sources.fashion_mnist import CLASS_NAMES, DEFAULTS, SIDE, find_files, read_part
+from dvt.data.workers import Made, Task
 from dvt.errors import ConfigError
 
 PLACEMENT_KEYS = {"train": stream_key(0x5CA1E, 0), "val": stream_key(0x5CA1E, 1)}
-PLACEMENT_DRAWS = 3
-"""Random numbers that place an item: its size, its vertical and its horizontal place."""
-STATISTICS_IMAGES = 5000
-"""Mean and standard deviation are computed from so many training images, the first ones."""
+PLACEMENT_DRAWS = 3  # the size of an item, its vertical and its horizontal place
+STATISTICS_IMAGES = 5000  # first training images, of which mean and standard deviation are computed
 
 
 def resize_matrix(source: int, target: int) -> NDArray[np.float32]:
-    """(target, source) matrix of the bilinear resize along one axis, with PIL's antialiasing.
-
-    Every row sums to 1; resizing an image X to (t, t) is M @ X @ M.T.
-    """
+    """(target, source) matrix M of the bilinear resize along one axis, with PIL's antialiasing: the image X resized to
+    (t, t) is M @ X @ M.T. Every row sums to 1."""
     scale = source / target
     support = max(scale, 1.0)  # the triangle widens when the image shrinks
     centres = (np.arange(target) + 0.5) * scale
@@ -58,34 +51,26 @@ class ScaleImages(ImageSet):
     """Items (N, 28, 28) of a part ("train" or "val") on canvases, drawn when asked for, in microseconds per image."""
 
     def __init__(self, items: NDArray[np.uint8], labels: NDArray[np.int32], part: str, layout: Layout) -> None:
-        super().__init__(labels)
-        self.items, self._layout, self._placement_key = items, layout, PLACEMENT_KEYS[part]
+        super().__init__(items, labels)
+        self._layout, self._placement_key = layout, PLACEMENT_KEYS[part]
 
     def identity(self) -> Iterable[bytes]:
-        """All pixels of the items; how they are drawn says the configuration."""
         return [self.items.tobytes()]
 
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
         """As of `ImageSet`; of the recipe, mean and standard deviation alone apply to items that are drawn."""
-        if key is None:
-            draws = uniforms(self._placement_key, indices, PLACEMENT_DRAWS)
-        else:
-            draws = uniforms(key, indices, PLACEMENT_DRAWS + 1)
-        return Task(partial(self._draw, recipe), (indices, draws), np.asarray, recipe.shape, chunk=None)
+        count = PLACEMENT_DRAWS if key is None else PLACEMENT_DRAWS + 1
+        draws = uniforms(self._placement_key if key is None else key, indices, count)
+        shape = recipe.preprocessing.shape
+        return Task(partial(self._draw, recipe), (indices, draws), np.asarray, shape, chunk=None)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """`item_size` (n,): the side at which each item is drawn in evaluation, in pixels of the canvas."""
-        choice = self._size_choice(uniforms(self._placement_key, indices, 1))
-        return {"item_size": np.array(self._layout.item_sizes, np.int64)[choice]}
+        sizes = np.array(self._layout.item_sizes, np.int64)
+        return {"item_size": sizes[(uniforms(self._placement_key, indices, 1)[:, 0] * len(sizes)).astype(np.int64)]}
 
-    def _size_choice(self, draws: NDArray[np.float64]) -> NDArray[np.int64]:
-        return (draws[:, 0] * len(self._layout.item_sizes)).astype(np.int64)
-
-    def _draw(
-        self, recipe: Recipe, indices: NDArray[np.int64], draws: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], BadImages]:
-        """Model inputs (n, 1, S, S). Three numbers of `draws` (n, 3 or 4) choose size, vertical and horizontal place;
-        in training the last one chooses the flip."""
+    def _draw(self, recipe: Recipe, indices: NDArray[np.int64], draws: NDArray[np.float64]) -> Made:
+        """Model inputs (n, 1, S, S); `draws` are (n, 3), or in training (n, 4): the last is the flip."""
         items = self.items[indices].astype(np.float32)  # (n, 28, 28)
         if draws.shape[1] > PLACEMENT_DRAWS:
             flip = draws[:, PLACEMENT_DRAWS] < 0.5
@@ -95,11 +80,10 @@ class ScaleImages(ImageSet):
         items = (items / np.float32(255) - np.float32(mean)) / np.float32(std)
         canvas, side = self._layout.canvas_size, self._layout.image_size
         images = np.full((len(indices), 1, canvas, canvas), -mean / std, np.float32)
-        choice = self._size_choice(draws)
+        choice = (draws[:, 0] * len(self._layout.item_sizes)).astype(np.int64)
         for k, size in enumerate(self._layout.item_sizes):
             matrix, chosen = resize_matrix(SIDE, size), np.flatnonzero(choice == k)
-            # One small product per item: equal whatever else is in the batch, and on one core, which leaves the others
-            # to the model.
+            # One small product per item: equal whatever else is in the batch, and on one core.
             resized = matrix @ items[chosen] @ matrix.T  # (n_k, s, s)
             places = (draws[chosen, 1:PLACEMENT_DRAWS] * (canvas - size + 1)).astype(np.int64).tolist()
             for i, item, (top, left) in zip(chosen.tolist(), resized, places, strict=True):
@@ -111,10 +95,7 @@ class ScaleImages(ImageSet):
 
 
 def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
-    """Mean and standard deviation of the pixels of drawn images, in 0..1, rounded to four digits.
-
-    They do not depend on the places, so the expectation over the sizes is computed, on the canvas.
-    """
+    """Mean and standard deviation of the pixels of drawn images, in 0..1: the expectation over the sizes."""
     pixels = items[:STATISTICS_IMAGES].astype(np.float32) / np.float32(255)
     mean = square = 0.0
     for size in layout.item_sizes:
@@ -127,12 +108,7 @@ def statistics(items: NDArray[np.uint8], layout: Layout) -> tuple[float, float]:
 
 
 def open_scale(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
-    """Fashion-MNIST "scale": both parts, or "val" alone, which needs `data.mean` and `data.std`.
-
-    Raises:
-        ConfigError: Sizes that do not fit the canvas, or mean and standard deviation can be neither read nor computed.
-        DataError: The files of Fashion-MNIST are damaged, or nowhere and cannot be downloaded.
-    """
+    """Fashion-MNIST "scale": both parts, or "val" alone, which needs `data.mean` and `data.std`."""
     canvas = data.canvas_size or image_size
     layout = Layout(image_size, canvas, tuple(data.item_sizes or (max(1, canvas // 4), max(1, canvas // 2), canvas)))
     if (size := max(layout.item_sizes)) > canvas:
@@ -146,10 +122,8 @@ def open_scale(data: DataSection, image_size: int, parts: Sequence[str] = PARTS)
     else:
         raise ConfigError("data.mean and data.std are not set; without training images they cannot be computed")
     images = {part: ScaleImages(*files[part], part, layout) for part in parts}
-    sizes = ", ".join(str(size) for size in layout.item_sizes)
-    notes = [
-        f"Fashion-MNIST files of {folder}",
-        f"real items drawn {sizes} px large at random places of a {layout.canvas_size} px canvas",
-    ]
-    preprocessing = Defaults((mean,), (std,)).preprocessing(data, image_size, image_size)
+    sizes = ", ".join(map(str, layout.item_sizes))
+    drawn = f"real items drawn {sizes} px large at random places of a {canvas} px canvas"
+    notes = [f"Fashion-MNIST files of {folder}", drawn]
+    preprocessing = configured(replace(DEFAULTS, mean=(mean,), std=(std,)), data, image_size, image_size)
     return Source(images.get("train"), images["val"], CLASS_NAMES, preprocessing, notes, drawn=True)
