@@ -29,27 +29,28 @@ class Options:
         names: Experiments; by default all but trials.
         seeds: Seeds of the runs.
         jobs: Runs at once.
-        page: Write docs/results.md from the results, and run nothing.
         results: Folder of the results.
         work: Folder of the trained models.
         emoji: Archive of the emoji pictures.
+        page: Write docs/results.md from the results, and run nothing.
         list: List what there is to do.
     """
 
-    names: list[str] = field(default_factory=list, metadata=bounds(may_be_empty=True))
+    names: list[str] | None = None
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata=bounds(0))
     jobs: int = field(default=1, metadata=bounds(1))
-    page: bool = False
     results: Path = field(default=RESULTS, metadata=PATH)
     work: Path = field(default=WORK, metadata=PATH)
     emoji: Path | None = field(default=None, metadata=PATH)
+    page: bool = False
     list: bool = False
 
 
 def main(argv: list[str]) -> int:
     arguments, _ = Parser("run_experiments.sh", Options, words=["names"], log_level="info").parse(argv)
     seeds = list(dict.fromkeys(arguments.seeds))
-    claims = [find_claim(name) for name in arguments.names] or [each for each in CLAIMS.values() if not each.trial]
+    names = arguments.names or []
+    claims = [find_claim(name) for name in names] or [each for each in CLAIMS.values() if not each.trial]
     store = Store(arguments.results.resolve(), arguments.work.resolve())
     if arguments.list:
         print(plan(claims, seeds, store))

@@ -11,7 +11,7 @@ def run() -> int:
         sys.path.insert(0, str(SRC))
     from dvt.cli.start import start
 
-    return start("dvt.cli.records", sys.argv[1:], "make_mindrecord.py")
+    return start("dvt.cli.main", ["records", *sys.argv[1:]], "make_mindrecord.py")
 
 
 if __name__ == "__main__":

@@ -38,5 +38,5 @@ fi
 
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
-PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m dvt.cli.infer "$bundle" "$data" \
+PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH} exec "$python" -m dvt.cli.start infer "$bundle" "$data" \
     --backend lite --device_id "$device" "$@"

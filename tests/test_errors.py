@@ -14,8 +14,6 @@ import pytest
 
 from dvt.cli import main as cli
 from dvt.cli.launch import main as launch
-from dvt.cli.lite import main as lite_files
-from dvt.cli.records import main as make_mindrecord
 from dvt.cli.support import run_command
 from dvt.errors import ConfigError, work_begun
 
@@ -94,16 +92,16 @@ COMMANDS = [
     ("convert non.pth out.ckpt", "non.pth", "there is no"),
     ("convert text.ckpt out.pth.tar --to-pytorch", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
     ("convert a b --to-pytorch --weights k", "--weights is for PyTorch files", "one set of weights"),
+    ("records", "data_path, output", "--help` shows how to call it"),
+    ("records nowhere out", "nowhere is not a folder", "holds train/CLASS/"),
+    ("records images out --shards x", "shards is 'x'", "whole number"),
+    ("records images out --shard 3", "--shard", "did you mean '--shards'?"),
+    ("records images out --part trian", "'trian'", "there are train, val"),
+    ("lite folder cpu", "folder is not a bundle", "make one with export.py"),
+    ("lite folder gpu", "'gpu'", "one of cpu, ascend"),
 ]
 
 SCRIPTS = [
-    (make_mindrecord, "", "data_path, output", "--help` shows how to call it"),
-    (make_mindrecord, "nowhere out", "nowhere is not a folder", "holds train/CLASS/"),
-    (make_mindrecord, "images out --shards x", "shards is 'x'", "whole number"),
-    (make_mindrecord, "images out --shard 3", "--shard", "did you mean '--shards'?"),
-    (make_mindrecord, "images out --part trian", "'trian'", "there are train, val"),
-    (lite_files, "folder cpu", "folder is not a bundle", "make one with export.py"),
-    (lite_files, "folder gpu", "'gpu'", "one of cpu, ascend"),
     (launch, "--device_num x", "device_num is 'x'", "whole number"),
     (launch, "--device_num 2 -- --train.epoch 3", "--train.epoch", "did you mean '--train.epochs'?"),
 ]
@@ -230,7 +228,7 @@ def test_exit_codes_and_messages_of_commands_are_kept(capsys: pytest.CaptureFixt
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly():
-    command = f"set -o pipefail; '{sys.executable}' -m dvt.cli.infer --help | true; echo ${{PIPESTATUS[0]}}"
+    command = f"set -o pipefail; '{sys.executable}' -m dvt.cli.start infer --help | true; echo ${{PIPESTATUS[0]}}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60, env=environment)
     assert done.stderr == ""

@@ -4,7 +4,7 @@
 need it (`build_model`, `AdaptiveClassifier` and filling a model in `dvt.convert`).
 """
 
-import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from dvt import moved
@@ -28,37 +28,28 @@ __all__ = [
     "list_models",
 ]
 
-# Module that defines each lazy name; a submodule of the name itself where none is given.
-_DEFINED_IN: dict[str, str | None] = {
-    "AdaptiveClassifier": "dvt.early_exit.classifier",
-    "build_model": "dvt.models.cascade",
-    "list_models": "dvt.models.variants",
-    "checkpoint": None,
-    "convert": None,
-    "cost": None,
-    "early_exit": None,
+_DEFINED_IN = {  # what is no module of its own
+    "AdaptiveClassifier": "dvt.early_exit.classifier:AdaptiveClassifier",
+    "build_model": "dvt.models.cascade:build_model",
+    "list_models": "dvt.models.variants:list_models",
 }
-
 
 moved.install()
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _DEFINED_IN:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = _DEFINED_IN[name]
     try:
-        value = importlib.import_module(module or f"dvt.{name}")
+        value = pkgutil.resolve_name(_DEFINED_IN.get(name, f"dvt.{name}"))
     except ModuleNotFoundError as error:
         if error.name != "mindspore":
             raise
         message = f"dvt.{name} needs MindSpore, which is not installed: pip install 'dvt-mindspore[train]'"
         raise ModuleNotFoundError(message, name="mindspore") from error
-    if module is not None:
-        value = getattr(value, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_DEFINED_IN})
+    return sorted({*globals(), *__all__})

@@ -1,8 +1,7 @@
 """The device of this process, and what the machine is.
 
 `set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
-In a process that msrun started it also joins the other ranks, with HCCL on Ascend, NCCL on GPU and MCCL on the CPU;
-what the ranks then exchange is in `dvt.cluster.ranks` and, inside the compiled step, in `dvt.training.gradients`.
+In a process that msrun started it also joins the other ranks; `dvt.cluster.ranks` says what they then exchange.
 """
 
 import contextlib
@@ -10,6 +9,7 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import tempfile
 import threading
 import uuid
@@ -45,25 +45,17 @@ GRAPH_LOCK = threading.Lock()
 
 @dataclass(frozen=True)
 class Device:
-    """The device of this process.
+    """The device of this process."""
 
-    Attributes:
-        target: "Ascend", "GPU" or "CPU".
-        description: One line for logs and reports.
-        rank: Number of this process among the processes of the job, from 0.
-        world_size: Processes of the job; 1 if msrun did not start this one.
-    """
-
-    target: str
-    description: str
-    rank: int = 0
-    world_size: int = 1
+    target: str  # "Ascend", "GPU" or "CPU"
+    description: str  # one line for logs and reports
+    rank: int = 0  # of this process among those of the job
+    world_size: int = 1  # processes of the job; 1 if msrun did not start this one
 
 
 def available() -> dict[str, int]:
     """How many devices of each kind MindSpore can use here, best kind first; kinds without any are left out."""
-    counts = {target: _count(target) for target in TARGETS}
-    return {target: count for target, count in counts.items() if count > 0}
+    return {target: count for target in TARGETS if (count := _count(target))}
 
 
 def resolve(device_target: str) -> str:
@@ -71,16 +63,13 @@ def resolve(device_target: str) -> str:
 
     Raises DeviceError for an unknown name or a device that is not there.
     """
-    wanted = str(device_target).strip().lower()
-    known = {target.lower(): target for target in TARGETS}
-    if wanted != "auto" and wanted not in known:
-        raise DeviceError(f"unknown device {device_target!r}; choose one of {', '.join(TARGETS)} or auto")
     there = available()
     if not there:
         raise DeviceError(f"this MindSpore {ms.__version__} offers no device at all; reinstall it")
-    if wanted == "auto":
-        return next(iter(there))
-    target = known[wanted]
+    known = {target.lower(): target for target in TARGETS} | {"auto": next(iter(there))}
+    target = known.get(str(device_target).strip().lower())
+    if target is None:
+        raise DeviceError(f"unknown device {device_target!r}; choose one of {', '.join(TARGETS)} or auto")
     if target not in there:
         raise DeviceError(
             f"device {target} was asked for, but MindSpore {ms.__version__} finds only {', '.join(there)} here. "
@@ -117,17 +106,15 @@ def set_up(
         jit_level = "O0"  # the one level that a simulation can compile
     count = _count(target)
     chosen = _device_id(target, count, device_id)
+    place = [target] if chosen is None else [target, chosen]
     try:
-        if chosen is None:
-            ms.set_device(target)
-        else:
-            ms.set_device(target, chosen)
+        ms.set_device(*place)
     except RuntimeError as error:
         # A process keeps its first device, also one that MindSpore chose; that may be the one asked for.
         if chosen is not None or current_target() != target:
             raise DeviceError(
-                f"MindSpore cannot use {target}{'' if chosen is None else f' {chosen}'} in this process: "
-                f"{reason_of(error)} A process keeps its first device; {target} needs {NEEDS[target]}"
+                f"MindSpore cannot use {' '.join(map(str, place))} in this process: {reason_of(error)} A process keeps "
+                f"its first device; {target} needs {NEEDS[target]}"
             ) from error
     ms.set_context(mode=ms.GRAPH_MODE if graph_mode else ms.PYNATIVE_MODE)
     if deterministic:
@@ -167,7 +154,7 @@ def describe_machine() -> dict[str, str | int | float]:
     """Processor, cores, memory (GiB), system and versions of this machine, for reports: plain values for JSON."""
     return {
         "processor": _processor_name(),
-        "cores": _usable_cores(),
+        "cores": len(os.sched_getaffinity(0)),  # containers and taskset leave fewer than the machine has
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": _system_name(),
         "python": platform.python_version(),
@@ -186,10 +173,8 @@ def _one_of_several() -> bool:
 
 
 def _name_chip(name: str) -> None:
-    """Tells MindSpore which chip to compile for: in a simulation it knows none, and then takes other operators.
-
-    There is no public function for it; this calls MindSpore's own in C++. Raises DeviceError where it is not there.
-    """
+    """Tells MindSpore which chip to compile for, by its own C++, as nothing public does: in a simulation it knows none,
+    and then takes other operators."""
     context = _c_expression.MSContext.get_instance()
     if context.get_ascend_soc_version():
         return
@@ -232,28 +217,21 @@ def _count(target: str) -> int:
 
 
 def _device_id(target: str, count: int, device_id: int | None) -> int | None:
-    origin = "device_id"
-    given: int | str | None = device_id
+    origin, given = "device_id", "" if device_id is None else str(device_id)
     # Under msrun MindSpore hands the cards out itself.
-    if given is None and target != "CPU" and not _one_of_several():
-        origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID")
-    if given is None or given == "":
-        return None
-    choices = "0" if count == 1 else f"0 to {count - 1}"
-    try:
-        number = int(given)
-    except ValueError:
-        raise DeviceError(f"{origin} is {given!r}; it must be a whole number: {choices}") from None
-    if not 0 <= number < count:
-        raise DeviceError(f"{origin} is {number}, but this machine has {count} {target} device(s): {choices}")
-    return number
+    if device_id is None and target != "CPU" and not _one_of_several():
+        origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID", "")
+    if given and given not in map(str, range(count)):
+        choices = "0" if count == 1 else f"0 to {count - 1}"
+        raise DeviceError(f"{origin} is {given}, but this machine has {count} {target} device(s): {choices}")
+    return int(given) if given else None
 
 
 def _describe(target: str, count: int, device_id: int) -> str:
     if is_simulated() and target == "Ascend":
         return f"Ascend: a simulated {SIMULATED_CHIP}; nothing is computed"
     if target == "CPU":
-        cores = _usable_cores()
+        cores = len(os.sched_getaffinity(0))
         return f"CPU: {_processor_name()}, {cores} core{'s' * (cores > 1)}"
     try:
         name = ms.hal.get_device_name(device_id, target)
@@ -262,23 +240,16 @@ def _describe(target: str, count: int, device_id: int) -> str:
     return f"{target}: {name}, one of {count} here"
 
 
-def _usable_cores() -> int:
-    # Containers and taskset leave a process fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _processor_name() -> str:
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip().lower() == "model name" and value.strip():
-                return value.strip()
+        named = re.search(r"^model name\s*:\s*(.*\S)", Path("/proc/cpuinfo").read_text(errors="replace"), re.M | re.I)
+        if named:
+            return named[1]
     return platform.processor() or platform.machine()
 
 
 def _system_name() -> str:
-    try:
-        name = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
-    except OSError:
-        name = platform.system()
+    name = platform.system()
+    with contextlib.suppress(OSError):
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", name)
     return f"{name}, {platform.system()} {platform.release()} {platform.machine()}"

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Sequence
 from types import CodeType, ModuleType
 
-# Start of the old name, start of the new one, both below `dvt`: how the names go on.
+# (start of the old name, start of the new one), both below `dvt`: how the names go on.
 KEPT_ENDINGS = {
     ("", "early_exit."): "budgets gathering outcomes",
     ("", "evaluation."): "predict published",

@@ -23,7 +23,7 @@ from dvt.errors import ConfigError, DVTError, reason_of
 HELD = ".in_use"  # the file that is locked in a folder that is held
 _SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
 _LOCK = "lock"  # the file in them that is locked while they are in use
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def write_failure(path: Path, error: Exception) -> str:
     """Why `path` could not be written and what to do; on a full disk also how much is free there."""
     number, reason = getattr(error, "errno", None), reason_of(error)
-    if number in _FULL:
+    if number in DISK_FULL:
         place = next(each for each in path.parents if each.exists())
         free = shutil.disk_usage(place).free / 2**20
         return f"{reason}: {free:.1f} MiB are free in {place}; make room or choose another folder"
@@ -67,7 +67,7 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """Keeps other processes out of the output folder `folder` until the block ends, also where it is killed.
 
     The folder is made if need be; one that is still empty at the end is removed. Raises ConfigError where files cannot
-    be written, or where another process holds the folder; `what` says what it does there.
+    be written, or where another process does `what` there.
     """
     path = folder / HELD
     with _made(folder):
@@ -97,8 +97,7 @@ def _made(folder: Path) -> Iterator[None]:
         try:
             new += [each for each in (folder, *folder.parents) if not each.exists()]
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
+            tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             reason = write_failure(folder, error)
             raise ConfigError(f"cannot write to the output folder {folder}: {reason}") from error
@@ -132,10 +131,8 @@ def _take(lock: BinaryIO, folder: Path, what: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, else it is gone.
-
-    The finished file is synced and gets the mode that the umask gives to new files. Raises OSError.
-    """
+    """Yields a name to write to; when the block ends well, what lies there becomes `path` in one step, as
+    `put_in_place` does it, else it is gone. Raises OSError."""
     with scratch_folder(path.parent, path.stem) as scratch:
         written = scratch / path.name
         yield written
@@ -198,12 +195,9 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """The lock goes last: a process that is killed in here leaves an unlocked folder or an empty one."""
     with suppress(OSError):
-        for each in folder.iterdir():
-            if each.name != _LOCK:
-                shutil.rmtree(each) if each.is_dir() else each.unlink()
-        (folder / _LOCK).unlink()
+        for each in sorted(folder.iterdir(), key=lambda each: each.name == _LOCK):  # the lock last, in case of a kill
+            shutil.rmtree(each) if each.is_dir() else each.unlink()
         folder.rmdir()
 
 
@@ -218,7 +212,5 @@ def _lock(file: BinaryIO, wait: bool = True) -> bool:
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    os.fsync(handle)
+    os.close(handle)

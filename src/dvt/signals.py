@@ -12,8 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 INTERRUPTED = 130
-"""Exit code of a command that was asked to stop. One for all signals, because MindSpore turns a SIGINT that comes while
-it runs a graph into a SIGTERM of this process."""
+"""Exit code of a command that was asked to stop; one for all signals, as MindSpore turns a SIGINT into a SIGTERM."""
 GRACE = 5.0
 """Seconds that a command has to end after such a signal."""
 
@@ -40,10 +39,9 @@ def stop_signals_handled(handler: Callable[[int, FrameType | None], None]) -> It
 def interrupt_on_signals() -> None:
     """From now on they raise KeyboardInterrupt, and end the process itself where that is lost for `GRACE` seconds.
 
-    MindSpore calls Python from C++, for example while it compiles; such a call may drop the exception, or turn it into
-    one of its own (`stop_was_asked` tells). While something is imported the process ends at once: an exception there
-    may end as an abort in C++ or as an import error, and no work has begun. What is ignored stays ignored, as for jobs
-    that a script started in the background. Does nothing outside the main thread.
+    MindSpore calls Python from C++, which may drop the exception or turn it into one of its own (`stop_was_asked`
+    tells). While something is imported the process ends at once, as an exception there may end in an abort, and no work
+    has begun. What is ignored stays ignored, as for jobs in the background. Does nothing outside the main thread.
     """
     with contextlib.suppress(ValueError):  # not the main thread
         for number in stop_signals():

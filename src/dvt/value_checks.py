@@ -5,6 +5,7 @@
 `check_fields` checks all fields of a dataclass, so that a new key is covered by naming its type. Imports no framework.
 """
 
+import math
 import os
 import re
 import types
@@ -36,21 +37,24 @@ class Bounds:
 
     least: float | None = None
     most: float | None = None
-    above: float | None = None
-    below: float | None = None
+    above: float = -math.inf
+    below: float = math.inf
     may_be_empty: bool = False
+
+    def ends(self, largest: float) -> tuple[float, float]:
+        """The least and the most, which are those of the type, up to `largest`, where none are given."""
+        return -largest if self.least is None else self.least, largest if self.most is None else self.most
 
     def admit(self, number: Any) -> bool:
         """False for NaN too, and for what float32 or int32 cannot hold where no bound says otherwise."""
-        largest = LARGEST_INT if isinstance(number, Integral) else LARGEST_FLOAT
-        within = _or(self.least, -largest) <= number <= _or(self.most, largest)
-        return within and (self.above is None or number > self.above) and (self.below is None or number < self.below)
+        least, most = self.ends(LARGEST_INT if isinstance(number, Integral) else LARGEST_FLOAT)
+        return least <= number <= most and self.above < number < self.below
 
     def words(self, largest: float) -> str:
         """ "of at least 1 and at most 512", where `largest` is the bound of the type."""
-        low = f"above {self.above}" if self.above is not None else f"of at least {_or(self.least, -largest)}"
-        high = f"below {self.below}" if self.below is not None else f"at most {_or(self.most, largest)}"
-        return f"{low} and {high}"
+        least, most = self.ends(largest)
+        low = f"of at least {least}" if self.above == -math.inf else f"above {self.above}"
+        return f"{low} and {f'at most {most}' if self.below == math.inf else f'below {self.below}'}"
 
 
 def bounds(*least_and_most: float, **more: Any) -> dict[str, Bounds]:
@@ -183,19 +187,11 @@ def _plural(hint: Any, limits: Bounds | None) -> str:
     if hint is str:
         return "texts"
     if hint not in NUMBERS:
-        return f"lists of {_plural(typing.get_args(hint)[0], limits)}"
+        return "texts" if hint is str else f"lists of {_plural(typing.get_args(hint)[0], limits)}"
     _, name, largest = NUMBERS[hint]
     return name if limits is None else f"{name}, each {limits.words(largest)}"
 
 
-def _or(bound: float | None, default: float) -> float:
-    return default if bound is None else bound
-
-
 def _is_text(value: str) -> bool:
-    """Whether it can be the name of a file: not empty, no NUL, valid Unicode."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return bool(value.strip()) and "\0" not in value
+    """Whether it can be the name of a file: not empty, no NUL, valid Unicode but for the bytes of odd file names."""
+    return bool(value.strip()) and not re.search("[\0\ud800-\udc7f\udd00-\udfff]", value)

@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from dvt import __version__
-from dvt.cli import evaluate, export, info, predict, thresholds, train
+from dvt.cli import evaluate, export, info, predict, train
 from dvt.cli import main as cli
 from dvt.cli.support import Parser, given_keys
 from dvt.config import RunConfig
@@ -311,9 +311,10 @@ def test_standalone_training_passes_everything_on():
 def test_budgets_have_short_names():
     _, given = evaluate.parse(["--checkpoint=x.ckpt", "--budget-gmacs", "1.5", "--exit-rule", "margin"])
     assert given_keys(given) == {"eval.budget_gmacs": 1.5, "eval.exit_rule": "margin"}
-    options = thresholds.parse(["p.npz", "--budget_images_per_second=40", "--json"])
+    parser = Parser("dvt thresholds", evaluate.ThresholdOptions)
+    options, _ = parser.parse(["p.npz", "--budget_images_per_second=40", "--json"])
     assert (options.eval.budget_images_per_second, options.json) == (40.0, True)
-    options = thresholds.parse(["there", "--max-accuracy-drop", "0"])
+    options, _ = parser.parse(["there", "--max-accuracy-drop", "0"])
     assert (options.predictions, options.eval.max_accuracy_drop, options.json) == ("there", 0.0, False)
 
 

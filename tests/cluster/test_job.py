@@ -9,9 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dvt.cluster.job import Follower, msrun_command, own_ends
+from dvt.cluster.job import Follower, Member, msrun_command, own_ends, update
 from dvt.cluster.placement import Placement
-from dvt.cluster.processes import Member
 
 NOON = datetime(2026, 11, 25, 12)
 
@@ -103,7 +102,7 @@ def test_a_lost_peer_is_noticed(tmp_path: Path):
 
 def test_a_member_that_runs_has_not_ended():
     member = Member(psutil.Process(), 0)
-    member.update(NOON)
+    update([member])
     assert (member.ended, member.exit_code) == (None, None)
 
 
@@ -114,6 +113,6 @@ def test_the_exit_code_of_an_ended_worker_is_seen_before_msrun_collects_it(code:
     member = Member(psutil.Process(child.pid), 0)
     while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
         pass
-    member.update(NOON)
-    assert (member.ended, member.exit_code) == (NOON, expected)
+    update([member])
+    assert member.ended is not None and member.exit_code == expected
     child.wait()

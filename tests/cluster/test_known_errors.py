@@ -2,7 +2,7 @@
 
 import pytest
 
-from dvt.cluster.known_errors import KNOWN_ERRORS, recognise
+from dvt.cluster.diagnosis import KNOWN_ERRORS, recognise
 
 MESSAGES = {
     "EI0002": "EI0002: The wait execution of the Notify register times out. Reason: no Notify record from rank [1]",

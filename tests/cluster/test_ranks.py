@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dvt.cluster.known_errors import recognise
+from dvt.cluster.diagnosis import recognise
 from dvt.cluster.ranks import ALONE, Ranks
 from dvt.errors import DVTError
 

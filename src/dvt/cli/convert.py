@@ -1,10 +1,13 @@
-"""`dvt convert` and scripts/convert_checkpoint.py: released PyTorch checkpoints to `.ckpt`, and back."""
+"""Files made of other files: `dvt convert` (scripts/convert_checkpoint.py), released PyTorch checkpoints to `.ckpt` and
+back; `dvt records` (scripts/make_mindrecord.py); `dvt lite`, the last step of scripts/run_lite_convert.sh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from dvt.checkpoint.pytorch import convert_from_pytorch, convert_to_pytorch
 from dvt.cli.support import Parser
+from dvt.config.sections import DataSection
 from dvt.errors import ConfigError
 from dvt.value_checks import PATH
 
@@ -15,8 +18,8 @@ class ConvertOptions:
     file is only read, never executed. PyTorch comes from requirements-torch.txt.
 
     Args:
-        input: File to convert: .pth.tar, or .ckpt with --to_pytorch.
-        output: File to write: .ckpt, or .pth.tar with --to_pytorch.
+        input: File to convert: .pth.tar, or .ckpt with --to-pytorch.
+        output: File to write: .ckpt, or .pth.tar with --to-pytorch.
         model: Refuse the file unless it holds this variant, one of those that `dvt info` lists; null recognises it.
         weights: Which weights to take where the file has several, such as state_dict_ema; null takes
             model_state_dict, else a moving average, else what there is.
@@ -33,8 +36,10 @@ class ConvertOptions:
 
 
 def run(argv: Sequence[str], prog: str) -> None:
-    """The command."""
+    """The command `dvt convert`."""
     asked, _ = Parser(prog, ConvertOptions).parse(argv)
+    from dvt.checkpoint.pytorch import convert_from_pytorch, convert_to_pytorch
+
     if not asked.to_pytorch:
         report = convert_from_pytorch(asked.input, asked.output, asked.model, asked.weights, asked.force)
     elif asked.weights:
@@ -42,3 +47,57 @@ def run(argv: Sequence[str], prog: str) -> None:
     else:
         report = convert_to_pytorch(asked.input, asked.output, asked.model, asked.force)
     print("\n".join(report))
+
+
+@dataclass
+class RecordOptions:
+    """Make MindRecord files of an image folder, to be given as data.path in its place.
+
+    Args:
+        data_path: Folder that holds train/CLASS/* and val/CLASS/*.
+        output: Folder for the record files; made if need be.
+        shards: Files per part.
+        part: Parts to write, with commas in between.
+        on_bad_image: What an image that cannot be read does: fail ends the work; skip names it and leaves it out.
+        max_bad_images: With skip, the most bad images of a part: below 1 a share, from 1 up a number.
+    """
+
+    data_path: Path = field(metadata=PATH)
+    output: Path = field(metadata=PATH)
+    shards: int = 8
+    part: str = "train,val"
+    on_bad_image: Literal["fail", "skip"] = DataSection.on_bad_image
+    max_bad_images: float = DataSection.max_bad_images
+
+
+def records(argv: Sequence[str], prog: str) -> None:
+    """The command `dvt records`."""
+    asked, _ = Parser(prog, RecordOptions, log_level="info").parse(argv)
+    data = DataSection(on_bad_image=asked.on_bad_image, max_bad_images=asked.max_bad_images)
+    from dvt.data.sources.record_writer import write_records
+
+    counts = write_records(asked.data_path, asked.output, asked.shards, asked.part.split(","), data)
+    for part, count in counts.items():
+        print(f"{part}: {count:,} images in {asked.output}")
+
+
+@dataclass
+class LiteOptions:
+    """Register files converted for MindSpore Lite.
+
+    Args:
+        bundle: Folder that export.py wrote.
+        target: What they were converted for.
+    """
+
+    bundle: str = field(metadata=PATH)
+    target: Literal["cpu", "ascend"]
+
+
+def lite(argv: Sequence[str], prog: str) -> None:
+    """The command `dvt lite`."""
+    asked, _ = Parser(prog, LiteOptions).parse(argv)
+    from dvt.deploy.lite.files import register
+
+    converted = register(asked.bundle, asked.target)
+    print(f"registered {', '.join(entry.file for entry in converted.exits)} in {asked.bundle}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from dvt.cli import dry_run, train
+from dvt.cli import train
 from dvt.cli.support import Parser, run_command
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
@@ -57,7 +57,7 @@ def _launch(argv: list[str]) -> int:
     options, config = train.parse(train_arguments, "train.py")
     if options.dry_run:
         cards = (device_num or CARDS) * whole_number(os.environ, "NNODES", 1)
-        return dry_run.run(config, os.environ, cards, options.largest_batch)
+        return train.dry_run(config, os.environ, cards, options.largest_batch)
     counts = preflight.count_devices()
     if config.device_target == "auto":
         if not counts:

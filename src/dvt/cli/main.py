@@ -17,11 +17,13 @@ COMMANDS = {
     "train": ("dvt.cli.train:run", "train a model"),
     "eval": ("dvt.cli.evaluate:run", "evaluate a checkpoint, with early exits"),
     "report": ("dvt.cli.evaluate:report", "evaluate and write the report; by default that of the small model here"),
-    "thresholds": ("dvt.cli.thresholds:run", "choose thresholds for a budget from stored predictions"),
+    "thresholds": ("dvt.cli.evaluate:thresholds", "choose thresholds for a budget from stored predictions"),
     "predict": ("dvt.cli.predict:run", "classify images, one at a time"),
     "export": ("dvt.cli.export:run", "write a trained model as a bundle of MindIR or ONNX files"),
-    "infer": ("dvt.cli.infer:run", "classify images with an exported bundle"),
+    "infer": ("dvt.cli.predict:infer", "classify images with an exported bundle"),
     "convert": ("dvt.cli.convert:run", "read a released PyTorch checkpoint, or write one"),
+    "records": ("dvt.cli.convert:records", "make MindRecord files of an image folder"),
+    "lite": ("dvt.cli.convert:lite", "register files that were converted for MindSpore Lite"),
     "info": ("dvt.cli.info:run", "list the models, their parameters and costs"),
 }
 """Name of a command -> its function, which takes arguments and name of the program, and its summary."""

@@ -1,4 +1,4 @@
-"""`dvt predict`."""
+"""`dvt predict`, which classifies with a checkpoint, and `dvt infer`, which does with an exported bundle."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class PredictOptions:
 
 
 def run(argv: Sequence[str], prog: str) -> int:
-    """The command."""
+    """The command `dvt predict`."""
     options = parse(argv, prog)
     from dvt.evaluation.predict import predict_files
 
@@ -44,3 +44,11 @@ def parse(argv: Sequence[str], prog: str = "dvt predict") -> PredictOptions:
     options, _ = Parser(prog, PredictOptions, epilog=SOME_FAILED).parse(argv)
     options.checkpoint = options.checkpoint or shipped_checkpoint()
     return options
+
+
+def infer(argv: Sequence[str], prog: str) -> int:
+    """The command `dvt infer`; 1 if images could not be classified. Imports neither MindSpore nor the training."""
+    from dvt.deploy.infer import InferRequest, infer
+
+    request, _ = Parser(prog, InferRequest, epilog=SOME_FAILED).parse(argv)
+    return 1 if infer(request).failed else 0

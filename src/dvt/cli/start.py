@@ -25,3 +25,7 @@ def start(module: str, *arguments: object) -> int:
 def dvt(arguments: Sequence[str] | None = None) -> int:
     """The command `dvt`; None takes the arguments of the process."""
     return start("dvt.cli.main", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(dvt())

@@ -2,7 +2,6 @@
 
 import argparse
 import atexit
-import errno
 import inspect
 import json
 import logging
@@ -23,6 +22,7 @@ from tqdm import tqdm
 from dvt.config.files import build, config_to_yaml, key_hints, read_yaml, typed_value
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DVTError, did_you_mean, listing
+from dvt.safe_files import DISK_FULL
 from dvt.signals import INTERRUPTED, stop_done, stop_was_asked
 from dvt.value_checks import check_fields, describe_type, expanded
 
@@ -115,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         words = given.pop("words")
         for name in self.words:
             if words and name not in given:
-                many = self.keys[name] == list[str]
+                many = list[str] in (self.keys[name], *get_args(self.keys[name]))
                 given[name], words = (words, []) if many else (words[0], words[1:])
         if words:
             raise ConfigError(f"{self.prog} does not know what {words[0]} is for: {self.stray_words}")
@@ -274,7 +274,7 @@ def _outcome(error: Exception, traceback_shown: bool) -> tuple[str, int]:
         for pattern, message in LIMITS.items():
             if re.search(pattern, line):
                 return f"error: {message}. The system said: {line[:200]}", 1
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         name, reason = error.filename or "a file", error.strerror
         return f"error: {name} cannot be written: {reason}; free some space, then run this again", 1
     if isinstance(error, OSError) and error.filename is not None:

@@ -1,15 +1,56 @@
-"""`dvt train` and train.py."""
+"""`dvt train` and train.py; with --dry_run the training step is compiled for simulated Ascend cards instead, and the
+report says what it asks of a card."""
 
+import json
+import logging
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dvt.cli import dry_run
 from dvt.cli.support import Parser, given_keys, print_if_asked
-from dvt.config.files import config_from_dict
+from dvt.cluster import simulation
+from dvt.cluster.placement import whole_number
+from dvt.config.files import config_from_dict, config_to_dict
 from dvt.config.sections import RunConfig
+from dvt.errors import ConfigError, DeviceError
 from dvt.value_checks import expanded
+
+GIB = 2**30
+TRIES = 4  # to confirm the largest batch
+ROUND_TO, MOST = 8, 2**14  # images of the largest batch
+SHOWN = 8  # operators of a kind
+
+NOT_CHECKED = """\
+Not checked, since nothing was computed:
+- whether the card has every kernel for these types and shapes, and its numbers: accuracy, overflow, mixed precision
+- time: speed of a step, waiting for the AICPU and for other ranks, reading the data
+- memory beyond the plan of the graph: workspace of kernels, HCCL's buffers, fragments; leave a fifth free"""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compile of one step came to."""
+
+    error: str = ""  # MindSpore's first, with its place; empty if all went well
+    seconds: float = 0.0
+    peak_bytes: int = 0  # of a card's memory
+    usable_bytes: int = 1  # of that memory, as MindSpore takes them of the card that it simulates
+    kernels: simulation.Kernels = field(default_factory=Counter)
+
+    @property
+    def fits(self) -> bool:
+        return not self.error and self.peak_bytes <= self.usable_bytes
+
+    def memory(self) -> str:
+        share = self.peak_bytes / self.usable_bytes
+        return f"{self.peak_bytes / GIB:.2f} of {self.usable_bytes / GIB:.1f} GiB ({share:.0%})"
 
 
 @dataclass
@@ -30,7 +71,7 @@ def run(argv: Sequence[str], prog: str) -> int | None:
     """The command."""
     options, config = parse(argv, prog)
     if options.dry_run or "MS_SIMULATION_LEVEL" in os.environ:  # MindSpore's own way to ask for one
-        return dry_run.run(config, os.environ, largest=options.largest_batch)
+        return dry_run(config, os.environ, largest=options.largest_batch)
     from dvt.training.run import train
 
     train(config)
@@ -52,3 +93,79 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
     config = config_from_dict(given_keys(given))
     print_if_asked(given, config)
     return options, config
+
+
+def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None = None, largest: bool = False) -> int:
+    """Compiles for rank RANK_ID (0) of so many cards (RANK_SIZE, 1), prints the report, and returns the exit code.
+
+    With `largest`, also looks for the largest batch that fits into a card's memory. Raises ConfigError for what no run
+    could start with, and DeviceError where no card can be simulated.
+    """
+    cards, rank = cards or whole_number(variables, "RANK_SIZE", 1), whole_number(variables, "RANK_ID", 0)
+    if not 0 <= rank < cards:
+        raise ConfigError(f"RANK_ID is {rank}; of {cards} card(s) it must be 0 to {cards - 1}")
+    origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"
+    log.info("dry run: rank %d of %d simulated Ascend card(s), %s; compiling takes minutes", rank, cards, origin)
+    with tempfile.TemporaryDirectory(prefix="dvt-dry-run-") as folder:
+        child = simulation.environment(Path(folder), cards, rank)
+
+        def compiled(images: int) -> Compiled:
+            return _compile(replace(config, train=replace(config.train, batch_size=images)), child, folder)
+
+        first = compiled(config.train.batch_size)
+        _print_report(config, first)
+        if largest and not first.error:
+            print(_largest(config.train.batch_size, first, compiled))
+    if not first.error:
+        print(NOT_CHECKED)
+    return 1 if first.error else 0
+
+
+def _compile(config: RunConfig, variables: Mapping[str, str], folder: str) -> Compiled:
+    """In a process of its own: MindSpore must find the variables when it is imported, and leaves files behind in its
+    working directory."""
+    values = config_to_dict(config)
+    for section, key in (("data", "path"), ("train", "init_checkpoint")):
+        values[section][key] = values[section][key] and os.path.abspath(values[section][key])
+    command = [sys.executable, "-m", "dvt.training.dry_run"]
+    how = {"capture_output": True, "text": True, "errors": "replace", "env": dict(variables), "cwd": folder}
+    done = subprocess.run(command, input=json.dumps(values), **how)
+    answer = (done.stdout.strip().splitlines() or [""])[-1]
+    if not answer.startswith("{"):
+        last = "\n".join(simulation.without_chatter(done.stderr).splitlines()[-5:])
+        raise DeviceError(f"the simulated card did not start, or ended by itself (code {done.returncode}): {last}")
+    found = json.loads(answer)
+    if "refused" in found:
+        raise ConfigError(found["refused"])
+    kernels = simulation.kernels_in(done.stderr.partition(simulation.STEP_BEGINS)[2])
+    return Compiled(**found, usable_bytes=simulation.usable_memory(done.stderr), kernels=kernels)
+
+
+def _print_report(config: RunConfig, found: Compiled) -> None:
+    name = f"{config.model.name}, amp_level {config.train.amp_level}"
+    if found.error:
+        print(f"{name} does not compile: {found.error}")
+        return
+    print(f"{name}: compiled in {found.seconds:.0f} s\nkernels of the graphs of a step:")
+    for kind in sorted({kind for _, kind in found.kernels}):
+        operators = Counter({name: count for (name, each), count in found.kernels.items() if each == kind})
+        named = ", ".join(f"{name} {count}" for name, count in operators.most_common(SHOWN))
+        print(f"  {kind:8} {operators.total():6,}: {named}{', ...' * (len(operators) > SHOWN)}")
+    print(f"peak memory of a card at {config.train.batch_size} images: {found.memory()}")
+    if not found.fits:
+        print("  too much: lower train.batch_size (and raise train.accumulation_steps), or set train.recompute")
+
+
+def _largest(batch: int, found: Compiled, compiled: Callable[[int], Compiled]) -> str:
+    """The largest batch whose peak fits, in words. Memory grows in proportion to the images, so two compiles give a
+    guess, which is compiled too."""
+    other = max(1, batch // 2) if batch > 1 else 2
+    per_image = (found.peak_bytes - compiled(other).peak_bytes) / (batch - other)
+    images = min(MOST, int(batch + (found.usable_bytes - found.peak_bytes) / max(per_image, 1)))
+    for _ in range(TRIES):
+        images = max(1, images - images % ROUND_TO if images > ROUND_TO else images)
+        tried = compiled(images)
+        if tried.fits:
+            return f"largest batch that fits: {images} images, {tried.memory()}"
+        images -= ROUND_TO
+    return f"no batch of {images} images or more fits"

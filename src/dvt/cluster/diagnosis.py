@@ -1,8 +1,8 @@
-"""Which error came first: pure functions on the logs of the workers. Imports no framework.
+"""Which error came first, and what it means: pure functions on the logs of the workers. Imports no framework.
 
-A failed worker makes the others fail too: they lose their peer, wait in vain, are ended. A user needs the error that
-caused the others. Each error therefore belongs to one of four classes, and the earliest of the first class that has any
-is the answer:
+Known errors stand in `known_errors.yaml`. A failed worker makes the others fail too: they lose their peer, wait in
+vain, are ended. A user needs the error that caused the others. Each error therefore belongs to one of four classes, and
+the earliest of the first class that has any is the answer:
 
 0. a worker that the scheduler no longer heard of, although it had neither ended nor logged what would end it: the
    others fail in many ways then, not all of them known;
@@ -13,15 +13,31 @@ is the answer:
 
 import re
 import signal
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from importlib import resources
 
-from dvt.cluster.known_errors import SIGNAL_CAUSES, SILENT_CAUSE, KnownError, recognise
+import yaml
 
 SILENT, ENDED_A_WORKER, LOGGED, FOLLOWS = range(4)
 
 SHOWN_LINES = 16
+
+
+@dataclass(frozen=True)
+class KnownError:
+    """One row of the table, which explains the fields."""
+
+    name: str
+    pattern: str
+    cause: str
+    follows: bool = False
+
+
+_TABLE = yaml.safe_load((resources.files(__package__) / "known_errors.yaml").read_text(encoding="utf-8"))
+KNOWN_ERRORS = tuple(KnownError(**row) for row in _TABLE["errors"])
 
 # "[ERROR] DEVICE(123,7f,python):2026-11-25-17:12:08.287.000 [file:line] text"; this package: "17:12:08 ERROR   text".
 _STAMP = r"(\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.\d{3})"
@@ -31,9 +47,7 @@ _OWN_LINE = re.compile(rf"(\d\d:\d\d:\d\d) {_LEVELS}\b")
 _NO_LONGER_HEARD = re.compile(r"The node: (\d+) is timed out")
 _CODE_LINE = re.compile(r"E[A-Z]\d{4}: ")
 _TRACEBACK = "Traceback (most recent call last):"
-_FATAL_LINE = re.compile(
-    rf"{re.escape(_TRACEBACK)}|error: |Fatal Python error: |terminate called after |Segmentation fault"
-)
+_FATAL_LINE = re.compile(r"Traceback \(most |error: |Fatal Python error: |terminate called after |Segmentation fault")
 _CHAINED = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -66,6 +80,12 @@ class WorkerError:
     known: KnownError | None = None  # the row of the table that it matches
 
 
+def recognise(text: str) -> KnownError | None:
+    """The first row of the table that `text` shows, or None; rows that are causes go before rows that are effects."""
+    found = [known for known in KNOWN_ERRORS if re.search(known.pattern, text, re.MULTILINE)]
+    return min(found, key=lambda known: known.follows, default=None)
+
+
 def errors_in(log: WorkerLog) -> list[WorkerError]:
     """All errors of one log in its order, then the end of the worker, unless an error of the log explains it."""
     lines = log.text.splitlines()
@@ -82,19 +102,22 @@ def earliest_error(logs: Iterable[WorkerLog]) -> WorkerError | None:
     """The error that most likely caused all others; of several at the same time that of the lowest rank."""
     logs = list(logs)
     errors = [error for log in logs for error in errors_in(log)]
-    return min([*errors, *_silent(logs, errors)], key=_order, default=None)
+    errors += _silent(logs, errors)
+    return min(
+        errors, key=lambda each: (each.error_class, each.time, -1 if each.rank is None else each.rank), default=None
+    )
 
 
 def _silent(logs: Sequence[WorkerLog], errors: Iterable[WorkerError]) -> Iterator[WorkerError]:
     """The workers that the scheduler lost while they had neither ended by themselves nor logged why they would."""
     explained = {error.rank for error in errors if error.error_class == ENDED_A_WORKER}
     here = {log.rank for log in logs}
-    for log in logs:
+    for log in (log for log in logs if log.rank is None):
         for number, line in enumerate(log.text.splitlines(), start=1):
             lost = _NO_LONGER_HEARD.search(line)
-            if log.rank is None and lost and int(lost[1]) not in explained:
+            if lost and int(lost[1]) not in explained:
                 time = _time(line, log.modified) or log.modified
-                cause = SILENT_CAUSE if int(lost[1]) in here else ""  # elsewhere it may have ended
+                cause = _TABLE["silent"] if int(lost[1]) in here else ""  # elsewhere it may have ended
                 yield WorkerError(int(lost[1]), log.path, number, time, line, SILENT, cause)
 
 
@@ -109,19 +132,11 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
         paragraphs.append(f"Usual cause: {first.cause}")
     here = {log.rank for log in logs}
     if machines > 1 and (first.error_class == FOLLOWS or (first.error_class == SILENT and first.rank not in here)):
-        paragraphs.append(
-            "Nothing on this machine explains it: the cause is most likely on another machine. See what the launcher "
-            "there says."
-        )
+        text = "Nothing on this machine explains it: the cause is most likely on another machine. See what the launcher"
+        paragraphs.append(f"{text} there says.")
     of_others = (earliest_error([log]) for log in logs if log.rank not in (None, first.rank))
     others = [f"  {_where(error)}: {_headline(error.text)}" for error in of_others if error is not None]
-    if others:
-        paragraphs.append("\n".join(["Errors of other ranks:", *others]))
-    return "\n".join([*paragraphs, f"All logs are in {log_dir}"])
-
-
-def _order(error: WorkerError) -> tuple[int, datetime, int]:
-    return error.error_class, error.time, -1 if error.rank is None else error.rank
+    return "\n".join([*paragraphs, *["Errors of other ranks:"][: len(others)], *others, f"All logs are in {log_dir}"])
 
 
 def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
@@ -159,17 +174,14 @@ def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> Worke
     else:
         error_class = ENDED_A_WORKER
     time = next(filter(None, (_time(line, log.modified) for line in lines[first:])), log.modified)
-    cause = "" if known is None else known.cause
-    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, cause, known)
+    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, known.cause if known else "", known)
 
 
 def _end(log: WorkerLog, code: int) -> WorkerError:
     """The end of a worker by a signal, or with an exit code, that its log does not explain."""
-    if code < 0:
-        name = signal.Signals(-code).name if -code in set(signal.Signals) else "unknown"
-        text, cause = f"ended by signal {-code} ({name})", SIGNAL_CAUSES.get(-code, "")
-    else:
-        text, cause = f"ended with exit code {code}", ""
+    text, cause = f"ended with exit code {code}", _TABLE["signals"].get(-code, "")
+    if -code in set(signal.Signals):
+        text = f"ended by signal {-code} ({signal.Signals(-code).name})"
     # MindSpore sends a worker SIGTERM when another one is lost; this package exits with 130 then.
     asked_to_stop = code in (-signal.SIGTERM, -signal.SIGINT, 128 + signal.SIGTERM, 128 + signal.SIGINT)
     error_class = FOLLOWS if asked_to_stop else ENDED_A_WORKER
@@ -204,7 +216,7 @@ def _headline(text: str) -> str:
 def _shortened(text: str) -> str:
     """The text, indented; of a long one the beginning and the end."""
     lines = text.splitlines()
-    if len(lines) > SHOWN_LINES:
-        half = SHOWN_LINES // 2
-        lines = [*lines[:half], f"... {len(lines) - 2 * half} lines more in the log ...", *lines[-half:]]
-    return "\n".join(f"    {line}" for line in lines)
+    half = SHOWN_LINES // 2
+    if len(lines) > 2 * half:
+        lines[half:-half] = [f"... {len(lines) - 2 * half} lines more in the log ..."]
+    return textwrap.indent("\n".join(lines), "    ", lambda line: True)

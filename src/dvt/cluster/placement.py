@@ -39,9 +39,9 @@ class Placement:
             ("CLUSTER_TIMEOUT", self.cluster_timeout, 1, math.inf),
         ):
             if not least <= value <= most:
-                given = f"; with NNODES={self.nnodes}" if name == "NODE_RANK" else ";"
+                of = f"with NNODES={self.nnodes} " if name == "NODE_RANK" else ""
                 needed = f"at least {least}" if most == math.inf else f"{least} to {most}"
-                raise ConfigError(f"{name} is {value}{given} it must be {needed}")
+                raise ConfigError(f"{name} is {value}; {of}it must be {needed}")
 
     @property
     def world_size(self) -> int:

@@ -21,14 +21,12 @@ import dvt
 from dvt.cluster.placement import DEFAULT_PORT, PACKAGE, Placement, python_environment
 from dvt.config.files import config_to_dict, flattened
 from dvt.config.sections import RunConfig
-from dvt.errors import ConfigError, DeviceError
-from dvt.safe_files import require_writable
+from dvt.errors import ConfigError, DeviceError, listing
 
 SOURCE_SUFFIXES = (".py", ".cc")
 LOCAL_KEYS = ("data.path", "data.workers", "output", "train.init_checkpoint")  # may differ between machines
 FINGERPRINTS = 2**24  # a float32 holds every whole number below this exactly; CPU collectives carry no integers
 COUNT_SECONDS = 300
-_SHOWN_RANKS = 16
 
 
 def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
@@ -37,14 +35,16 @@ def check(placement: Placement, config: RunConfig, device_counts: dict[str, int]
     `device_counts` is what `count_devices` found, `path` the value of PATH with which msrun is looked up, and the
     configuration's device target is not "auto".
     """
-    problems = [
-        *_versions(path),
-        *_devices(placement, config.device_target, device_counts),
-        *_address(placement),
-        *_rank_table(placement, config.device_target),
-        *_data(config),
-        *_output(config),
-    ]
+    target, data, numpy = config.device_target, config.data.path, versions()["numpy"]
+    problems = [*_devices(placement, target, device_counts), *_address(placement), *_rank_table(placement, target)]
+    if shutil.which("msrun", path=path) is None:
+        problems.append(f"msrun is neither beside {sys.executable} nor in PATH; it comes with MindSpore 2.3 and later")
+    if numpy.startswith("2"):
+        problems.append(f"NumPy is {numpy}; MindSpore's data sets need NumPy 1: pip install 'numpy<2'")
+    if data is None and config.data.dataset == "image_folder":
+        problems.append("data.path is needed for data.dataset image_folder: the folder with train/ and val/")
+    elif data is not None and not Path(data).is_dir():
+        problems.append(f"data.path {data} is not a folder on this machine; every machine needs the data")
     if problems:
         raise ConfigError("\n       ".join(problems))
 
@@ -56,10 +56,8 @@ def count_devices() -> dict[str, int]:
     try:
         done = subprocess.run(command, **how)
     except subprocess.TimeoutExpired:
-        raise DeviceError(
-            f"MindSpore did not list the devices of this machine within {COUNT_SECONDS} s; the driver may hang: see "
-            "`npu-smi info` or `nvidia-smi`"
-        ) from None
+        what = f"MindSpore did not list the devices of this machine within {COUNT_SECONDS} s"
+        raise DeviceError(f"{what}; the driver may hang: see `npu-smi info` or `nvidia-smi`") from None
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -75,8 +73,8 @@ def free_port(preferred: int = DEFAULT_PORT) -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides about results; "missing" for what is not installed."""
-    found = {"dvt": dvt.__version__, "python": platform.python_version(), "mindspore": "missing", "numpy": "missing"}
+    """Versions of what decides about results; "unknown" for what was installed without naming itself."""
+    found = {"dvt": dvt.__version__, "python": platform.python_version(), "mindspore": "unknown", "numpy": "unknown"}
     for name in ("mindspore", "numpy"):
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
@@ -86,8 +84,7 @@ def versions() -> dict[str, str]:
 def fingerprint(config: RunConfig) -> int:
     """A number below 2**24 that stands for the source files of this package, the configuration and the versions.
 
-    Ranks that may not train together have different ones (but for one case in 16 million). Keys that may rightly
-    differ between machines, such as data.path, do not count.
+    Ranks that may not train together have different ones (but for one case in 16 million).
     """
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
@@ -97,16 +94,6 @@ def fingerprint(config: RunConfig) -> int:
     keys = {key: value for key, value in flattened(config_to_dict(config)).items() if key not in LOCAL_KEYS}
     digest.update(json.dumps([keys, versions()], sort_keys=True).encode())
     return int.from_bytes(digest.digest()[:8], "big") % FINGERPRINTS
-
-
-def _versions(path: str) -> Iterator[str]:
-    found = versions()
-    if found["mindspore"] == "missing":
-        yield f"MindSpore is not installed for {sys.executable}: pip install 'dvt-mindspore[train]'"
-    elif shutil.which("msrun", path=path) is None:
-        yield f"msrun is neither beside {sys.executable} nor in PATH; it comes with MindSpore 2.3 and later"
-    if found["numpy"].partition(".")[0] not in ("0", "1", "missing"):
-        yield f"NumPy is {found['numpy']}; MindSpore's data sets need NumPy 1: pip install 'numpy<2'"
 
 
 def _devices(placement: Placement, target: str, counts: dict[str, int]) -> Iterator[str]:
@@ -128,19 +115,14 @@ def _address(placement: Placement) -> Iterator[str]:
         return
     if not placement.is_master:
         if not _bind_error(ip, 0):
-            yield (
-                f"MASTER_ADDR {address} is an address of this machine, but NODE_RANK is {placement.node_rank}; give "
-                "the address of the machine with NODE_RANK=0"
-            )
+            given = f"MASTER_ADDR {address} is an address of this machine, but NODE_RANK is {placement.node_rank}"
+            yield f"{given}; give the address of the machine with NODE_RANK=0"
         return
     error = _bind_error(ip, port)
     if error == errno.EADDRINUSE:
         yield f"MASTER_PORT {port} is in use on this machine, perhaps by a run that has not ended; choose another"
     elif error == errno.EADDRNOTAVAIL:
-        yield (
-            f"MASTER_ADDR {address} is no address of this machine; with NODE_RANK=0 it must be, because the scheduler "
-            "runs here"
-        )
+        yield f"MASTER_ADDR {address} is no address of this machine; with NODE_RANK=0 the scheduler must run here"
     elif error:
         yield f"port {port} of {address} cannot be opened: {os.strerror(error)}"
 
@@ -163,7 +145,6 @@ def _rank_table(placement: Placement, target: str) -> Iterator[str]:
         return
     if target != "Ascend":
         yield f"RANK_TABLE_FILE is for Ascend only, and DEVICE_TARGET is {target}; unset it"
-        return
     try:
         servers = json.loads(table.read_text())["server_list"]
         ranks = sorted(int(device["rank_id"]) for server in servers for device in server["device"])
@@ -173,23 +154,8 @@ def _rank_table(placement: Placement, target: str) -> Iterator[str]:
         yield f"RANK_TABLE_FILE {table} is no rank table ({error!r}): server_list, device and rank_id are needed"
     else:
         if ranks != list(range(placement.world_size)):
-            named = ", ".join(map(str, ranks[:_SHOWN_RANKS])) + ", ..." * (len(ranks) > _SHOWN_RANKS)
             yield (
-                f"RANK_TABLE_FILE {table} names {len(ranks)} rank(s), {named}; {placement.nnodes} machine(s) with "
-                f"{placement.device_num} device(s) need the ranks 0 to {placement.world_size - 1}, each once"
+                f"RANK_TABLE_FILE {table} names {len(ranks)} rank(s), {listing(map(str, ranks), shown=16)}; "
+                f"{placement.nnodes} machine(s) with {placement.device_num} device(s) need the ranks 0 to "
+                f"{placement.world_size - 1}, each once"
             )
-
-
-def _data(config: RunConfig) -> Iterator[str]:
-    path = config.data.path
-    if path is None and config.data.dataset == "image_folder":
-        yield "data.path is needed for data.dataset image_folder: the folder with train/ and val/"
-    elif path is not None and not Path(path).is_dir():
-        yield f"data.path {path} is not a folder on this machine; every machine needs the data"
-
-
-def _output(config: RunConfig) -> Iterator[str]:
-    try:
-        require_writable(Path(config.output))
-    except ConfigError as error:
-        yield str(error)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from mindspore import Tensor, ops
 
-from dvt.cluster.known_errors import recognise
+from dvt.cluster.diagnosis import recognise
 from dvt.errors import DVTError
 
 _LAST_MESSAGE_SECONDS = 1.0
@@ -17,17 +17,13 @@ _LAST_MESSAGE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process in its job. All ranks must call `sum`, `gather` and `leave` equally often.
+    """The place of this process in its job, as `dvt.device.set_up` finds it.
 
-    `dvt.device.set_up` joins the ranks and says which one this process is. A single process exchanges nothing.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        world_size: Processes of the job.
+    All ranks must call `sum`, `gather` and `leave` equally often. A single process exchanges nothing.
     """
 
-    rank: int = 0
-    world_size: int = 1
+    rank: int = 0  # of this process
+    world_size: int = 1  # processes of the job
 
     @property
     def shard(self) -> tuple[int, int]:

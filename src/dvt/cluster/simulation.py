@@ -2,20 +2,26 @@
 
 The process must be started with the variables of `environment`; `device.set_up` does the rest. What MindSpore chose is
 in the log that it then writes to standard error: `kernels_in` reads it. Imports no MindSpore.
+
+On a machine without CANN, stand-ins for its libraries are made. MindSpore's Ascend back end asks them for some thousand
+functions when it is loaded, calls hardly any of them in a dry run, and none for a result: each returns 0, an empty
+string or an empty object. Which ones are missing is read from the installed MindSpore.
 """
 
 import functools
 import importlib.util
 import os
+import platform
 import re
+import subprocess
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
-from dvt.cluster import cann_stand_ins
 from dvt.cluster.placement import WORKER_VARIABLES, python_environment
 from dvt.errors import DeviceError
 
@@ -27,9 +33,31 @@ _TABLE = yaml.safe_load((resources.files(__package__) / "simulation.yaml").read_
 KINDS: dict[str, str] = _TABLE["kinds"]
 
 _KERNEL = re.compile(r"kernel opname:(\w+), kernel type:(\w+)")
-_MINDSPORE_LINE = re.compile(r"\[(INFO|WARNING|ERROR|CRITICAL)\] \w+\(\d+")
-# MindSpore asks for these packages of CANN and needs neither in a dry run.
-_NOISE = re.compile(r"No module named 'te'|whl package \"te\"|does not support mstx|Memory Adapter deinitialize")
+# Of level INFO, or about packages of CANN that MindSpore asks for and does not need in a dry run.
+_NOISE = re.compile(r"^\[INFO\] |No module named 'te'|whl package \"te\"|does not support mstx|Adapter deinitialize")
+
+TESTED = ("2.10.0",)  # versions of MindSpore that tests/ascend ran with
+CANN_VERSION = "9.1.0"  # that this MindSpore asks for; another one makes it warn
+
+_LIBRARY = "libstandin.so"
+_LOADED_FIRST = ("plugin/libmindspore_ascend.so.2", "libmindspore_ge_backend.so")
+# Loaded and looked up by name while the program runs, so that no list of needed libraries or symbols has them.
+_LOADED_LATE = ("libacl_op_compiler.so", "libacl_tdt_channel.so", "libopapi.so")
+_NAMES_LOOKED_UP = re.compile(rb"\0((?:acl(?:nn|rt|tdt|mdl|op|prof)?|Hccl?)[A-Z]\w+)(?=\0)")
+
+# Functions of CANN's graph library `ge` that return an object: bytes of it, all zero, or an empty string.
+_EMPTY_STRING = "*(char **)a = _ZNSs4_Rep20_S_empty_rep_storageE + 24; return a;"
+_EMPTY_OBJECTS = {
+    r"ge::(Operator::Get(Name|OpType)\(\) const|Graph::GetName\(\) const)": _EMPTY_STRING,
+    r"ge::.*(GetOutputDesc|GetTensorDesc|Get(Origin)?Shape|GetCompiledGraphSummary)": "memset(a, 0, 16); return a;",
+    r"ge::.*(GetDims|ControlNodes|PortIndexs|GetDirectNode|CreateOperator)": "memset(a, 0, 24); return a;",
+    r"ge::Operator::Operator\(": "memset(a, 0, 24); return a;",
+    r"ge::(AscendString|Graph|Tensor|TensorDesc|Shape)::\1\(": "memset(a, 0, 16); return a;",
+    r"ge::(Operator|Graph)::(Set|AddControl)": "return a;",
+    r"ge::AscendString::GetString": 'return "";',
+    r"ge::StatusFactory::Instance\(\)": "static long m[16]; if (!m[3]) m[3] = m[4] = (long)&m[1]; return m;",
+    r"aclrtGetDeviceCount$": "*(unsigned *)a = 8; return 0;",
+}
 
 Kernels = Counter[tuple[str, str]]
 """How often each (operator, kind of kernel) is launched, views included."""
@@ -41,11 +69,9 @@ def environment(folder: Path, cards: int = 1, rank: int = 0) -> dict[str, str]:
     CANN's own where this shell has it, else of stand-ins, which are made in `folder` within some 20 s. Raises
     DeviceError where neither is possible.
     """
-    variables = python_environment()
-    for name in WORKER_VARIABLES:
-        variables.pop(name, None)
+    variables = {name: value for name, value in python_environment().items() if name not in WORKER_VARIABLES}
     if not has_cann(os.environ):
-        for name, value in cann_stand_ins.make(folder).items():
+        for name, value in make_stand_ins(folder).items():
             is_path = name in ("LD_LIBRARY_PATH", "PYTHONPATH")
             variables[name] = os.pathsep.join(filter(None, [value, variables.get(name)])) if is_path else value
     return variables | {
@@ -62,9 +88,8 @@ def has_cann(variables: Mapping[str, str]) -> bool:
     homes = [variables.get(name) for name in ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")]
     if any(home and Path(home).is_dir() for home in homes):
         return True
-    scripts = [path for path in Path("/usr/local/Ascend").glob("*/set_env.sh") if path.is_file()]
-    if scripts:
-        raise DeviceError(f"CANN is installed, but not set up in this shell: source {scripts[0]}, then run this again")
+    for script in Path("/usr/local/Ascend").glob("*/set_env.sh"):
+        raise DeviceError(f"CANN is installed, but not set up in this shell: source {script}, then run this again")
     return False
 
 
@@ -94,10 +119,78 @@ def usable_memory(log: str) -> int:
 
 
 def without_chatter(log: str) -> str:
-    """What a person wants to read of that log: neither MindSpore's messages of level INFO nor what is always there."""
-    shown = []
-    for line in log.splitlines():
-        stamped = _MINDSPORE_LINE.match(line)
-        if not (stamped and stamped[1] == "INFO") and not _NOISE.search(line):
-            shown.append(line)
-    return "\n".join(shown)
+    """What a person wants to read of that log."""
+    return "\n".join(line for line in log.splitlines() if not _NOISE.search(line))
+
+
+def make_stand_ins(folder: Path) -> dict[str, str]:
+    """Makes the stand-ins below `folder` and returns the environment variables that lead MindSpore to them.
+
+    Takes about 20 s. Raises DeviceError where they cannot be made.
+    """
+    installed, machine = version("mindspore"), platform.machine()
+    if machine != "x86_64" or installed not in TESTED:
+        raise DeviceError(
+            f"stand-ins for CANN were tried with MindSpore {', '.join(TESTED)} on x86_64, and this is MindSpore "
+            f"{installed} on {machine}: use a machine with CANN, or one of these"
+        )
+    found, missing = _needed()
+    names = _missing_functions(found)
+    home = folder.absolute() / "cann"  # MindSpore looks for this word in the path
+    libraries, packages = home / "lib64", home / "opp/built-in/op_impl/ai_core/tbe"
+    for each in (libraries, home / "compiler", packages / "hccl"):
+        each.mkdir(parents=True)
+    code = ["#include <string.h>", "extern char _ZNSs4_Rep20_S_empty_rep_storageE[];"]
+    for name, plain in zip(names, _run(["c++filt"], "\n".join(names)).splitlines(), strict=True):
+        body = next((body for pattern, body in _EMPTY_OBJECTS.items() if re.match(pattern, plain)), "return 0;")
+        code.append(f"void *{name}(void *a) {{ {body} }}")
+    (home / "standin.c").write_text("\n".join(code) + "\n")
+    options = ["-shared", "-fPIC", "-w", "-fno-builtin", "-l:libstdc++.so.6"]
+    _run(["gcc", str(home / "standin.c"), "-o", str(libraries / _LIBRARY), *options])
+    for name in {*missing, *_LOADED_LATE}:
+        (libraries / name).symlink_to(_LIBRARY)
+    (home / "compiler/version.info").write_text(f"Version={CANN_VERSION}\n")
+    (packages / "hccl/__init__.py").write_text("")
+    (packages / "hccl/sys_version.py").write_text(f"__sys_version__ = {CANN_VERSION!r}\n")
+    return {
+        "LD_LIBRARY_PATH": str(libraries),
+        "ASCEND_HOME_PATH": str(home),
+        "ASCEND_OPP_PATH": str(home / "opp"),
+        "PYTHONPATH": str(packages),
+    }
+
+
+def _needed() -> tuple[set[Path], set[str]]:
+    """The libraries that MindSpore's Ascend back end loads, and the names of those that are nowhere here."""
+    root = Path(importlib.util.find_spec("mindspore").submodule_search_locations[0])
+    folders = {str(path.parent) for path in root.rglob("*.so*") if "gpu" not in path.parts}
+    first = [root / "lib" / name for name in _LOADED_FIRST]
+    listed = _run(["ldd", *map(str, first)], LD_LIBRARY_PATH=os.pathsep.join(folders))
+    found = {Path(path).resolve() for path in [*first, *re.findall(r"(/\S+) \(0x", listed)]}
+    return found, set(re.findall(r"(\S+) => not found", listed))
+
+
+def _missing_functions(libraries: Iterable[Path]) -> list[str]:
+    wanted, defined = set(), set()
+    for line in _run(["nm", "-D", *map(str, libraries)]).splitlines():
+        kind, _, name = line[17:].partition(" ")
+        if kind == "U":
+            wanted.add(name.partition("@")[0])
+        elif kind not in "wv":
+            defined.add(name.partition("@")[0])
+    plugins = (library for library in libraries if "plugin" in library.parts)
+    late = {name.decode() for library in plugins for name in _NAMES_LOOKED_UP.findall(library.read_bytes())}
+    late |= {f"{name}GetWorkspaceSize" for name in late if name.startswith("aclnn")} | {"aclnnInit", "aclnnFinalize"}
+    return sorted(name for name in (wanted - defined) | late if not re.match(r"_?Py", name))
+
+
+def _run(command: Sequence[str], text: str | None = None, **variables: str) -> str:
+    how = {"capture_output": True, "text": True, "check": True, "env": {**os.environ, **variables}}
+    try:
+        return subprocess.run(command, input=text, **how).stdout
+    except FileNotFoundError:
+        what = f"{command[0]} is missing, which makes stand-ins for CANN"
+        raise DeviceError(f"{what}: apt-get install gcc binutils") from None
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr.strip().splitlines() or ["no message"])[-1]
+        raise DeviceError(f"stand-ins for CANN cannot be made: {command[0]} failed: {last}") from error

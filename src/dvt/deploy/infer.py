@@ -1,4 +1,4 @@
-"""Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does (`dvt.cli.infer`)."""
+"""Classifies the images of a folder with a bundle, and measures it: what `dvt infer` does."""
 
 import csv
 import sys
@@ -24,7 +24,7 @@ COLUMNS = ("file", "label", "class", "confidence", "exit")  # exits are counted 
 
 @dataclass(frozen=True)
 class InferRequest:
-    """What to classify, and with which bundle.
+    """Classify images with an exported bundle.
 
     Args:
         bundle: Folder that export.py wrote.

@@ -1,6 +1,6 @@
 """One step of a run, compiled for a simulated card: `python -m dvt.training.dry_run < CONFIGURATION` (JSON).
 
-Writes a line of JSON: what `compiled` found, or the first error with its place. `dvt.cli.dry_run` starts this in a
+Writes a line of JSON: what `compiled` found, or the first error with its place. `dvt.cli.train` starts this in a
 process with the variables of `dvt.cluster.simulation`.
 """
 

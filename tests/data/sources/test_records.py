@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from data_files import write_image
 
-from dvt.cli.records import main
+from dvt.cli.main import main
 from dvt.config import AugmentSection, DataSection
 from dvt.data import load_splits
 from dvt.data.sources import record_writer
@@ -102,12 +102,12 @@ def test_one_file_per_part_and_one_part_at_a_time(image_folder, tmp_path):
 
 
 def test_the_command(image_folder, tmp_path, capsys):
-    assert main([str(image_folder), str(tmp_path / "records"), "--shards", "2", "--part", "val"]) == 0
+    assert main(["records", str(image_folder), str(tmp_path / "records"), "--shards", "2", "--part", "val"]) == 0
     assert "val: 9 images" in capsys.readouterr().out
-    assert main([str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 2
+    assert main(["records", str(tmp_path / "nowhere"), str(tmp_path / "other")]) == 2
     assert "nowhere is not a folder" in capsys.readouterr().err
     for wrong in (["--shards", "0"], ["--part", "test"]):
-        assert main([str(image_folder), str(tmp_path / "other"), *wrong]) == 2
+        assert main(["records", str(image_folder), str(tmp_path / "other"), *wrong]) == 2
     with pytest.raises(ConfigError, match="1 and 1000"):
         write_records(image_folder, tmp_path / "other", shards=1001)
     assert not (tmp_path / "other").exists()
@@ -162,12 +162,12 @@ def test_a_class_without_a_readable_image_is_named(image_folder, tmp_path):
 def test_the_command_leaves_bad_images_out(image_folder, tmp_path, capsys):
     cut_short(sorted((image_folder / "val" / "cat").iterdir())[0])
     command = [str(image_folder), str(tmp_path / "records"), "--part", "val"]
-    assert main(command) == 1
+    assert main(["records", *command]) == 1
     assert "cannot be read" in capsys.readouterr().err
-    assert main([*command, "--on_bad_image", "skip"]) == 0
+    assert main(["records", *command, "--on_bad_image", "skip"]) == 0
     said = capsys.readouterr()
     assert "val: 8 images" in said.out and "bad image 1 of val, skipped: image file " in said.err
-    assert main([*command, "--on_bad_image", "skip", "--max_bad_images", "-1"]) == 2
+    assert main(["records", *command, "--on_bad_image", "skip", "--max_bad_images", "-1"]) == 2
     assert "data.max_bad_images is -1" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""MindSpore Lite: configurations for its converter, and the converted files in the manifest (`dvt.cli.lite`)."""
+"""MindSpore Lite: configurations for its converter, and the converted files in the manifest (`dvt lite`)."""
 
 import dataclasses
 import os
