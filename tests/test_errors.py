@@ -189,7 +189,7 @@ def system_error(number: int) -> OSError:
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (system_error(errno.ENOSPC), 1, "/some/file cannot be written: No space left on device; free some space"),
+        (system_error(errno.ENOSPC), 1, "free some space, then run this again. The system said: OSError: [Errno 28]"),
         (system_error(errno.EACCES), 2, "/some/file cannot be used: Permission denied; give another path"),
         (system_error(errno.EROFS), 2, "/some/file cannot be used: Read-only file system; give another path"),
         (system_error(errno.EMFILE), 1, "too many open files; raise the limit (`ulimit -n`)"),

@@ -23,7 +23,7 @@ from dvt.errors import ConfigError, DVTError, reason_of
 HELD = ".in_use"  # the file that is locked in a folder that is held
 _SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
 _LOCK = "lock"  # the file in them that is locked while they are in use
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 def write_failure(path: Path, error: Exception) -> str:
     """Why `path` could not be written and what to do; on a full disk also how much is free there."""
     number, reason = getattr(error, "errno", None), reason_of(error)
-    if number in DISK_FULL:
+    if number in _FULL:
         place = next(each for each in path.parents if each.exists())
         free = shutil.disk_usage(place).free / 2**20
         return f"{reason}: {free:.1f} MiB are free in {place}; make room or choose another folder"

@@ -19,7 +19,7 @@ from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
 from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
-from dvt.errors import ConfigError, DeviceError
+from dvt.errors import ConfigError
 from dvt.training.folder import RunFolder
 from dvt.value_checks import bounds
 
@@ -59,11 +59,9 @@ def _launch(argv: list[str]) -> int:
         cards = (device_num or CARDS) * whole_number(os.environ, "NNODES", 1)
         return train.dry_run(config, os.environ, cards, options.largest_batch)
     counts = preflight.count_devices()
-    if config.device_target == "auto":
-        if not counts:
-            raise DeviceError("this MindSpore offers no device at all; reinstall it")
-        config.device_target = next(iter(counts))
     target = config.device_target
+    if target == "auto":
+        target = config.device_target = next(iter(counts), "CPU")
     devices = CPU_WORKERS if target == "CPU" else counts.get(target, 1)
     placement = placement_from(os.environ, device_num or devices)
     environment = worker_environment(placement, target, Path(sys.executable))

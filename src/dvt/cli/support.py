@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import contextlib
 import inspect
 import json
 import logging
@@ -22,7 +23,6 @@ from tqdm import tqdm
 from dvt.config.files import build, config_to_yaml, key_hints, read_yaml, typed_value
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DVTError, did_you_mean, listing
-from dvt.safe_files import DISK_FULL
 from dvt.signals import INTERRUPTED, stop_done, stop_was_asked
 from dvt.value_checks import check_fields, describe_type, expanded
 
@@ -54,6 +54,7 @@ LIMITS = {
         "lower data.workers"
     ),
     "Too many open files": "too many open files; raise the limit (`ulimit -n`)",
+    "No space left on device|quota exceeded": "a file cannot be written; free some space, then run this again",
 }
 """Pattern of an error that says that a limit of the system was reached -> what to tell the user."""
 
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 
     A field without a default, or one of `words`, may also be given as a word without its name; a list takes many words.
     Options may be written with dashes or underscores, and `ALIASES` stand for longer names. `log_level` is the default
-    of that option. Every refusal is a ConfigError that names the option, the value and what is needed.
+    of that option. Refusals are ConfigErrors.
     """
 
     def __init__(
@@ -136,10 +137,8 @@ class Parser(argparse.ArgumentParser):
         """The same arguments with one spelling: --long_name=value. Raises ConfigError for unknown options."""
         words: list[str] = []
         rest = deque(argv)
-        while rest:
+        while rest and rest[0] != "--":
             word = rest.popleft()
-            if word == "--":
-                return [*words, word, *rest]
             if not word.startswith("--"):
                 words.append(word)
                 continue
@@ -156,7 +155,7 @@ class Parser(argparse.ArgumentParser):
                 while numbers and rest and NUMBER.fullmatch(rest[0]):
                     value += f",{rest.popleft()}"  # 0.5 0.5 0
             words.append(f"--{name}{equals}{value}")
-        return words
+        return [*words, *rest]
 
     def _refuse(self, name: str) -> NoReturn:
         keys = [f"--{key}" for key in self.keys if key.startswith(f"{name}.")]
@@ -185,10 +184,7 @@ def _described(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
 
 
 def given_keys(given: dict[str, Any]) -> dict[str, Any]:
-    """The keys of `RunConfig` in the YAML files and options that `Parser.parse` found, the options laid over the files.
-
-    Raises ConfigError, naming the file, for files that are not fit to be read.
-    """
+    """The keys of `RunConfig` in the YAML files and options that `Parser.parse` found; options go over files."""
     keys: dict[str, Any] = {}
     for path in given["config"]:
         keys |= read_yaml(expanded(path, "config"))
@@ -214,16 +210,15 @@ def run_command(command: Callable[[list[str]], int | None], argv: Sequence[str])
     """Runs `command` on `argv` and returns the exit code: the one place where errors become messages.
 
     2 for what is refused before any work (a user's mistake), 1 for a failure on the way (`dvt.errors.work_begun`) and
-    for a bug, each with a message on standard error and, if --debug is in `argv`, the traceback before it; 130 after a
-    signal that asks to stop, 141 if the reader of the output went away, else what `command` returned.
+    for a bug, each with a message and, with --debug, the traceback before it; 130 after a signal that asks to stop, 141
+    if the reader of the output went away, else what `command` returned.
     """
     argv = list(argv)
     _prepare_process()
     try:
-        try:
+        code = 0
+        with contextlib.suppress(SystemExit):  # --help, --print_config
             code = command(argv) or 0
-        except SystemExit as done:  # --help, --version and --print_config
-            code = done.code if isinstance(done.code, int) else 0
         print(end="", flush=True)  # here, where a reader that went away is noticed
         return code
     except KeyboardInterrupt:
@@ -274,17 +269,12 @@ def _outcome(error: Exception, traceback_shown: bool) -> tuple[str, int]:
         for pattern, message in LIMITS.items():
             if re.search(pattern, line):
                 return f"error: {message}. The system said: {line[:200]}", 1
-    if isinstance(error, OSError) and error.errno in DISK_FULL:
-        name, reason = error.filename or "a file", error.strerror
-        return f"error: {name} cannot be written: {reason}; free some space, then run this again", 1
     if isinstance(error, OSError) and error.filename is not None:
         remedy = "give another path, or change its permissions"
         return f"error: {error.filename} cannot be used: {error.strerror}; {remedy}", 2
     where = "the traceback is above" if traceback_shown else "run the same command with --debug for the traceback"
-    return (
-        f"internal error: {text}\nThis is a bug in dvt, not a mistake of yours: {where}. "
-        "Please report it with the command and that traceback."
-    ), 1
+    about = f"This is a bug in dvt, not a mistake of yours: {where}."
+    return f"internal error: {text}\n{about} Please report it with the command and that traceback.", 1
 
 
 class _ProgressSafeHandler(logging.StreamHandler):
