@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from dvt.config.sections import DataSection
 from dvt.data.images import PARTS, ArrayImages, Source, checked_labels, configured, required_folder
 from dvt.data.preprocess import Preprocessing
+from dvt.data.progress import progress
 from dvt.errors import DataError
 from dvt.safe_files import replacing
 
@@ -93,13 +94,18 @@ def fetch_fashion_mnist(folder: Path, tried: Sequence[str] = (), base_urls: Sequ
                 url = f"{base.rstrip('/')}/{name}.gz"
                 log.info("downloading %s", url)
                 with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-                    content = answer.read(MOST_BYTES + 1)
+                    total = int(answer.headers.get("Content-Length") or 0) or None
+                    content = b""
+                    with progress(total=total, unit="B", unit_scale=True, desc=name) as bar:
+                        while len(content) <= MOST_BYTES and (part := answer.read(2**16)):
+                            content += part
+                            bar.update(len(part))
                 values = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_BYTES + 1)
                 if hashlib.sha256(values).hexdigest() != SHA256[name]:
                     raise ValueError("the content is not that of Fashion-MNIST (wrong SHA-256)")
                 folder.mkdir(parents=True, exist_ok=True)
-                with replacing(folder / f"{name}.gz") as part:
-                    part.write_bytes(content)
+                with replacing(folder / f"{name}.gz") as written:
+                    written.write_bytes(content)
             return folder
         # URLError and timeouts are OSErrors; EOFError and zlib.error come from gzip that is cut short or damaged.
         except (OSError, http.client.HTTPException, EOFError, ValueError, zlib.error) as error:
