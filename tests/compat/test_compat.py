@@ -120,7 +120,9 @@ def test_predictions_load(written: Path, name: str) -> None:
     predictions = Predictions.load(written / name)
     text = (written / name / "results.json").read_text(encoding="utf-8")
     results = json.loads(text)
-    assert json.loads(Results.from_json(text).to_json()) == results
+    again = json.loads(Results.from_json(text).to_json())
+    again["reliability"] = [{k: v for k, v in row.items() if v is not None} for row in again["reliability"]]
+    assert again == {key: value for key, value in results.items() if key not in ("rules", "searches")}
     assert predictions.val.accuracy == pytest.approx(results["anytime_accuracy"])
     assert predictions.calibration is not None and predictions.exit_index is not None
     assert predictions.thresholds == pytest.approx(results["recommended"]["thresholds"])

@@ -118,6 +118,7 @@ def test_results_are_those_of_0_1_0(folder: Path, checkpoint: Path, tmp_path: Pa
     """The same evaluation gave `results_0.1.0.json`, where place and machine were then made neutral."""
     text = WRITTEN_BY_0_1_0.read_text()
     expected = json.loads(text)
+    del expected["rules"], expected["searches"]
     assert json.loads(Results.from_json(text).to_json()) == expected
     evaluate_checkpoint(str(checkpoint), 2, config(folder, temperature_scaling=True), str(tmp_path))
     written = json.loads((tmp_path / "results.json").read_text())

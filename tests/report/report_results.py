@@ -77,7 +77,6 @@ def made_up(num_exits=3, classes=("Bag", "Coat", "Dress")):
 def with_everything(results):
     """The same content with every optional part."""
     gmacs, accuracy = results["cumulative_gmacs"], results["anytime_accuracy"]
-    point = {"accuracy": 70.25, "expected_gmacs": gmacs[1], "calibration_accuracy": 71.0, "budget_gmacs": gmacs[1]}
     bins = {
         "counts": [0, 30, 70],
         "confidence": [None, 0.5, 0.9],
@@ -94,8 +93,6 @@ def with_everything(results):
         "frontier": curve | {"calibration_accuracy": accuracy, "calibration_gmacs": gmacs},
         "published": {"label": "published, ImageNet", "source": "a table", "gmacs": gmacs, "accuracy": accuracy},
         "reliability": [copy.deepcopy(bins) for _ in gmacs],
-        "rules": [{"rule": rule, "points": [point, None]} for rule in ("confidence", "random")],
-        "searches": [{"budget_gmacs": gmacs[1], "published": point, "optimised": point | {"accuracy": 70.75}}],
         "config": {"eval": {"batch_size": 64, "budget_gmacs": 0.04}, "seed": 7, "output": "runs/quickstart"},
     }
     exit_rule = {"name": "confidence", "temperatures": [1.31] * len(gmacs)}

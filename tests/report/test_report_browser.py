@@ -39,7 +39,7 @@ def test_it_renders(browser: Browser, report: Path, window: str, dark: bool, tmp
     assert browser.requests() == [report.as_uri()]
 
     images = "[...document.images]"
-    assert browser.run(f"return {images}.length") == 3
+    assert browser.run(f"return {images}.length") == 2
     assert browser.run(f"return {images}.every(i => i.complete && i.naturalWidth > 0)")
     assert browser.run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
     too_wide = browser.run(f"return {images}.filter(i => i.getBoundingClientRect().right > {width} + 1).length")
@@ -65,7 +65,6 @@ def test_every_part_is_there(browser: Browser, report: Path):
     titles = browser.run("return [...document.querySelectorAll('h2')].map(e => e.textContent)")
     assert titles == [
         "Accuracy, cost and speed",
-        "Budget, thresholds and exit rules",
         "Speed and classes",
         "How far confidence can be believed",
         "Run, machine and model",

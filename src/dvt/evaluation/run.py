@@ -36,9 +36,9 @@ from dvt.evaluation.speed import SpeedTest
 from dvt.evaluation.stored import store_results, stored_results, stored_summary
 from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
+from dvt.report.page import write_report
 from dvt.report.results import ExitReliability, Results, SweepCurve
 from dvt.report.words import summary
-from dvt.report.write import write_report
 from dvt.safe_files import require_writable
 
 TIMED_SETTINGS = 6  # points of the curve whose images/s are measured, beside the recommended one
@@ -205,8 +205,6 @@ class _Evaluation:
             groups={} if exit_index is None else by_attribute(self._splits, val, exit_index),
             per_class={} if exit_index is None else by_class(self._splits, val, exit_index),
             reliability=_reliability(val, rule),
-            rules=budgets.compare_rules(calibration, val, costs) if calibration else [],
-            searches=budgets.compare_searches(calibration, val, costs, rule.name) if calibration else [],
             throughput=self._speed_test.measure(timed, rule, costs.gmacs),
         )
 

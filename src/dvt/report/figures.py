@@ -1,16 +1,13 @@
-"""Figures of the report: PNG bytes from results, in a light and a dark theme. NumPy and matplotlib only.
+"""Figures of the report: PNG bytes from results, in a light and a dark theme.
 
-Figures are drawn about as wide as a phone's window (`WIDTH` inches), so that their text stays readable there; pages
-show them side by side where there is room. An exit has the same colour in every figure and table (`exit_colour`).
-
-Axis letters: K exits, P points of the sweep.
+They are drawn about as wide as a phone's window (`WIDTH` inches), so that their text stays readable there. An exit has
+the same colour in every figure and table (`exit_colour`).
 """
 
 import io
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -23,12 +20,12 @@ from dvt.report.words import share
 EXIT_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#F0E442")
 PUBLISHED_COLOUR = "#8C6BB1"
 
+FIGURES = ("accuracy_gmacs.png", "reliability.png")
 WIDTH = 5.2  # inches
 DOTS_PER_INCH = 160
 
 
-@dataclass(frozen=True)
-class Theme:
+class Theme(NamedTuple):
     """Colours of what is not an exit."""
 
     background: str
@@ -48,19 +45,12 @@ def exit_colour(exit_index: int) -> str:
 
 def draw_all(results: Results, theme: Theme = LIGHT) -> dict[str, bytes]:
     """File name -> PNG of every figure that these results allow."""
-    charts: dict[str, tuple[Callable[[Axes, Results, Theme], None], str, str]] = {
-        "accuracy_gmacs.png": (_accuracy_against_gmacs, "average cost of an image (GMACs)", "accuracy (%)")
-    }
-    if results.throughput:
-        charts["accuracy_speed.png"] = (_accuracy_against_speed, "measured images/s", "accuracy (%)")
-    if results.reliability:
-        charts["reliability.png"] = (_reliability, "confidence", "accuracy")
+    charts = (_accuracy_against_gmacs, _reliability) if results.reliability else (_accuracy_against_gmacs,)
     drawn = {}
     with style(theme):
-        for name, (draw, x_label, y_label) in charts.items():
+        for name, draw in zip(FIGURES, charts, strict=False):
             figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
             axes = figure.add_subplot()
-            axes.set(xlabel=x_label, ylabel=y_label)
             axes.margins(x=0.1, y=0.16)
             draw(axes, results, theme)
             axes.legend(loc="best")
@@ -70,6 +60,7 @@ def draw_all(results: Results, theme: Theme = LIGHT) -> dict[str, bytes]:
 
 def _accuracy_against_gmacs(axes: Axes, results: Results, theme: Theme) -> None:
     """Sweep, single exits, recommended setting."""
+    axes.set(xlabel="average cost of an image (GMACs)", ylabel="accuracy (%)")
     gmacs, accuracy = results.cumulative_gmacs, results.anytime_accuracy
     frontier, published = results.frontier, results.published
     label = "early exits, published sweep" if frontier else "early exits, sweep"
@@ -87,25 +78,11 @@ def _accuracy_against_gmacs(axes: Axes, results: Results, theme: Theme) -> None:
         # Beside the point, where the sweep is above it; the last one has no room there.
         place, side = ((-2, -17), "center") if k == len(gmacs) - 1 else ((7, -13), "left")
         axes.annotate(f"exit {k + 1}", (x, y), place, textcoords="offset points", ha=side, fontsize=9.5)
-    if results.recommended:
-        _star(axes, results.recommended.expected_gmacs, results.recommended.accuracy, theme)
-    _from_zero(axes)
-
-
-def _accuracy_against_speed(axes: Axes, results: Results, theme: Theme) -> None:
-    measured = results.throughput
-    timed = sorted(measured.settings, key=lambda setting: setting.expected_gmacs)
-    for setting in timed:  # the range of the rounds: how noisy the machine was
-        heights = [setting.accuracy] * 2
-        axes.plot(setting.images_per_second_range, heights, "-", color=theme.muted, lw=3, alpha=0.35, zorder=1)
-    speeds, accuracies = zip(*((each.images_per_second, each.accuracy) for each in timed), strict=True)
-    axes.plot(speeds, accuracies, "-o", color=theme.muted, ms=4, lw=1.4, label="early exits, measured")
-    square = {"color": exit_colour(results.num_exits - 1), "mec": theme.background, "ms": 9, "ls": "none", "zorder": 3}
-    label = "all exits on every image"
-    axes.plot(measured.all_exits_images_per_second, results.anytime_accuracy[-1], "s", label=label, **square)
-    if results.recommended:
-        _star(axes, measured.adaptive_images_per_second, results.recommended.accuracy, theme)
-    _from_zero(axes)
+    if chosen := results.recommended:
+        star = {"color": theme.ink, "mec": theme.background, "ms": 16, "ls": "none", "zorder": 5}
+        axes.plot(chosen.expected_gmacs, chosen.accuracy, "*", label="recommended", **star)
+    axes.set_xlim(0, 1.1 * max(max(line.get_xdata()) for line in axes.get_lines()))  # costs are compared as ratios
+    axes.locator_params(axis="x", nbins=6)
 
 
 def _reliability(axes: Axes, results: Results, theme: Theme) -> None:
@@ -117,7 +94,7 @@ def _reliability(axes: Axes, results: Results, theme: Theme) -> None:
         axes.plot(x, y, "-", color=exit_colour(k), lw=1.4, label=label)
         sizes = [6 + 90 * count / sum(counts) for count in counts]  # few images: a small point
         axes.scatter(x, y, s=sizes, color=exit_colour(k), edgecolor=theme.background, lw=0.5, zorder=3)
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
 
 
 def style(theme: Theme) -> AbstractContextManager[None]:
@@ -146,24 +123,11 @@ def style(theme: Theme) -> AbstractContextManager[None]:
 
 
 def _by_cost(gmacs: Sequence[float], accuracy: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-    """(gmacs, accuracy) sorted by GMACs."""
     return tuple(zip(*sorted(zip(gmacs, accuracy, strict=True)), strict=True))
-
-
-def _star(axes: Axes, x: float, y: float, theme: Theme) -> None:
-    axes.plot(x, y, "*", color=theme.ink, mec=theme.background, ms=16, ls="none", label="recommended", zorder=5)
-
-
-def _from_zero(axes: Axes) -> None:
-    """Costs and speeds are compared as ratios, so their axis starts at 0."""
-    axes.set_xlim(0, 1.1 * max(max(line.get_xdata()) for line in axes.get_lines()))
-    axes.locator_params(axis="x", nbins=6)
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a file."""
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # names in scripts that the font lacks
-        figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    figure.savefig(buffer, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""The HTML of the report page: `template.html`, filled.
+"""The files of a report: `report.html`, which is `template.html` filled, its figures as PNG, and `results.json`.
 
-Self-contained: figures are embedded, nothing is loaded from elsewhere, and everything that comes from data is escaped.
+The page is self-contained: figures are embedded, nothing is loaded from elsewhere, and what comes from data is escaped.
 In the template stands `$name` for a value, and `<!-- if name -->` to `<!-- end -->` around what is left out where that
 value is empty.
 """
@@ -8,71 +8,73 @@ value is empty.
 import base64
 import json
 import re
-from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib import resources
+from pathlib import Path
 from string import Template
 
+from dvt.errors import ConfigError, work_begun
 from dvt.report import tables
+from dvt.report.figures import DARK, FIGURES, draw_all
 from dvt.report.results import Results
 from dvt.report.tables import text
-from dvt.report.words import early_exit_speed, headline, number, percent, share, speed, threshold_list
+from dvt.report.words import budget_use, calibration_errors, headline, threshold_list
+from dvt.safe_files import explained, replacing
 
+PAGE = "report.html"
+NUMBERS = "results.json"
+OF_EARLIER_VERSIONS = ("accuracy_speed.png", "exit_share.png", "attention.png", "examples.png", "extremes.png")
 MODES = {1: "with the thresholds stored in the checkpoint", 2: "with thresholds found on calibration images"}
 
 
-def page(results: Results, figures: Mapping[str, tuple[bytes, bytes]]) -> str:
-    """The whole page; `figures` are PNGs by file name, for light and for dark windows."""
+@work_begun()
+def write_report(results: Results, folder: Path) -> Path:
+    """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
+
+    No file takes its place before all are written, and the page comes last; figures that only an earlier report has are
+    removed. Raises ConfigError for a folder that cannot be written.
+    """
+    figures, folder = draw_all(results), Path(folder)
+    html = page(results, figures, draw_all(results, DARK))
+    files = {PAGE: html.encode(), NUMBERS: results.to_json().encode(), **figures}
+    with explained(folder, ConfigError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as moved_at_the_end:  # in reverse order
+            for name, content in files.items():
+                moved_at_the_end.enter_context(replacing(folder / name)).write_bytes(content)
+        for name in {*FIGURES, *OF_EARLIER_VERSIONS} - set(files):
+            (folder / name).unlink(missing_ok=True)
+    return folder / PAGE
+
+
+def page(results: Results, light: dict[str, bytes], dark: dict[str, bytes]) -> str:
+    """The whole page; PNGs by file name, for light and for dark windows."""
     name = f"{results.model['name']} on {results.dataset}"
     early = results.recommended if results.num_exits > 1 else None
-    config = json.dumps(results.config, indent=2, ensure_ascii=False) if results.config else ""
     values = {
         "title": text(f"{name}: early exits"),
         "kicker": text(f"Dynamic Vision Transformer {name}, {results.num_images:,} images, {results.date}"),
         "headline": text(headline(results)).replace(" %", "&nbsp;%"),
         "thresholds": text(threshold_list(early.thresholds)) if early else "",
         "reason": text(early.rule) if early else "",
+        "budget": text(budget_use(early.budget)) if early and early.budget else "",
         "exits": tables.exits(results),
         "groups": tables.groups(results),
-        "budget": tables.budget(results) + tables.searches(results) + tables.rules(results),
         "speed": tables.throughput(results) + tables.classes(results),
-        "calibration": tables.calibration(results),
+        "errors": calibration_errors(results),
         "run": tables.facts("Run", _run(results)),
         "machine": tables.facts("Machine", results.machine),
         "model": tables.facts("Model", results.model),
-        "config": text(config),
+        "config": text(json.dumps(results.config, indent=2, ensure_ascii=False)) if results.config else "",
     }
-    for figure, words in _alternatives(results).items():
-        light, dark = map(_data_uri, figures.get(f"{figure}.png", (b"", b"")))
-        values |= {figure: light, f"{figure}_dark": dark, f"{figure}_words": text(words)}
+    for figure in FIGURES:
+        key = figure.removesuffix(".png")
+        for shade, drawn in (("", light), ("_dark", dark)):
+            content = base64.b64encode(drawn.get(figure, b"")).decode()
+            values[key + shade] = content and f"data:image/png;base64,{content}"
     template = resources.files("dvt.report").joinpath("template.html").read_text(encoding="utf-8")
     optional = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
     return Template(optional.sub(lambda part: part[2] if values[part[1]] else "", template)).substitute(values)
-
-
-def _alternatives(results: Results) -> dict[str, str]:
-    """What each figure shows, in words, for those who cannot see it."""
-    chosen, measured = results.recommended, results.throughput
-    exits = "; ".join(
-        f"exit {k + 1} {percent(accuracy)} at {number(gmacs)} GMACs"
-        for k, (_, gmacs, accuracy) in enumerate(results.exits)
-    )
-    errors = "; ".join(
-        f"exit {k + 1} {share(row.expected_calibration_error)}" for k, row in enumerate(results.reliability)
-    )
-    words = {
-        "accuracy_gmacs": f"Chart of accuracy in percent against GMACs per image. Single exits: {exits}.",
-        "accuracy_speed": "",
-        "reliability": f"Chart of accuracy against confidence per exit. Expected calibration errors: {errors}.",
-    }
-    if chosen:
-        words["accuracy_gmacs"] += f" Recommended: {percent(chosen.accuracy)} at {number(chosen.expected_gmacs)} GMACs."
-    if measured:
-        words["accuracy_speed"] = (
-            "Chart of accuracy in percent against measured images per second. All exits on every image: "
-            f"{percent(results.anytime_accuracy[-1])} at {speed(measured.all_exits_images_per_second)}; "
-            f"early exits {early_exit_speed(results, measured)}, in images per second."
-        )
-    return words
 
 
 def _run(results: Results) -> dict[str, str]:
@@ -83,7 +85,3 @@ def _run(results: Results) -> dict[str, str]:
         "evaluated": f"{results.date}, {MODES.get(results.mode, f'mode {results.mode}')}",
     }
     return run | {"published curve": results.published.source} if results.published else run
-
-
-def _data_uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode() if png else ""

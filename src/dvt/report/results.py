@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from dvt.early_exit.budgets import FrontierCurve, Recommended, RuleComparison, SearchComparison
-from dvt.errors import ConfigError, DataError
+from dvt.early_exit.budgets import FrontierCurve, Recommended
+from dvt.errors import DataError
 from dvt.value_checks import from_plain
 
 
@@ -116,8 +116,6 @@ class Results:
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # attribute -> value -> its images
     per_class: dict[str, Group] = field(default_factory=dict)  # by name
     reliability: list[ExitReliability] = field(default_factory=list)  # (K,)
-    rules: list[RuleComparison] = field(default_factory=list)
-    searches: list[SearchComparison] = field(default_factory=list)
     throughput: Throughput | None = None
 
     def __post_init__(self) -> None:
@@ -138,20 +136,12 @@ class Results:
 
     def to_json(self) -> str:
         """The content of `results.json`."""
-        values = asdict(self)
-        for row in values["reliability"]:
-            if row["temperature"] is None:
-                del row["temperature"], row["scaled_expected_calibration_error"]
-        return json.dumps(values, indent=1, allow_nan=False) + "\n"
+        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Results":
         """The inverse of `to_json`. Raises DataError, naming what is missing or not as it must be."""
         try:
-            values = json.loads(text)
+            return from_plain(cls, json.loads(text), "results")
         except ValueError as error:
-            raise DataError(f"the results are not JSON: {error}; run the evaluation again") from error
-        try:
-            return from_plain(cls, values, "results")
-        except ConfigError as error:
-            raise DataError(f"{error}; run the evaluation again") from error
+            raise DataError(f"this is not what an evaluation writes: {error}; run the evaluation again") from error

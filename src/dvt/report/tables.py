@@ -1,7 +1,4 @@
-"""The tables of the report page, as HTML; nothing where there are no rows. What comes from data is escaped here.
-
-Axis letter: K exits.
-"""
+"""The tables of the report page, as HTML; nothing where there are no rows. What comes from data is escaped here."""
 
 import html
 import json
@@ -12,8 +9,7 @@ from dvt.report.figures import exit_colour
 from dvt.report.results import Group, Results
 from dvt.report.words import number, percent, share, speed, threshold_list
 
-MOST_CLASSES = 20  # the class table shows all of so many, else the best and the worst `EXTREME_CLASSES`
-EXTREME_CLASSES = 10
+MOST_CLASSES = 20  # rows of the table of classes; of more classes, half of the rows are the best and half the worst
 FACTS = {"memory_gib": "memory (GiB)", "image_size": "image size (pixels)"}  # with their units
 GROUP_UNITS = {"item_size": " px"}
 ROOM = 0.07  # share of a bar in which there is room for a number
@@ -21,7 +17,7 @@ ROOM = 0.07  # share of a bar in which there is room for a number
 
 def text(value: Any) -> str:
     """`value` as text that is safe in HTML, attributes included."""
-    return html.escape(str(value), quote=True)
+    return html.escape(str(value))
 
 
 def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
@@ -78,9 +74,9 @@ def classes(results: Results) -> str:
     """Accuracy and exits per class."""
     caption, shown = "Classes", results.per_class
     if len(shown) > MOST_CLASSES:
-        names = sorted(shown, key=lambda name: -shown[name].accuracy)
-        caption = f"The {EXTREME_CLASSES} best and worst of {len(shown)} classes (results.json has all)"
-        shown = {name: shown[name] for name in names[:EXTREME_CLASSES] + names[-EXTREME_CLASSES:]}
+        names, half = sorted(shown, key=lambda name: -shown[name].accuracy), MOST_CLASSES // 2
+        caption = f"The {half} best and worst of {len(shown)} classes (results.json has all)"
+        shown = {name: shown[name] for name in names[:half] + names[-half:]}
     return _share_table(caption, results.num_exits, shown)
 
 
@@ -112,67 +108,11 @@ def throughput(results: Results) -> str:
     rows = [["all exits on every image", accuracy, gmacs, all_exits, "1.00", "1.00", "–"]]
     for place, setting in enumerate(measured.settings):
         name = "recommended: " if results.recommended and place == 0 else ""
-        rows.append(
-            [
-                f'{name}<span class="exit">{text(threshold_list(setting.thresholds))}</span>',
-                percent(setting.accuracy),
-                number(setting.expected_gmacs),
-                speed(setting.images_per_second),
-                f"{setting.speed_up:.2f}",
-                f"{setting.gmac_ratio:.2f}",
-                share(setting.moving_fraction),
-            ]
-        )
+        name += f'<span class="exit">{threshold_list(setting.thresholds)}</span>'
+        numbers = [percent(setting.accuracy), number(setting.expected_gmacs), speed(setting.images_per_second)]
+        ratios = [f"{setting.speed_up:.2f}", f"{setting.gmac_ratio:.2f}", share(setting.moving_fraction)]
+        rows.append([name, *numbers, *ratios])
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
     heads.append("of the time, gathering and scattering")
     rounds = "1 round" if measured.rounds == 1 else f"{measured.rounds} rounds"
     return table(f"Speed: {measured.num_images:,} images in batches of {measured.batch_size}, {rounds}.", heads, rows)
-
-
-def budget(results: Results) -> str:
-    """The budget asked for beside what is used: on the calibration images, and on these."""
-    use = results.recommended and results.recommended.budget
-    if not use:
-        return ""
-    amounts = [use.asked, use.calibration, use.held_out]
-    if use.kind == "images_per_second" and results.throughput:
-        amounts.append(results.throughput.adaptive_images_per_second)
-    names = ("asked for", "on the calibration images", "on these held-out images", "measured while running")
-    rows = [[name, number(amount)] for name, amount in zip(names, amounts, strict=False)]
-    return table(f"Budget, in {use.unit}.", ["", use.unit], rows)
-
-
-def searches(results: Results) -> str:
-    """The published sweep against the optimised thresholds, at the same budgets."""
-    rows = [
-        [
-            number(each.budget_gmacs),
-            *(f"{percent(p.accuracy)} ({number(p.expected_gmacs)})" for p in (each.published, each.optimised)),
-            f"{each.optimised.accuracy - each.published.accuracy:+.2f}",
-            f"{each.optimised.calibration_accuracy - each.published.calibration_accuracy:+.2f}",
-        ]
-        for each in results.searches
-    ]
-    heads = ["budget, GMACs", "published sweep (GMACs used)", "optimised (GMACs used)", "gain, points", "calibration"]
-    return table("Thresholds chosen on the calibration images at the same budgets, tried on these.", heads, rows)
-
-
-def rules(results: Results) -> str:
-    """Accuracy of each exit rule at a few budgets."""
-    found = [(row.rule, {point.budget_gmacs: point.accuracy for point in row.points if point}) for row in results.rules]
-    budgets = sorted(set().union(*(accuracy for _, accuracy in found)))
-    rows = [[text(rule), *(percent(accuracy.get(each)) for each in budgets)] for rule, accuracy in found]
-    heads = ["rule", *(f"{number(each)} GMACs" for each in budgets)]
-    return table("Exit rules: accuracy on these images at a budget, thresholds of the published sweep.", heads, rows)
-
-
-def calibration(results: Results) -> str:
-    """Expected calibration error per exit, before and, where it was used, after temperature scaling."""
-    heads, rows = ["exit", "expected calibration error"], []
-    for k, row in enumerate(results.reliability):
-        rows.append([exit_name(k), share(row.expected_calibration_error)])
-        if row.temperature is not None:
-            heads[2:] = ["temperature", "error at it"]
-            rows[-1] += [number(row.temperature), share(row.scaled_expected_calibration_error)]
-    caption = "Expected calibration error: how far confidence and accuracy are apart, averaged over the images."
-    return table(caption, heads, rows)

@@ -1,12 +1,10 @@
-"""How results are said: numbers, a summary for consoles, and a headline that claims no more than the numbers.
-
-Page and console use the same words. Exits are counted from 1 here, from 0 in `Results`. Axis letter: K exits.
-"""
+"""How page and console say results: numbers, a summary, and a headline that claims no more than the numbers."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
+from dvt.early_exit.budgets import BudgetUse
 from dvt.early_exit.decisions import NEVER
 from dvt.report.results import Results, Throughput
 
@@ -19,14 +17,14 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:#.4g}".rstrip(".")
 
 
-def percent(value: float | None) -> str:
+def percent(value: float) -> str:
     """A value in percent, two decimals."""
-    return "–" if value is None else f"{value:.2f} %"
+    return f"{value:.2f} %"
 
 
-def share(value: float | None) -> str:
+def share(value: float) -> str:
     """A fraction as percent, one decimal."""
-    return "–" if value is None else f"{100 * value:.1f} %"
+    return f"{100 * value:.1f} %"
 
 
 def speed(value: float) -> str:
@@ -39,12 +37,20 @@ def threshold_list(thresholds: Sequence[float]) -> str:
     return " / ".join("never" if t >= NEVER else "all" if t <= -NEVER else f"{t:.3f}" for t in thresholds)
 
 
-def early_exit_speed(results: Results, measured: Throughput) -> str:
-    """Images/s with the recommended thresholds; without any, from the slowest to the fastest setting timed."""
-    if results.recommended:
-        return speed(measured.adaptive_images_per_second)
-    rates = sorted(setting.images_per_second for setting in measured.settings)
-    return f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds"
+def budget_use(budget: BudgetUse) -> str:
+    """What was asked for, and what the thresholds that were chosen for it use."""
+    names = {"asked for": budget.asked, "on the calibration images": budget.calibration, "on these": budget.held_out}
+    return f"{budget.unit}: " + ", ".join(f"{name} {number(amount)}" for name, amount in names.items())
+
+
+def calibration_errors(results: Results) -> str:
+    """Expected calibration error per exit, after temperature scaling too where it was used."""
+    said = []
+    for k, row in enumerate(results.reliability):
+        said.append(f"exit {k + 1} {share(row.expected_calibration_error)}")
+        if row.temperature is not None:
+            said[-1] += f" ({share(row.scaled_expected_calibration_error)} at temperature {number(row.temperature)})"
+    return ", ".join(said)
 
 
 def summary(results: Results) -> str:
@@ -63,16 +69,15 @@ def summary(results: Results) -> str:
             "  images that leave at each exit: " + ", ".join(map(share, chosen.exit_fractions)),
         ]
         if budget := chosen.budget:
-            lines.append(
-                f"  budget, {budget.unit}: asked for {number(budget.asked)}, on the calibration images "
-                f"{number(budget.calibration)}, on these {number(budget.held_out)}"
-            )
+            lines.append(f"  budget in {budget_use(budget)}")
     if measured:
-        speeds = f"all exits {speed(measured.all_exits_images_per_second)}, "
-        speeds += f"early exits {early_exit_speed(results, measured)}"
+        rates = sorted(setting.images_per_second for setting in measured.settings)
+        early = f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds"
         if chosen:
-            speeds += f", {measured.speed_up:.2f} times (GMACs: {measured.gmac_ratio:.2f} times)"
-        lines.append(f"measured images/s (batches of {measured.batch_size}): {speeds}")
+            early = f"{speed(measured.adaptive_images_per_second)}, {measured.speed_up:.2f} times (GMACs: "
+            early += f"{measured.gmac_ratio:.2f} times)"
+        all_exits = f"all exits {speed(measured.all_exits_images_per_second)}"
+        lines.append(f"measured images/s (batches of {measured.batch_size}): {all_exits}, early exits {early}")
         lines.append(f"  gathering and scattering {share(measured.moving_fraction)} of the time")
     return "\n".join(lines)
 
