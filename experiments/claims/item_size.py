@@ -6,7 +6,6 @@ Paper, figure "easy and hard": what leaves at the first exit looks easy.
 import numpy as np
 
 from dvt.early_exit import assign_exits
-from dvt.evaluation.groups import correct_at
 from experiments import figures
 from experiments.analysis import budgets_between, frontier_of, measured
 from experiments.claim import Claim, Result, Runs, Timings, table
@@ -25,7 +24,7 @@ def _compute(runs: Runs, timings: Timings) -> Result:
         for run, taken in zip(runs[RECIPE], exits, strict=True):
             here = run.item_size == size
             shares.append(100 * np.bincount(taken[here], minlength=len(run.gmacs)) / here.sum())
-            accuracy.append(100 * correct_at(run.val, taken)[here].mean())
+            accuracy.append(100 * run.val.correct[taken, np.arange(len(taken))][here].mean())
             cost.append(1000 * run.gmacs[taken[here]].mean())
         shares = np.asarray(shares)  # (seeds, K)
         rows.append([f"{size} px", *(measured(each, 1) for each in shares.T), measured(accuracy), measured(cost)])

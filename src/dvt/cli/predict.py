@@ -32,11 +32,11 @@ class PredictOptions:
 def run(argv: Sequence[str], prog: str) -> int:
     """The command `dvt predict`."""
     options = parse(argv, prog)
-    from dvt.evaluation.predict import predict_files
+    from dvt.evaluation.predict import Predictor, find_images, predict_files
 
-    return predict_files(
-        options.images, options.checkpoint, options.thresholds, options.top, options.json, options.device_target
-    )
+    files = find_images(options.images)
+    predictor = Predictor(options.checkpoint, options.thresholds, options.device_target)
+    return predict_files(files, predictor, options.top, options.json)
 
 
 def parse(argv: Sequence[str], prog: str = "dvt predict") -> PredictOptions:

@@ -1,8 +1,4 @@
-"""Evaluation: accuracy of every exit, thresholds for a budget, early exits, measured speed.
-
-`run.evaluate_checkpoint` is the recipe. `all_exits` runs the exits and can be interrupted, `speed` measures, `groups`
-looks at classes, `stored` keeps results in the checkpoint; `predict` is `dvt predict`.
-"""
+"""Evaluation: accuracy of every exit, thresholds for a budget, accuracy and cost with early exits, measured speed."""
 
 from dvt.evaluation.run import evaluate_checkpoint
 

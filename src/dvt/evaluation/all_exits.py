@@ -31,22 +31,17 @@ log = logging.getLogger(__name__)
 
 
 class Partial:
-    """What an evaluation has done so far, kept in a folder until the evaluation is complete.
+    """What an evaluation has done so far, kept in the folder of its results until it is complete.
 
-    Args:
-        folder: Folder of the results.
-        identity: All that the outputs depend on, as plain values; what another evaluation has left is thrown away.
-
-    Raises:
-        ConfigError: The folder cannot be written.
+    `identity` is all that the outputs depend on, as plain values; what another evaluation has left is thrown away.
+    Raises ConfigError for a folder that cannot be written.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any]) -> None:
         self._folder = folder / PARTIAL_FOLDER
         self._waiting: list[Outcomes] = []
         self._saved = time.monotonic()
-        text = json.dumps(identity, sort_keys=True, default=str)
-        note = self._folder / "identity.json"
+        text, note = json.dumps(identity, sort_keys=True, default=str), self._folder / "identity.json"
         with explained(self._folder, ConfigError):
             if not note.is_file() or note.read_text(encoding="utf-8") != text:
                 self.remove()
@@ -55,11 +50,7 @@ class Partial:
 
     def load(self, split: str) -> list[Outcomes]:
         """What was kept of the images done before, in parts."""
-        parts = []
-        for path in sorted(self._folder.glob(f"{split}_*.npz")):
-            with np.load(path, allow_pickle=False) as stored:
-                parts.append(Outcomes.from_arrays(dict(stored)))
-        return parts
+        return [Outcomes.from_arrays(dict(np.load(path))) for path in sorted(self._folder.glob(f"{split}_*.npz"))]
 
     def add(self, split: str, outputs: Outcomes) -> None:
         """One more batch; written to the disk together with others."""
@@ -76,7 +67,6 @@ class Partial:
         self._waiting, self._saved = [], time.monotonic()
 
     def remove(self) -> None:
-        """Forgets everything: the evaluation is complete, or another one starts."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
@@ -98,21 +88,21 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
     comes out not finite.
     """
     cell.model.set_train(False)
-    run, partial = device.ahead_of_time(cell), keep.partial
+    run, partial, total = device.ahead_of_time(cell), keep.partial, splits.sizes[split]
     parts = partial.load(split) if partial else []
     done = sum(len(part.labels) for part in parts)
     if done:
-        log.info("%s: going on after %d of %d images, which were evaluated before", split, done, splits.sizes[split])
+        log.info("%s: going on after %d of %d images, which were evaluated before", split, done, total)
+    batches = splits.batches(split, batch_size, skip=done // batch_size) if done < total else ()
     try:
-        with progress(total=splits.sizes[split], initial=done, unit="img", desc=f"{split}, all exits") as bar:
-            if done < splits.sizes[split]:
-                for images, labels in splits.batches(split, batch_size, skip=done // batch_size):
-                    # A short batch is padded, so that one compiled shape serves all.
-                    outputs = run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]
-                    parts.append(Outcomes.of(outputs, labels, keep.temperatures, keep.probabilities))
-                    if partial:
-                        partial.add(split, parts[-1])
-                    bar.update(len(images))
+        with progress(total=total, initial=done, unit="img", desc=f"{split}, all exits") as bar:
+            for images, labels in batches:
+                # A short batch is padded, so that one compiled shape serves all.
+                outputs = run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]
+                parts.append(Outcomes.of(outputs, labels, keep.temperatures, keep.probabilities))
+                if partial:
+                    partial.add(split, parts[-1])
+                bar.update(len(images))
     finally:
         if partial:
             partial.flush(split)

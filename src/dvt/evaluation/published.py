@@ -1,7 +1,6 @@
-"""Published accuracies to be overlaid on measured ones: top-1 in percent at average GMACs per image.
+"""Published accuracies to be overlaid on measured ones, from `published.json`: top-1 in percent at GMACs per image.
 
-They stand in `published.json` and nowhere else in the package. Sources: Wang et al., "Not All Images are Worth 16x16
-Words", NeurIPS 2021: tables and, for single points, figures; and the curve stored with the released code of that paper.
+Source: Wang et al., "Not All Images are Worth 16x16 Words", NeurIPS 2021, and the code released with it.
 """
 
 import json
@@ -10,14 +9,9 @@ from importlib import resources
 from dvt.models.variants import ModelConfig
 from dvt.report.results import PublishedCurve
 
-_CURVES = {
-    kind: {name: PublishedCurve(**curve) for name, curve in curves.items()}
-    for kind, curves in json.loads(
-        resources.files("dvt.evaluation").joinpath("published.json").read_text(encoding="utf-8")
-    ).items()
-}
-IMAGENET: dict[str, PublishedCurve] = _CURVES["imagenet"]  # by model
-CIFAR: dict[str, PublishedCurve] = _CURVES["cifar"]  # by data set
+_STORED = json.loads(resources.files("dvt.evaluation").joinpath("published.json").read_text(encoding="utf-8"))
+IMAGENET = {model: PublishedCurve(**curve) for model, curve in _STORED["imagenet"].items()}
+CIFAR = {dataset: PublishedCurve(**curve) for dataset, curve in _STORED["cifar"].items()}
 
 
 def published_curve(model: ModelConfig, dataset: str) -> PublishedCurve | None:

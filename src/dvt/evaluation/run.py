@@ -1,14 +1,10 @@
-"""The evaluation of a checkpoint, from images to report.
-
-Two different things are reported and named so: GMACs, which are computed, and images/s, which are measured on this
-machine with `AdaptiveClassifier` really leaving early. Axis letters: K exits, n images, P points of the sweep.
-"""
+"""The evaluation of a checkpoint, from images to report. Axis letters: K exits, n images, P points of the sweep."""
 
 import datetime
-import hashlib
 import logging
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,15 +25,13 @@ from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.early_exit.temperature import fit_temperature, reliability
 from dvt.errors import ConfigError, work_begun
 from dvt.evaluation.all_exits import Keep, Partial, run_all_exits
-from dvt.evaluation.checks import check_calibration, check_fit
-from dvt.evaluation.groups import by_attribute, by_class
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest
-from dvt.evaluation.stored import store_results, stored_results, stored_summary
+from dvt.evaluation.stored import check_calibration, check_fit, store_results, stored_results, stored_summary
 from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.page import write_report
-from dvt.report.results import ExitReliability, Results, SweepCurve
+from dvt.report.results import ExitReliability, Group, Results, SweepCurve
 from dvt.report.words import summary
 from dvt.safe_files import require_writable
 
@@ -68,77 +62,68 @@ def evaluate_checkpoint(
     used = device.set_up(config.device_target)
     model = model_of(loaded, checkpoint)
     if mode == 2:
+        check_calibration(loaded, config, checkpoint)
         splits = load_splits(config.data, loaded.model.image_size, config.seed)
     else:  # no training image is needed, nor looked at
         known = loaded.metadata.get("preprocessing") or {}
         mean, std = (getattr(config.data, key) or known.get(key) for key in ("mean", "std"))
         splits = load_validation(replace(config.data, mean=mean, std=std), loaded.model.image_size)
     check_fit(loaded, splits, checkpoint)
-    if mode == 2:
-        check_calibration(loaded, config, checkpoint)
     folder = Path(output)
     require_writable(folder)  # before any long work
-    log.info("device: %s", used.description)
-    for line in splits.describe().splitlines():
+    for line in (f"device: {used.description}", *splits.describe().splitlines()):
         log.info("%s", line)
 
-    partial = Partial(folder, _identity(loaded, splits, mode, config))
+    identity = {  # all that the outputs of the exits depend on; in mode 1, their scores on stored temperatures too
+        "weights": {name: zlib.crc32(np.ascontiguousarray(value)) for name, value in loaded.weights.items()},
+        "model": loaded.model.to_dict(),
+        "data": vars(config.data),
+        "images": splits.identity(),
+        "seed": config.seed,
+        "eval": vars(config.eval),
+        "mode": mode,
+    }
+    partial = Partial(folder, identity)
     evaluation = _Evaluation(model, splits, config, partial)
     if stored is None:
-        thresholds = evaluation.find_thresholds()
+        evaluation.find_thresholds()
     else:
-        thresholds = _Thresholds(np.float32(stored["dynamic_threshold"]), Choice.from_metadata(loaded.metadata))
-    val = evaluation.run("val", thresholds.rule.temperatures, config.eval.keep_probabilities)
-    choice, temperatures = thresholds.choice, thresholds.rule.temperatures
-    exit_index = choice and early_exit.assign_exits(val.scores_of(choice.rule.name), choice.thresholds)
-    results = evaluation.results(thresholds, val, exit_index, {"checkpoint": checkpoint, "mode": mode})
-    StoredPredictions(
-        val=val,
-        cumulative_gmacs=evaluation.costs.gmacs,
-        calibration=thresholds.calibration,
-        cumulative_seconds=evaluation.costs.seconds,
-        temperatures=None if temperatures is None else np.asarray(temperatures),
-        thresholds=choice and choice.thresholds,
-        exit_index=exit_index,
-    ).save(folder / PREDICTIONS_FILE)
+        evaluation.sweep = np.float32(stored["dynamic_threshold"])
+        evaluation.choice = Choice.from_metadata(loaded.metadata)
+    results = evaluation.validate(folder, {"checkpoint": checkpoint, "mode": mode})
     page = write_report(results, folder)
     partial.remove()
     if config.eval.store:
-        store_results(checkpoint, loaded, splits, results, choice)
+        store_results(checkpoint, loaded, splits, results, evaluation.choice)
     print(summary(results))
     print(f"report: {page}")
     return results
 
 
-@dataclass(frozen=True)
-class _Thresholds:
-    """Where images may leave."""
-
-    sweep: np.ndarray  # (P, K) of the published sweep
-    choice: Choice | None  # the recommended ones; None for a checkpoint that stores only a sweep
-    calibration: Outcomes | None = None  # the images that they were found on; None for stored ones
-
-    @property
-    def rule(self) -> ExitRule:
-        return CONFIDENCE if self.choice is None else self.choice.rule
-
-
 class _Evaluation:
-    """The steps of an evaluation, in the order of their use."""
+    """The steps of an evaluation, in the order of their use.
+
+    Attributes:
+        sweep: (P, K) thresholds of the published sweep.
+        choice: The recommended thresholds; None for a checkpoint that stores only a sweep.
+        calibration: What the exits say of the images that thresholds were found on; None for stored ones.
+    """
 
     def __init__(self, model: nn.Cell, splits: Splits, config: RunConfig, partial: Partial) -> None:
         self._model, self._config, self._partial, self._cell = model.config, config, partial, AllExits(model)
         self._splits = splits  # of a split that was run, only the images that can be read
         self._left_out: dict[str, int] = {}  # the number of the others, by split
         self._speed_test = SpeedTest(self._cell, splits, config.eval)
+        self.sweep: np.ndarray | None = None
+        self.choice: Choice | None = None
+        self.calibration: Outcomes | None = None
 
     @cached_property
     def costs(self) -> Costs:
         """Measured at the first use, when some images have been run: how long that took bounds the measurement."""
         return Costs(np.asarray(cumulative_gmacs(self._model)), self._speed_test.stage_seconds())
 
-    @work_begun()
-    def run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
+    def _run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
         """Every exit on the images of a split that can be read, scored at `temperatures`; from here on, these images
         are the split."""
         keep = Keep(temperatures, probabilities, self._partial)
@@ -153,100 +138,86 @@ class _Evaluation:
         return found.chosen(~bad)
 
     @work_begun()
-    def find_thresholds(self) -> _Thresholds:
+    def find_thresholds(self) -> None:
         """From the calibration images."""
         settings, temperatures = self._config.eval, None
-        found = self.run("calibration", None, settings.temperature_scaling)
+        found = self._run("calibration", None, settings.temperature_scaling)
         if settings.temperature_scaling:
             temperatures = [fit_temperature(each, found.labels) for each in found.probabilities]
             found = Outcomes.of(found.probabilities, found.labels, temperatures)
-        choice = budgets.choose_thresholds(found, self.costs, settings, temperatures)
-        return _Thresholds(early_exit.find_sweep_thresholds(found.largest), choice, found)
+        self.choice = budgets.choose_thresholds(found, self.costs, settings, temperatures)
+        self.sweep, self.calibration = early_exit.find_sweep_thresholds(found.largest), found
 
     @work_begun()
-    def results(
-        self, thresholds: _Thresholds, val: Outcomes, exit_index: np.ndarray | None, asked: dict[str, Any]
-    ) -> Results:
-        """All that is found on the validation images, which take the exits `exit_index` (n,); measures images/s."""
-        config, costs = self._config, self.costs
-        choice, calibration, rule = thresholds.choice, thresholds.calibration, thresholds.rule
+    def validate(self, folder: Path, asked: dict[str, Any]) -> Results:
+        """All that is found on the validation images, whose outputs are stored in `folder`; measures images/s."""
+        config, choice, calibration = self._config, self.choice, self.calibration
+        rule = choice.rule if choice else CONFIDENCE
+        val, costs = self._run("val", rule.temperatures, config.eval.keep_probabilities), self.costs
+        exit_index = choice and early_exit.assign_exits(val.scores_of(rule.name), choice.thresholds)
+        StoredPredictions(
+            val=val,
+            cumulative_gmacs=costs.gmacs,
+            calibration=calibration,
+            cumulative_seconds=costs.seconds,
+            temperatures=None if rule.temperatures is None else np.asarray(rule.temperatures),
+            thresholds=choice and choice.thresholds,
+            exit_index=exit_index,
+        ).save(folder / PREDICTIONS_FILE)
+
         # The published sweep compares confidences at no temperature, whatever the exit rule.
-        swept = early_exit.evaluate_scores(val.largest, val.correct, costs.gmacs, thresholds.sweep)
-        sweep = SweepCurve(
-            thresholds=swept.thresholds.tolist(),
-            accuracy=swept.accuracy.tolist(),
-            expected_gmacs=swept.expected_cost.tolist(),
-            exit_fractions=swept.exit_fractions.tolist(),
-        )
+        swept = early_exit.evaluate_scores(val.largest, val.correct, costs.gmacs, self.sweep)
+        accuracy, expected_gmacs, thresholds, exit_fractions = (values.tolist() for values in swept)
         frontier = calibration and budgets.frontier_curve(calibration, val, costs, rule.name)
         recommended = choice and budgets.recommend(choice, calibration, val, costs)
-        rows = np.asarray((frontier or sweep).thresholds, np.float32)
+        rows = np.asarray(frontier.thresholds if frontier else thresholds, np.float32)
         rows = rows[budgets.evenly_spread(len(rows), TIMED_SETTINGS)]
         timed = [budgets.evaluate_thresholds(val, costs, row, rule.name) for row in rows]
         if recommended:
             timed = [recommended, *(each for each in timed if each.thresholds != recommended.thresholds)]
+        groups, per_class, names = {}, {}, list(self._splits.class_names)
+        if choice:
+            for name, values in self._splits.attributes("val").items():
+                groups[name] = {str(each): _group(val, exit_index, values == each) for each in np.unique(values)}
+            per_class = {names[each]: _group(val, exit_index, val.labels == each) for each in np.unique(val.labels)}
         return Results(
             **asked,
             model=self._model.to_dict(),
             dataset=config.data.dataset,
             num_images=len(val.labels),
             images_left_out=self._left_out,
-            class_names=list(self._splits.class_names),
+            class_names=names,
             date=datetime.date.today().isoformat(),
             machine=device.describe_machine(),
             config=config_to_dict(config),
             cumulative_gmacs=costs.gmacs.tolist(),
             cumulative_seconds=None if costs.seconds is None else costs.seconds.tolist(),
             anytime_accuracy=val.accuracy,
-            sweep=sweep,
+            sweep=SweepCurve(thresholds, accuracy, expected_gmacs, exit_fractions),
             frontier=frontier,
             published=published_curve(self._model, config.data.dataset),
             recommended=recommended,
-            groups={} if exit_index is None else by_attribute(self._splits, val, exit_index),
-            per_class={} if exit_index is None else by_class(self._splits, val, exit_index),
+            groups=groups,
+            per_class=per_class,
             reliability=_reliability(val, rule),
             throughput=self._speed_test.measure(timed, rule, costs.gmacs),
         )
 
 
-def _identity(loaded: Checkpoint, splits: Splits, mode: int, config: RunConfig) -> dict[str, Any]:
-    """All that what is kept of the outputs of all exits depends on."""
-    digest = hashlib.sha256()
-    for name in sorted(loaded.weights):
-        digest.update(name.encode() + loaded.weights[name].tobytes())
-    return {
-        "weights": digest.hexdigest(),
-        "model": loaded.model.to_dict(),
-        "data": vars(config.data),
-        "images": splits.identity(),
-        "seed": config.seed,
-        "batch_size": config.eval.batch_size,
-        "mode": mode,  # the scores of mode 1 are taken at stored temperatures
-        "temperature_scaling": config.eval.temperature_scaling,
-        "keep_probabilities": config.eval.keep_probabilities,
-    }
+def _group(val: Outcomes, exit_index: np.ndarray, members: np.ndarray) -> Group:
+    """Of the images where `members` (n,) is true, which leave at `exit_index` (n,)."""
+    exits = exit_index[members]
+    fractions = np.bincount(exits, minlength=len(val.predicted)) / len(exits)
+    return Group(len(exits), float(100.0 * val.correct[exits, np.flatnonzero(members)].mean()), fractions.tolist())
 
 
 def _reliability(val: Outcomes, rule: ExitRule) -> list[ExitReliability]:
     """Of each exit; the scores of `val` are those at the temperatures of the rule."""
     rows = []
     for k, correct in enumerate(val.correct):
-        plain, scaled = reliability(val.largest[k], correct), {}
+        plain, scaled = reliability(val.largest[k], correct), ()
         if rule.temperatures is not None:
-            error = reliability(val.scores["confidence"][k], correct).expected_error
-            scaled = {"temperature": rule.temperatures[k], "scaled_expected_calibration_error": error}
-        rows.append(
-            ExitReliability(
-                counts=plain.counts.tolist(),
-                confidence=_with_gaps(plain.confidence),
-                accuracy=_with_gaps(plain.accuracy),
-                expected_calibration_error=plain.expected_error,
-                **scaled,
-            )
-        )
+            scaled = (rule.temperatures[k], reliability(val.scores["confidence"][k], correct).expected_error)
+        means = (np.where(plain.counts > 0, values, None).tolist() for values in (plain.confidence, plain.accuracy))
+        rows.append(ExitReliability(plain.counts.tolist(), *means, plain.expected_error, *scaled))
     return rows
-
-
-def _with_gaps(values: np.ndarray) -> list[float | None]:
-    """NaN, which JSON cannot hold, as None."""
-    return [None if np.isnan(value) else float(value) for value in values]

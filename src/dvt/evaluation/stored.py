@@ -1,15 +1,53 @@
-"""Results that a checkpoint keeps, under the names of the released checkpoints: read, printed, written."""
+"""What a checkpoint says of its data and results: compared with what is evaluated, printed, and written."""
 
 import logging
 from typing import Any
 
 from dvt.checkpoint.native import Checkpoint, save_checkpoint
+from dvt.config.files import config_to_dict, flattened
+from dvt.config.sections import RunConfig
 from dvt.data import Splits
 from dvt.early_exit.budgets import Choice
-from dvt.errors import CheckpointError, work_begun
+from dvt.errors import CheckpointError, ConfigError, work_begun
 from dvt.report.results import Results
 
+REMEDY = "evaluate on the data set the model was trained for"
+
 log = logging.getLogger(__name__)
+
+
+def check_fit(loaded: Checkpoint, splits: Splits, checkpoint: str) -> None:
+    """Raises CheckpointError for images of other classes, channels or normalisation than the model was trained for."""
+    held = {"num_classes": len(splits.class_names), "in_channels": splits.preprocessing["in_channels"]}
+    for what, there in held.items():
+        needed = getattr(loaded.model, what)
+        if needed != there:
+            raise CheckpointError(f"{checkpoint} has {what} {needed}, the data set {there}; {REMEDY}")
+    trained_on = loaded.metadata.get("preprocessing") or {}
+    for key in ("mean", "std"):
+        if key in trained_on and list(trained_on[key]) != list(splits.preprocessing[key]):
+            raise CheckpointError(
+                f"{checkpoint} was trained on images normalised with {key} {trained_on[key]}, but this data set has "
+                f"{list(splits.preprocessing[key])}; {REMEDY}, or give data.{key}"
+            )
+    names = loaded.metadata.get("class_names") or splits.class_names
+    for index, (name, here) in enumerate(zip(names, splits.class_names, strict=True)):
+        if name != here:
+            raise CheckpointError(f"class {index} is {name!r} in {checkpoint} and {here!r} in the data set; {REMEDY}")
+
+
+def check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) -> None:
+    """A held-out calibration slice is the same as in training, or it holds images that were trained on."""
+    trained = loaded.metadata.get("config")
+    if not trained or not config.data.hold_out_calibration:
+        return
+    asked, before = flattened(config_to_dict(config)), flattened(trained)
+    for key in ("seed", "data.dataset", "data.hold_out_calibration", "data.calibration_images"):
+        if asked[key] != before[key]:
+            raise ConfigError(
+                f"{key} is {asked[key]}, but {checkpoint} was trained with {before[key]}: the calibration images "
+                "would not be those that were kept out of training; leave the key as it was"
+            )
 
 
 def stored_results(loaded: Checkpoint, checkpoint: str) -> dict[str, Any]:
