@@ -1,10 +1,8 @@
 """Starting from other weights: another DVT, a released PyTorch file, or a plain DeiT or T2T-ViT.
 
 What fits by name and shape is taken, exit by exit; the rest keeps its fresh initialisation, and the report says which
-layers and why. Learned positions are resized to each grid. All of this is NumPy; MindSpore is imported only to read a
-`.ckpt`, PyTorch only to read its files.
-
-Axis letters: G grid side, N = G*G + 1 tokens (class token first), C width.
+layers and why. Learned positions are resized to each grid. MindSpore is imported only to read a `.ckpt` and to fill a
+model, PyTorch only to read its files. G stands for the side of a grid, with G*G tokens and the class token first.
 """
 
 import itertools
@@ -32,22 +30,14 @@ if TYPE_CHECKING:
 
 Weights = dict[str, np.ndarray]
 
-_SHOWN = 6  # kinds of layers per line of the report
-
 
 @dataclass(frozen=True)
 class Initial:
-    """What a model starts from, float32.
+    """What a model starts from, float32."""
 
-    Args:
-        weights: Whole tensors by parameter name.
-        parts: Tensors of layers that fit but for the columns of feature reuse: the first columns of each.
-        report: What was taken and what not, line by line.
-    """
-
-    weights: Weights
-    parts: Weights
-    report: list[str]
+    weights: Weights  # whole tensors by parameter name
+    parts: Weights  # of layers that fit but for the columns of feature reuse: the first columns of each tensor
+    report: list[str]  # what was taken and what not, line by line
 
 
 class _Source(NamedTuple):
@@ -80,17 +70,23 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     report += source.notes
     weights: Weights = {}
     parts: Weights = {}
-    chosen = match_exits(grids, config.grid_sizes)
-    for index, origin in enumerate(chosen):
+    known: dict[int, set[str]] = {}  # exit of the file -> the names that exits of the model which start from it have
+    for index, origin in enumerate(match_exits(grids, config.grid_sizes)):
         whole, partly, lines = start_exit(config, index, source.exits[origin], grids[origin])
         for kept, taken in ((weights, whole), (parts, partly)):
             kept |= {f"exits.{index}.{name}": np.asarray(value, np.float32) for name, value in taken.items()}
         here, there = _grids(config.grid_sizes[index]), _grids(grids[origin])
         report.append(f"exit {index + 1} ({here} tokens) starts from exit {origin + 1} of the file ({there} tokens)")
         report += [f"  {line}" for line in lines]
+        known.setdefault(origin, set()).update(row.ours for row in exit_rows(config, index))
     taken = weights | parts
     check_weights({name: value.shape for name, value in taken.items()}, taken, str(path))
-    return Initial(weights, parts, report + _not_taken(config, source, chosen))
+    if unused := [str(k + 1) for k in range(len(grids)) if k not in known]:
+        report.append(f"not taken, exits of the file of no use here: {', '.join(unused)}")
+    placeless = [name for k, names in sorted(known.items()) for name in source.exits[k] if name not in names]
+    if placeless + source.unknown:
+        report.append(f"not taken, no place in this model: {_kinds(placeless + source.unknown)}")
+    return Initial(weights, parts, report)
 
 
 def apply(model: "nn.Cell", initial: Initial) -> list[str]:
@@ -133,8 +129,8 @@ def match_exits(source: Sequence[int], target: Sequence[int]) -> list[int]:
 def _read_own(path: Path) -> _Source:
     checkpoint = read_checkpoint(path)
     model = checkpoint.model
-    weights = with_shared(model, checkpoint.weights)
-    exits, unknown = _by_exit(weights, [f"exits.{k}." for k in range(model.num_exits)], {})
+    prefixes = [f"exits.{k}." for k in range(model.num_exits)]
+    exits, unknown = _by_exit(with_shared(model, checkpoint.weights), prefixes)
     return _Source(f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, unknown, [])
 
 
@@ -151,21 +147,22 @@ def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
     }
     exits, unknown = _by_exit(flat, prefixes or [""], ours)
     tokenizer = "patch" if any("patch_embed." in name for name in flat) else "t2t"
-    num_heads = file.model.num_heads if file.model else None
-    return _Source(kind, tokenizer, num_heads, exits, unknown, file.notes)
+    return _Source(kind, tokenizer, file.model and file.model.num_heads, exits, unknown, file.notes)
 
 
-def _by_exit(weights: Weights, prefixes: list[str], ours: dict[str, str]) -> tuple[list[Weights], list[str]]:
+def _by_exit(
+    weights: Weights, prefixes: list[str], ours: Mapping[str, str] | None = None
+) -> tuple[list[Weights], list[str]]:
     """The weights below each prefix, by our names if theirs are others, and the names of the rest."""
     exits: list[Weights] = [{} for _ in prefixes]
     unknown = []
     for name, value in weights.items():
-        index = next((k for k, prefix in enumerate(prefixes) if name.startswith(prefix)), None)
-        below = None if index is None else name.removeprefix(prefixes[index])
-        if below is None or (ours and below not in ours):
+        index = next((k for k, prefix in enumerate(prefixes) if name.startswith(prefix)), 0)
+        below = name.removeprefix(prefixes[index])
+        if not name.startswith(prefixes[index]) or (ours and below not in ours):
             unknown.append(name)
         else:
-            exits[index][ours.get(below, below)] = value
+            exits[index][ours[below] if ours else below] = value
     return exits, unknown
 
 
@@ -221,20 +218,24 @@ def start_exit(
     for layer, grouped in itertools.groupby(others, key=lambda name: name.rpartition(".")[0] or name):
         names = list(grouped)
         there = {name: found[name] for name in names if name in found}
-        misfits = [name for name, value in there.items() if value.shape != shapes[name]]
-        if misfits and layer.startswith("blocks.") and all(_is_widened(there[n].shape, shapes[n]) for n in misfits):
-            parts |= {name: value[..., : shapes[name][-1]] for name, value in there.items()}
-            has, needs = there[misfits[0]].shape[-1], shapes[misfits[0]][-1]
-            rest = "the rest, for feature reuse, freshly initialised" if has < needs else "the rest left out"
-            left.setdefault(f"the first {min(has, needs)} columns taken, {rest}", []).append(layer)
-        elif misfits:
-            reason = _reason(layer, there[misfits[0]].shape, shapes[misfits[0]])
-            left.setdefault(f"freshly initialised, {reason}", []).append(layer)
-        else:
+        misfits = [(value.shape, shapes[name]) for name, value in there.items() if value.shape != shapes[name]]
+        if not misfits:
             taken |= there
-            missing = [name for name in names if name not in there] if there else [layer]
             if len(there) < len(names):
+                missing = [name for name in names if name not in there] if there else [layer]
                 left.setdefault("freshly initialised, not in the file", []).extend(missing)
+            continue
+        has, needs = misfits[0]
+        if layer.startswith("blocks.") and all(_is_widened(*shapes_) for shapes_ in misfits):
+            parts |= {name: value[..., : shapes[name][-1]] for name, value in there.items()}
+            rest = "the rest, for feature reuse, freshly initialised" if has < needs else "the rest left out"
+            done = f"the first {min(has[-1], needs[-1])} columns taken, {rest}"
+        elif layer == "head" and len(has) == len(needs):
+            done = f"freshly initialised, other classes ({has[0]} in the file, {needs[0]} here)"
+        else:
+            why = "made for patches of another size" if layer.startswith("tokens.") else "of another shape"
+            done = f"freshly initialised, {why} ({has} in the file, {needs} here)"
+        left.setdefault(done, []).append(layer)
     lines = [f"taken: {len(taken)} of {len(shapes)} tensors; positions: {positions}"]
     return taken, parts, lines + [f"{done}: {_kinds(names)}" for done, names in left.items()]
 
@@ -256,32 +257,10 @@ def _is_widened(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
     return found[:-1] == needed[:-1] and abs(needed[-1] - found[-1]) == FEATURE_CHANNELS
 
 
-def _reason(layer: str, found: tuple[int, ...], needed: tuple[int, ...]) -> str:
-    """Why a layer of the file does not fit, from the shapes of a tensor of it."""
-    if layer == "head" and len(found) == len(needed):
-        return f"other classes ({found[0]} in the file, {needed[0]} here)"
-    shape = "made for patches of another size" if layer.startswith("tokens.") else "of another shape"
-    return f"{shape} ({found} in the file, {needed} here)"
-
-
-def _not_taken(config: ModelConfig, source: _Source, chosen: list[int]) -> list[str]:
-    """Lines on what is in the file and has no place in the model at all."""
-    unused = [str(origin + 1) for origin in range(len(source.exits)) if origin not in chosen]
-    placeless = []
-    for origin in sorted(set(chosen)):
-        known = {row.ours for k, each in enumerate(chosen) if each == origin for row in exit_rows(config, k)}
-        placeless += [name for name in source.exits[origin] if name not in known]
-    names = {
-        "exits of the file of no use here": ", ".join(unused),
-        "no place in this model": _kinds(placeless + source.unknown),
-    }
-    return [f"not taken, {what}: {which}" for what, which in names.items() if which]
-
-
 def _kinds(names: Iterable[str]) -> str:
     """'blocks.*.norm2 (12), head': names that differ in numbers only are counted."""
     counts = Counter(re.sub(r"(?<=\.)\d+(?=\.)", "*", name) for name in names)
-    return listing((f"{kind} ({n})" if n > 1 else kind for kind, n in counts.items()), shown=_SHOWN)
+    return listing((f"{kind} ({n})" if n > 1 else kind for kind, n in counts.items()), shown=6)
 
 
 def _grids(*sides: int) -> str:
