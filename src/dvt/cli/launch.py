@@ -51,7 +51,7 @@ def _launch(argv: list[str]) -> int:
     end = argv.index("--") if "--" in argv else len(argv)
     train_arguments = argv[end + 1 :]
     text = "Variables: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, RANK_TABLE_FILE, CLUSTER_TIMEOUT (seconds), "
-    text += "BIND_CORE (see msrun --bind_core); docs/distributed.md explains them."
+    text += "BIND_CORE (see msrun --bind_core); scripts/run_distribute_train.sh -h explains them."
     usage = "%(prog)s [--device_num N] -- [train.py arguments]"
     device_num = Parser(PROGRAM, LaunchOptions, usage=usage, epilog=text).parse(argv[:end])[0].device_num
     options, config = train.parse(train_arguments, "train.py")
