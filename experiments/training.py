@@ -78,14 +78,13 @@ def _evaluate(config: RunConfig, folder: Path) -> tuple[dict[str, np.ndarray], d
     costs = cumulative_gmacs(checkpoint.model)
     train = config.train
     images = checkpoint.metadata["step"] * train.batch_size * train.accumulation_steps
-    images_of_first_exit = images * train.coarse_first_epochs // (train.epochs + train.cooldown_epochs)
     facts = {
         "grid_sizes": list(checkpoint.model.grid_sizes),
         "images": splits.sizes,
         "parameters": parameter_count(checkpoint.model),
         "cumulative_gmacs": costs,
         "training_images": images,
-        "training_gmacs": (images - images_of_first_exit) * costs[-1] + images_of_first_exit * costs[0],
+        "training_gmacs": images * costs[-1],
         "accuracy": accuracy["val"],
         "calibration_accuracy": accuracy["calibration"],
     }

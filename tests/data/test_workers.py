@@ -192,7 +192,7 @@ from itertools import count
 from multiprocessing import active_children
 from dvt.config import DataSection
 from dvt.data import load_splits
-from dvt.training.interrupt import StopBetweenSteps
+from dvt.training.monitor import StopBetweenSteps
 
 splits = load_splits(DataSection(path=sys.argv[1], worker_type="process", workers=2), 32, 0)
 try:

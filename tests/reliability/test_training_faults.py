@@ -24,7 +24,7 @@ from dvt.cli.main import main
 from dvt.config import RunConfig
 from dvt.errors import ConfigError
 from dvt.training.folder import RunFolder
-from dvt.training.metrics import Board
+from dvt.training.metrics import RunRecords
 from dvt.training.monitor import Monitor
 
 pytestmark = pytest.mark.slow
@@ -120,11 +120,11 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
 
 def test_a_full_disk_does_not_hold_up_what_only_tensorboard_needs(tmp_path: Path, caplog) -> None:
     with small_disk(tmp_path / "disk", "64k") as disk:
-        board = Board(disk / "tensorboard")
+        records = RunRecords(disk)
         fill_up(disk / "filler")
         for step in range(1000):
-            board.scalars(step, {"loss": 0.5})
-        board.close()
+            records.step(step, [0.5], 0.1)
+        records.close()
     assert [record.message for record in caplog.records if "incomplete: No space left" in record.message] == [
         caplog.records[0].message
     ]

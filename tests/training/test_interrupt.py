@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from dvt.training.interrupt import StopBetweenSteps
+from dvt.training.monitor import StopBetweenSteps
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -134,8 +134,6 @@ def test_a_run_that_breaks_leaves_complete_files(tmp_path: Path):
     assert Image.open(tmp_path / "curves.png").format == "PNG"
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.csv", "curves.png", "tensorboard"}
     records.close()  # again: nothing happens
-    with pytest.raises(ValueError, match="closed"):
-        records.step(11, [1.0], 0.1)
 
 
 def test_closing_does_not_replace_the_error_of_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -146,11 +144,6 @@ def test_closing_does_not_replace_the_error_of_the_run(tmp_path: Path, caplog: p
         shutil.rmtree(folder)
         raise ZeroDivisionError
     assert "are incomplete" in caplog.text
-
-
-def test_a_row_without_its_step_is_a_bug(tmp_path: Path):
-    with RunRecords(tmp_path) as records, pytest.raises(ValueError, match="needs 'epoch' and 'step'"):
-        records.epoch({"epoch": 1, "loss_exit_0": 0.5})
 
 
 def test_importing_it_does_not_import_mindspore():

@@ -193,8 +193,7 @@ class TrainSection:
         distillation: Weight of a second part of the loss of every exit but the last: how far its probabilities are from
             those of the last exit. 0, as published, switches it off.
         distillation_temperature: Logits are divided by it for distillation; higher shows more of improbable classes.
-        coarse_first_epochs: How many of the epochs train only the first exit, at its lower cost; the others then start
-            from those of its weights that fit. 0: all exits from the start, as published.
+        coarse_first_epochs: Kept for configurations of 0.1.0; a new run needs 0.
         ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published 0.99996 needs
             some 100,000 steps to forget the initial weights.
         amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also between them. Softmax,
@@ -250,11 +249,6 @@ class TrainSection:
         weights = self.exit_weights
         if weights is not None and not any(weights):
             raise ConfigError(f"train.exit_weights is {weights}; at least one of them must be above 0")
-        if self.coarse_first_epochs and (self.coarse_first_epochs >= self.epochs or (weights and not weights[0])):
-            raise ConfigError(
-                f"train.coarse_first_epochs is {self.coarse_first_epochs}; it must leave some of train.epochs, "
-                f"{self.epochs}, to all exits, and the first of train.exit_weights must be above 0"
-            )
         if self.warmup_epochs > self.epochs:
             raise ConfigError(
                 f"train.warmup_epochs {self.warmup_epochs:g} is more than train.epochs {self.epochs}; give both"

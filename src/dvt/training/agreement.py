@@ -1,5 +1,5 @@
 """All ranks must run the same code on the same data and from the same weights, and give up together; otherwise they
-would hang, or go on with wrong results."""
+would hang, or go on with wrong results. Each function raises its error on all ranks."""
 
 import zlib
 from collections import Counter
@@ -41,7 +41,7 @@ def errors_shared(ranks: Ranks) -> Iterator[None]:
 
 
 def require_same_code(config: RunConfig, ranks: Ranks) -> None:
-    """Raises ConfigError on all ranks unless their source files, configuration and versions are the same."""
+    """Raises ConfigError unless source files, configuration and versions are the same."""
     remedy = (
         "bring the source files of dvt, the configuration, Python, MindSpore and NumPy to the same state on every "
         "machine (compare `git rev-parse HEAD`, `git status` and `pip list`), then start all of them again"
@@ -50,19 +50,18 @@ def require_same_code(config: RunConfig, ranks: Ranks) -> None:
 
 
 def require_same_data(splits: Splits, ranks: Ranks) -> None:
-    """Raises ConfigError on all ranks unless the classes and the names and labels of their images are the same."""
-    parts = [repr((splits.class_names, splits.identity())).encode()]
+    """Raises ConfigError unless the classes and the names and labels of their images are the same."""
+    digest = zlib.crc32(repr((splits.class_names, splits.identity())).encode())
     remedy = f"copy {splits.preprocessing['dataset']} whole to every machine (data.path)"
-    _require_same(zlib.crc32(b"".join(parts)), ranks, "has other data", remedy)
+    _require_same(digest, ranks, "has other data", remedy)
 
 
 def require_same_weights(weights: Mapping[str, np.ndarray], ranks: Ranks) -> None:
-    """Raises ConfigError on all ranks unless their weights, or whatever else the mapping holds, are the same."""
-    if ranks.world_size == 1:
-        return
+    """Raises ConfigError unless the weights, or whatever else the mapping holds, are the same."""
     digest = 0
-    for name in sorted(weights):
-        digest = zlib.crc32(np.ascontiguousarray(weights[name]), digest)
+    if ranks.world_size > 1:
+        for name in sorted(weights):
+            digest = zlib.crc32(np.ascontiguousarray(weights[name]), digest)
     remedy = "copy train.init_checkpoint, or the state of the run to be resumed, to every machine"
     _require_same(digest, ranks, "has other weights", remedy)
 

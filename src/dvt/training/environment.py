@@ -15,18 +15,14 @@ from typing import Any
 from dvt.safe_files import explained, replacing
 
 ENVIRONMENT_FILE = "environment.json"
-
-_GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the run
+GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the run
 
 log = logging.getLogger(__name__)
 
 
 def write_environment(folder: Path, device: str) -> None:
-    """Adds this start to `environment.json` in `folder`; the earlier starts of a resumed run stay.
-
-    `device` describes the device in words. The revision is that of this package's checkout, null where it is none or
-    git is missing. Raises DVTError if the folder cannot be written to.
-    """
+    """Adds this start, on the `device` in words, to `environment.json` in `folder`. Raises DVTError if it cannot be
+    written. The revision is that of this package's checkout, null where it is none or git is missing."""
     path, starts = folder / ENVIRONMENT_FILE, []
     if path.exists():
         try:
@@ -57,7 +53,7 @@ def git_state(root: Path) -> dict[str, Any] | None:
     if not (root / ".git").exists():
         return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     revision, _, dirty = done.stdout.strip().partition("-")

@@ -16,8 +16,10 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +41,8 @@ DAMAGED_STATE_FILE = "state_damaged.ckpt"
 
 # Keys of the recipe that a resumed run may change: they do not change what is computed.
 MAY_CHANGE = (
-    "data.max_bad_images",
-    "data.on_bad_image",
-    "data.path",
-    "data.workers",
-    "data.worker_type",
-    "train.checkpoint_every_epochs",
-    "train.dataset_sink_mode",
-    "train.init_checkpoint",
-    "train.keep_best",
+    *("data.max_bad_images", "data.on_bad_image", "data.path", "data.workers", "data.worker_type"),
+    *("train.checkpoint_every_epochs", "train.dataset_sink_mode", "train.init_checkpoint", "train.keep_best"),
     "train.max_failed_batches",
 )
 RECIPE_SECTIONS = ("model", "data", "augment", "train")
@@ -60,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The run folder of a configuration, for one rank; `opened` makes one.
+    """The run folder of a configuration, for one rank, which makes it and writes to it or does not; `opened` makes one.
 
     Nothing is written before `begin`, so that a start that is refused leaves no folder.
     """
@@ -68,16 +63,12 @@ class RunFolder:
     def __init__(self, config: RunConfig, writes: bool) -> None:
         self.path = Path(config.output)
         self._config, self._writes = config, writes
-        self._log = _LogFile(self.path / LOG_FILE)
+        self._log = MemoryHandler(sys.maxsize, flushLevel=sys.maxsize)  # keeps what is logged until `begin`
 
     @classmethod
     @contextlib.contextmanager
     def opened(cls, config: RunConfig, writes: bool) -> Iterator["RunFolder"]:
         """Holds the folder against other runs until the block ends, and logs to `train.log` what this package logs.
-
-        Args:
-            config: The configuration of the run.
-            writes: Whether this rank makes the folder and writes to it.
 
         Raises:
             CheckpointError: The run is to be resumed, and there is none.
@@ -86,13 +77,13 @@ class RunFolder:
         """
         folder = cls(config, writes)
         if not writes:
-            folder.check()
+            folder._check()
             yield folder
             return
         logger = logging.getLogger("dvt")
         level = logger.level
         with held(folder.path, "a training run"):
-            folder.check()
+            folder._check()
             if level == logging.NOTSET:  # called from Python rather than from the command line, which sets it
                 logger.setLevel(logging.INFO)
             logger.addHandler(folder._log)
@@ -101,10 +92,10 @@ class RunFolder:
             finally:
                 logger.setLevel(level)
                 logger.removeHandler(folder._log)
-                folder._log.close()
+                if folder._log.target is not None:
+                    folder._log.target.close()
 
-    def check(self) -> None:
-        """Raises what `opened` does for a run that is there, or is not."""
+    def _check(self) -> None:
         states = [name for name in (STATE_FILE, PREVIOUS_STATE_FILE) if (self.path / name).exists()]
         weights = [name for name in (WEIGHTS_FILE, BEST_FILE) if (self.path / name).exists()]
         if self._config.resume and not states:
@@ -120,7 +111,9 @@ class RunFolder:
             with explained(self.path / CONFIG_FILE):
                 save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
             with explained(self.path / LOG_FILE, ConfigError):
-                self._log.begin()
+                self._log.setTarget(_LogFile(self.path / LOG_FILE, encoding="utf-8", errors="backslashreplace"))
+            self._log.capacity = 1  # from now on nothing waits
+            self._log.flush()
 
     def save_weights(self, weights: Weights, metadata: dict[str, Any]) -> None:
         """Saves the newest weights."""
@@ -143,7 +136,7 @@ class RunFolder:
 
         Args:
             best: The epochs kept so far.
-            entry: Accuracy of the last exit on the validation images, in percent, and the number of the epoch.
+            entry: The epoch, by the accuracy of its last exit on the validation images.
             weights: The weights that were evaluated.
             metadata: Of the file.
 
@@ -191,31 +184,12 @@ class RunFolder:
 
 
 class _LogFile(logging.FileHandler):
-    """Keeps what is logged in memory until `begin`.
+    """Stops when the file cannot be written (the disk is full): then only the console shows what is logged."""
 
-    It stops when the file cannot be written (the disk is full): from then on only the console shows what is logged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        self._early: list[logging.LogRecord] | None = []
-
-    def begin(self) -> None:
-        """Opens the file. Raises OSError."""
-        self.stream = self._open()
-        early, self._early = self._early, None
-        for record in early:
-            self.emit(record)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._early is None:
-            super().emit(record)
-        else:
-            self._early.append(record)
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
-        logging.getLogger("dvt").removeHandler(self)
+        self.addFilter(lambda record: False)
         log.warning("%s is incomplete: it cannot be written any more", self.baseFilename)
 
     def close(self) -> None:

@@ -15,17 +15,15 @@ import logging
 import math
 import os
 import re
-import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 
 from dvt.report.figures import LIGHT, exit_colour, png, style
 from dvt.safe_files import explained, replacing, write_failure
@@ -34,7 +32,6 @@ METRICS_FILE = "metrics.csv"
 CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
 
-_FLUSH_SECONDS = 10  # how stale TensorBoard may be
 _PANEL = (4.6, 3.5)  # inches
 _PANELS = {
     "training loss": r"loss_exit_(\d+)",
@@ -51,6 +48,10 @@ Row = dict[str, float]
 class RunRecords(contextlib.AbstractContextManager):
     """Metrics of one run, in its folder; use it as a context manager, or call `close`.
 
+    The run does not depend on TensorBoard: where its file can no longer be written, that is logged once. tensorboardX's
+    `SummaryWriter` would leave the writing to a thread; a full disk, or a clock set back by a month, ends that thread,
+    and ten numbers later the run would wait forever for its queue to empty.
+
     Args:
         folder: The folder of the run; it must exist.
         resume_step: Steps that a resumed run has behind it; what was recorded after them is dropped. None: a new run,
@@ -60,22 +61,27 @@ class RunRecords(contextlib.AbstractContextManager):
     Attributes:
         rows: The rows of `metrics.csv`, oldest first.
 
-    Raises DVTError, here and in all methods but `close`, if the folder cannot be written to.
+    Raises DVTError, here and in `epoch`, if the folder cannot be written to.
     """
 
     def __init__(self, folder: str | os.PathLike, resume_step: int | None = None, title: str = "") -> None:
-        self.folder = Path(folder)
-        self.title = title
+        self.folder, self.title = Path(folder), title
         self.rows: list[Row] = []
         if resume_step is not None:
             self.rows = _read_rows(self.folder / METRICS_FILE, resume_step)
             self._write_rows()
-        self._board: Board | None = Board(self.folder / TENSORBOARD_FOLDER, resume_step)
+        board = self.folder / TENSORBOARD_FOLDER
+        with explained(board):
+            board.mkdir(exist_ok=True)
+            # Names hold the second of the start; a run stopped and resumed within it must not overwrite its own file.
+            self._board: EventsWriter | None = EventsWriter(str(board / "events"), f".{resume_step or 0}")
+        if resume_step is not None:  # TensorBoard forgets what was recorded after these steps
+            self._to_board(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def step(self, step: int, losses: Sequence[float], learning_rate: float) -> None:
         """Records the loss of each exit, (K,), and the learning rate of one step."""
         values = {f"loss_exit_{k}": float(loss) for k, loss in enumerate(losses)}
-        self._to_board("step", step, values | {"learning_rate": float(learning_rate)})
+        self._scalars("step", step, values | {"learning_rate": float(learning_rate)})
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Adds a row: `epoch` and `step` (both done), and any numbers besides.
@@ -85,22 +91,19 @@ class RunRecords(contextlib.AbstractContextManager):
         earlier one.
         """
         row = {key: float(value) for key, value in values.items()}
-        if not {"epoch", "step"} <= row.keys():
-            raise ValueError(f"a row of {METRICS_FILE} needs 'epoch' and 'step'; it has {', '.join(row)}")
         self.rows = [earlier for earlier in self.rows if earlier["step"] < row["step"]] + [row]
         self._write_rows()
-        self._to_board("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
+        self._scalars("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
 
     def close(self) -> None:
-        """Finishes the files and draws the curves. Closing again does nothing.
+        """Finishes the files and draws the curves.
 
         A full disk is only logged: the exception that may be ending the run must not be replaced by another.
         """
-        if self._board is None:
-            return
         board, self._board = self._board, None
-        board.close()
         try:
+            if board is not None:
+                board.close()
             if self.rows:
                 with replacing(self.folder / CURVES_FILE) as written:
                     written.write_bytes(draw_curves(self.rows, self.title))
@@ -110,10 +113,21 @@ class RunRecords(contextlib.AbstractContextManager):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _to_board(self, group: str, step: int, values: Mapping[str, float]) -> None:
+    def _scalars(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        shown = [Summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()]
+        self._to_board(Event(step=step, summary=Summary(value=shown)))
+
+    def _to_board(self, event: Event) -> None:
         if self._board is None:
-            raise ValueError("the records are closed")
-        self._board.scalars(step, {f"{group}/{name}": value for name, value in values.items()})
+            return
+        event.wall_time = time.time()
+        try:
+            self._board.write_event(event)
+            self._board.flush()  # so nothing is left to write at the end
+        except OSError as error:
+            path = self.folder / TENSORBOARD_FOLDER
+            log.warning("%s is incomplete: %s", path, write_failure(path, error))
+            self._board = None
 
     def _write_rows(self) -> None:
         columns = list(dict.fromkeys(key for row in self.rows for key in row))
@@ -147,83 +161,26 @@ def _plain(value: float) -> float | int:
     return int(value) if math.isfinite(value) and value == int(value) else value
 
 
-class Board:
-    """Numbers for TensorBoard: a new event file in `folder`.
-
-    The run does not depend on it: where it can no longer be written, it logs that once and stops. tensorboardX's own
-    `SummaryWriter` leaves the writing to a thread. A full disk, or a clock set back by a month, ends that thread, and
-    ten numbers later the run would wait forever for its queue to empty.
-
-    Args:
-        folder: Made if it is missing.
-        resume_step: Steps that a resumed run has behind it; TensorBoard forgets what was recorded after them. None: a
-            new run.
-
-    Raises DVTError if the file cannot be created.
-    """
-
-    def __init__(self, folder: Path, resume_step: int | None = None) -> None:
-        # Names hold the second of the start; a run stopped and resumed within it must not overwrite its own file.
-        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{resume_step or 0}"
-        with explained(self._path):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: RecordWriter | None = RecordWriter(str(self._path))
-        self._flushed = time.monotonic()
-        self._write(Event(file_version="brain.Event:2"))
-        if resume_step is not None:
-            self._write(Event(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START)))
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records numbers by tag at one step."""
-        shown = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(Event(step=step, summary=Summary(value=shown)))
-
-    def close(self) -> None:
-        """Finishes the file. Closing again does nothing."""
-        if self._file is not None:
-            with self._given_up_if_full():
-                self._file.flush()
-                self._file.close()
-                self._file = None
-
-    def _write(self, event: Event) -> None:
-        if self._file is None:
-            return
-        event.wall_time = time.time()
-        with self._given_up_if_full():
-            self._file.write(event.SerializeToString())
-            if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
-                self._file.flush()
-                self._flushed = time.monotonic()
-
-    @contextlib.contextmanager
-    def _given_up_if_full(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            log.warning("%s is incomplete: %s", self._path, write_failure(self._path, error))
-            with contextlib.suppress(OSError):  # what is still buffered does not fit either
-                self._file.close()
-            self._file = None
-
-
 def draw_curves(rows: Sequence[Mapping[str, float]], title: str = "") -> bytes:
     """PNG of the rows of `metrics.csv`; a panel is drawn for each of the three that the rows have numbers for."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    panels = {}
-    for name, pattern in _PANELS.items():
-        if matches := list(filter(None, (re.fullmatch(pattern, column) for column in columns))):
-            panels[name] = matches
+    columns = dict.fromkeys(key for row in rows for key in row)
+    matches = {name: [re.fullmatch(pattern, each) for each in columns] for name, pattern in _PANELS.items()}
+    panels = {name: list(filter(None, found)) for name, found in matches.items() if any(found)}
     with style(LIGHT):
         figure = Figure(figsize=(_PANEL[0] * max(len(panels), 1), _PANEL[1]), layout="constrained")
-        for place, (name, matches) in enumerate(panels.items(), start=1):
+        for place, (name, found) in enumerate(panels.items(), start=1):
             axes = figure.add_subplot(1, len(panels), place, sharex=figure.axes[0] if figure.axes else None)
             axes.set_title(name, loc="left", fontsize=11)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            for match in matches:
-                _line(axes, rows, match[0], int(match[1]) if match.lastindex else None)
-            if matches[0].lastindex:
+            for match in found:
+                points = [(row["epoch"], row[match[0]]) for row in rows if match[0] in row]
+                look = {"color": LIGHT.ink, "marker": "o" if len(points) <= _MARKED else None}
+                if match.lastindex:  # an exit, named with its last value
+                    look |= {"color": exit_colour(int(match[1]))}
+                    look |= {"label": f"exit {int(match[1]) + 1}: {points[-1][1]:#.4g}"}
+                axes.plot(*zip(*points, strict=True), ms=3.5, lw=1.6, **look)
+            if found[0].lastindex:
                 axes.legend()
             else:
                 axes.set_ylim(bottom=0)
@@ -231,12 +188,3 @@ def draw_curves(rows: Sequence[Mapping[str, float]], title: str = "") -> bytes:
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         return png(figure)
-
-
-def _line(axes: Axes, rows: Sequence[Mapping[str, float]], column: str, exit_index: int | None) -> None:
-    """One column against the epoch; exits are named with their last value."""
-    points = [(row["epoch"], row[column]) for row in rows if column in row]
-    colour = LIGHT.ink if exit_index is None else exit_colour(exit_index)
-    label = None if exit_index is None else f"exit {exit_index + 1}: {points[-1][1]:#.4g}"
-    marker = "o" if len(points) <= _MARKED else None
-    axes.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3.5, lw=1.6, label=label)

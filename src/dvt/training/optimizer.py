@@ -17,9 +17,8 @@ from dvt.config.sections import TrainSection
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 _adamw = ops.MultitypeFuncGraph("adamw")
+_decayed = ops.MultitypeFuncGraph("decayed")
 _sgd = ops.MultitypeFuncGraph("sgd")
-
-
 _select = ops.MultitypeFuncGraph("select")
 
 
@@ -37,20 +36,23 @@ def _adamw_one(adam, power1, power2, beta1, beta2, epsilon, rate, decay, share, 
     return True
 
 
-@_sgd.register("Function", *["Tensor"] * 3, "Number", "Number", *["Tensor"] * 3)
-def _sgd_one(apply_momentum, taken, momentum, rate, decay, share, parameter, velocity, gradient):
-    if decay > 0:
-        gradient = gradient + _where(taken, Tensor(decay, mstype.float32), 0.0) * parameter
+@_decayed.register("Number", "Tensor", "Tensor")
+def _decayed_one(decay, parameter, gradient):
+    return gradient + decay * parameter if decay > 0 else gradient
+
+
+@_sgd.register("Function", "Tensor", "Tensor", "Number", *["Tensor"] * 3)
+def _sgd_one(apply_momentum, momentum, rate, share, parameter, velocity, gradient):
     apply_momentum(parameter, velocity, rate * share, gradient, momentum)
     return True
 
 
-def _where(taken: Tensor, x: Tensor | float, otherwise: float) -> Tensor:
-    return ops.where(taken, x, Tensor(otherwise, mstype.float32))
+def _where(taken: Tensor | None, x: Tensor, otherwise: float) -> Tensor:
+    return x if taken is None else ops.where(taken, x, Tensor(otherwise, mstype.float32))
 
 
 class _Optimizer(nn.Cell):
-    """Call: gradients, a learning rate and, if it is not sure, whether to take the step, a boolean scalar; returns that
+    """Call: gradients, a learning rate and whether to take the step, a boolean scalar or None for yes; returns that
     rate once the parameters are updated in place.
 
     A step that is not taken changes nothing, whatever the gradients are. That is selected on the device, which need not
@@ -70,7 +72,6 @@ class _Optimizer(nn.Cell):
         self.decays = tuple(weight_decay if is_decayed(p) else 0.0 for p in parameters)
         self.lr_scales = tuple(lr_scales or [1.0] * len(parameters))
         self.map = ops.HyperMap()
-        self.sure = Tensor(True)
 
     def selected(self, gradients: tuple[Tensor, ...], taken: Tensor | None) -> tuple[Tensor, ...]:
         """The gradients, or zeros for a step that is not taken."""
@@ -96,7 +97,7 @@ class AdamW(_Optimizer):
         return [*self.moment1, *self.moment2, self.beta1_power, self.beta2_power]
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
-        gradients, taken = self.selected(gradients, taken), self.sure if taken is None else taken
+        gradients = self.selected(gradients, taken)
         beta1_power, beta2_power = self.beta1_power * BETA1, self.beta2_power * BETA2
         # With these betas, no gradient and a learning rate of 0, the kernel leaves weights and moments as they are.
         beta1 = _where(taken, Tensor(BETA1, mstype.float32), 1.0)
@@ -124,10 +125,10 @@ class Sgd(_Optimizer):
         return list(self.velocity)
 
     def construct(self, gradients: tuple[Tensor, ...], learning_rate: Tensor, taken: Tensor | None = None) -> Tensor:
-        gradients, taken = self.selected(gradients, taken), self.sure if taken is None else taken
+        gradients = self.selected(self.map(_decayed, self.decays, self.parameters, gradients), taken)
         momentum, rate = _where(taken, self.momentum, 1.0), _where(taken, learning_rate, 0.0)
-        update = ops.partial(_sgd, self.apply_momentum, taken, momentum, rate)
-        done = self.map(update, self.decays, self.lr_scales, self.parameters, self.velocity, gradients)
+        update = ops.partial(_sgd, self.apply_momentum, momentum, rate)
+        done = self.map(update, self.lr_scales, self.parameters, self.velocity, gradients)
         return ops.depend(learning_rate, done)
 
 

@@ -22,7 +22,7 @@ from dvt.config.files import config_to_yaml
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_splits
 from dvt.data.progress import progress
-from dvt.errors import ConfigError, DataError, DVTError, work_begun
+from dvt.errors import ConfigError, DataError, work_begun
 from dvt.models.cascade import build_from_config
 from dvt.models.precision import set_precision
 from dvt.training.agreement import (
@@ -32,14 +32,11 @@ from dvt.training.agreement import (
     require_same_data,
     require_same_weights,
 )
-from dvt.training.coarse_first import FirstExit, hand_over, start_finer_exits
 from dvt.training.environment import write_environment
-from dvt.training.feed import Feed
+from dvt.training.feed import Feed, profiled
 from dvt.training.folder import WEIGHTS_FILE, RunFolder
-from dvt.training.interrupt import StopBetweenSteps
 from dvt.training.metrics import RunRecords
-from dvt.training.monitor import Monitor
-from dvt.training.profiling import profiled
+from dvt.training.monitor import Monitor, StopBetweenSteps
 from dvt.training.schedule import Schedule
 from dvt.training.state import RunPlan, TrainState
 from dvt.training.step import TrainStep
@@ -97,24 +94,28 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
         raise ConfigError(
             f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
         )
-    if train.coarse_first_epochs and model_config.num_exits == 1:
-        raise ConfigError("train.coarse_first_epochs is for models of two exits or more; this one has a single exit")
     batches = splits.training(train.batch_size, ranks.shard, train.accumulation_steps).per_epoch
     plan = RunPlan(config, model_config, splits, ranks, Schedule.of(train, batches, ranks.world_size))
     validation = None
     if train.eval_every_epochs:
         shown = splits.with_resize_size(train.eval_resize_size)
-        validation = Validation(model_config, shown, "val", config.eval.batch_size, ranks)
+        validation = Validation(model_config, shown, config.eval.batch_size, ranks)
     saved = folder.read_state() if config.resume else None
+    if train.coarse_first_epochs and (saved is None or saved.metadata["first_exit_only"]):
+        raise ConfigError(
+            f"train.coarse_first_epochs is {train.coarse_first_epochs}; it must be 0: training the first exit alone "
+            "made the later ones worse (docs/results.md) and is no longer done"
+        )
     model = _build_model(plan)
     if saved is not None:
         transfer.mark_fresh(model, saved.metadata.get("fresh", ()))
-    first_exit_only = train.coarse_first_epochs > 0 and (saved is None or saved.metadata["first_exit_only"])
-    state = TrainState(model, _build_step(FirstExit(model) if first_exit_only else model, plan), first_exit_only)
+    step = TrainStep(model, train, plan.schedule.rates, config.seed, ranks)
+    step.set_train(True)
+    state = TrainState(model, step)
     if saved is not None:
         state.restore(saved, plan)
         log.info("resuming after step %d of %d", state.done, plan.schedule.steps)
-    require_same_weights(state.weights() | state.step.state(), ranks)
+    require_same_weights(state.weights() | step.state(), ranks)
     monitor = Monitor(plan.schedule, train.max_failed_batches, train.amp_level != "O0", folder.last_good)
     return Training(plan, folder, state, validation, monitor)
 
@@ -131,16 +132,9 @@ def _build_model(plan: RunPlan) -> nn.Cell:
     model.set_train(True)
     set_precision(model, train.amp_level)
     if train.recompute:
-        for exit_ in model.exits:
-            for block in exit_.blocks:
-                block.recompute()
+        for block in (block for exit_ in model.exits for block in exit_.blocks):
+            block.recompute()
     return model
-
-
-def _build_step(model: nn.Cell, plan: RunPlan) -> TrainStep:
-    step = TrainStep(model, plan.config.train, plan.schedule.rates, plan.config.seed, plan.ranks)
-    step.set_train(True)
-    return step
 
 
 @dataclass
@@ -157,23 +151,24 @@ class Training:
     def fit(self) -> None:
         """Trains to the end, or until something ends the run."""
         self._announce()
-        state, schedule = self.state, self.plan.schedule
-        feed = self._feed()
+        state, plan, schedule, config = self.state, self.plan, self.plan.schedule, self.plan.config
+        feed = Feed(state.step, plan.splits, config.train, plan.ranks, state.done * config.train.accumulation_steps)
         bar = progress(total=schedule.steps, initial=state.done, unit="step", desc="train", smoothing=0.05)
         with bar, StopBetweenSteps() as stop, self._saved_when_stopped():
             if state.unfinished_epoch is not None:
                 self._finish_epoch(state.unfinished_epoch)
-            for epoch in range(state.done // schedule.steps_per_epoch, schedule.epochs):
-                if state.first_exit_only and epoch == self.plan.config.train.coarse_first_epochs:
-                    self._start_all_exits()
-                    feed = self._feed()
-                stopping = self._train_epoch(epoch, feed, bar, stop)
+            first = state.done // schedule.steps_per_epoch
+            for epoch in range(first, schedule.epochs):
+                results = feed.epoch()
+                if config.profile and epoch == first:
+                    results = profiled(results, self.folder.path / "profile")
+                stopping = self._train_epoch(epoch, results, bar, stop)
                 self._end_epoch(epoch + 1)
                 if stopping and state.done < schedule.steps:
                     raise KeyboardInterrupt
         log.info("done: %s", self.folder.path / WEIGHTS_FILE)
 
-    def _train_epoch(self, epoch: int, feed: Feed, bar: tqdm, stop: StopBetweenSteps) -> bool:
+    def _train_epoch(self, epoch: int, results: Iterator[Tensor], bar: tqdm, stop: StopBetweenSteps) -> bool:
         """The steps of an epoch, or those that are left of it; whether the run was asked to stop during the last ones.
 
         Raises KeyboardInterrupt on all ranks after the same step if one was asked to stop before, and DVTError if the
@@ -182,10 +177,7 @@ class Training:
         state, accumulation = self.state, self.plan.config.train.accumulation_steps
         self.monitor.begin_epoch(epoch, state.done)
         last, stopping = (epoch + 1) * self.plan.schedule.steps_per_epoch, False
-        skipped_before, alone = self._skipped_steps(), self.plan.ranks.world_size == 1
-        results = feed.epoch()
-        if self.plan.config.profile and self.monitor.first_epoch:
-            results = profiled(results, self.folder.path / "profile")
+        skipped_before, alone = state.step.skipped(), self.plan.ranks.world_size == 1
         pending: list[Tensor] = []  # losses not yet read
         for number, losses in enumerate(results, start=1):
             pending.append(losses)
@@ -201,11 +193,9 @@ class Training:
                 stopping = self.plan.ranks.sum(np.array([stop.requested]))[0] > 0
                 if stopping and state.done < last:
                     raise KeyboardInterrupt
-        if self._skipped_steps() - skipped_before >= self.plan.schedule.steps_per_epoch:
-            raise DVTError(
-                f"the gradients are no longer finite at step {state.done}: all steps of epoch {epoch + 1} were "
-                f"skipped; lower train.learning_rate, or take train.amp_level O0. {self.folder.last_good()}"
-            )
+        if state.step.skipped() - skipped_before >= self.plan.schedule.steps_per_epoch:
+            skipped = f"at step {state.done}: all steps of epoch {epoch + 1} were skipped"
+            raise self.monitor.diverged(f"the gradients are no longer finite {skipped}")
         return stopping
 
     def _read(self, pending: list[Tensor]) -> None:
@@ -217,12 +207,13 @@ class Training:
 
     def _end_epoch(self, epochs_done: int) -> None:
         """All that follows the last step of an epoch."""
-        self.state.require_finite(self.folder.last_good())
-        row = self.monitor.epoch_row(self.state.done) | {"skipped_steps": self._skipped_steps()}
-        if self.plan.config.train.amp_level != "O0":
-            row["loss_scale"] = float(self.state.step.loss_scale.asnumpy())
+        self._require_finite_weights()
+        step, train, schedule = self.state.step, self.plan.config.train, self.plan.schedule
+        row = self.monitor.epoch_row(self.state.done) | {"skipped_steps": step.skipped()}
+        if train.amp_level != "O0":
+            row["loss_scale"] = float(step.loss_scale.asnumpy())
         self.state.unfinished_epoch = row
-        if self._is_validated(epochs_done) and self._is_saved(epochs_done):
+        if all(schedule.is_due(epochs_done, n) for n in (train.eval_every_epochs, train.checkpoint_every_epochs)):
             self._save()  # if the validation fails, the epoch need not be trained again
         self._check_bad_images(epochs_done - 1)
         self._finish_epoch(row)
@@ -230,7 +221,8 @@ class Training:
     def _finish_epoch(self, row: dict[str, float]) -> None:
         """Validation, checkpoints, and one line in the log and in `metrics.csv`."""
         state, epochs_done, is_best = self.state, int(row["epoch"]), False
-        if self._is_validated(epochs_done):
+        train, schedule = self.plan.config.train, self.plan.schedule
+        if schedule.is_due(epochs_done, train.eval_every_epochs):
             weights = state.averaged_weights()
             accuracy = self.validation.accuracy(weights)
             row = row | {f"val_accuracy_exit_{k}": value for k, value in enumerate(accuracy)}
@@ -241,7 +233,7 @@ class Training:
         if self.records is not None:
             self.records.epoch(row)
         state.unfinished_epoch = None
-        if self._is_saved(epochs_done):
+        if schedule.is_due(epochs_done, train.checkpoint_every_epochs):
             self._save()
 
     def _check_bad_images(self, epoch: int) -> None:
@@ -277,30 +269,13 @@ class Training:
             repaired = "once the image is replaced (a run needs as many as before), or with --data.on_bad_image skip"
             raise DataError(f"{error}\n{folder.last_good()}; {repaired}, --resume goes on") from error
 
-    def _start_all_exits(self) -> None:
-        """Ends the epochs of the first exit alone (`train.coarse_first_epochs`)."""
-        state = self.state
-        start_finer_exits(state.model)
-        coarse, state.step, state.first_exit_only = state.step, _build_step(state.model, self.plan), False
-        hand_over(state.model, coarse, state.step)
-        log.info("all exits are trained from here on; the finer ones start from what fits of the first exit's weights")
-
-    def _feed(self) -> Feed:
-        """Batches into the step, from the next one on."""
-        plan, train = self.plan, self.plan.config.train
-        return Feed(self.state.step, plan.splits, train, plan.ranks, self.state.done * train.accumulation_steps)
-
     def _save(self) -> None:
+        self._require_finite_weights()
         self.state.save(self.folder, self.plan)
 
-    def _skipped_steps(self) -> int:
-        return int(self.state.step.skipped_steps.asnumpy())
-
-    def _is_validated(self, epochs_done: int) -> bool:
-        return self.plan.schedule.is_due(epochs_done, self.plan.config.train.eval_every_epochs)
-
-    def _is_saved(self, epochs_done: int) -> bool:
-        return self.plan.schedule.is_due(epochs_done, self.plan.config.train.checkpoint_every_epochs)
+    def _require_finite_weights(self) -> None:
+        if not all(np.isfinite(value).all() for value in self.state.weights().values()):
+            raise self.monitor.diverged(f"the weights are no longer finite at step {self.state.done}")
 
     def _announce(self) -> None:
         train, schedule = self.plan.config.train, self.plan.schedule

@@ -7,7 +7,7 @@ Tensors of the file, by name:
 - `ema.*`: the moving average of the weights;
 - `loss_scale`, `good_steps`; `global_step`, `batches`, `skipped_steps`: the loss scale and the counters.
 
-Its metadata: `step` (steps done), `first_exit_only`, `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of
+Its metadata: `step` (steps done), `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of
 what `train.init_checkpoint` lacked; and what must be the same in the resumed run, such as `images` (`Splits.identity`).
 Random numbers need no place: they follow from the seed and the counters.
 """
@@ -24,7 +24,7 @@ from dvt.cluster.ranks import Ranks
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.data import Splits
-from dvt.errors import CheckpointError, ConfigError, DVTError
+from dvt.errors import CheckpointError, ConfigError
 from dvt.models.variants import ModelConfig
 from dvt.training.folder import WEIGHTS_FILE, Ranked, RunFolder
 from dvt.training.schedule import Schedule
@@ -49,7 +49,6 @@ class TrainState:
     Attributes:
         model: The DVT that is trained.
         step: The compiled step; it keeps the moments of the optimizer, the moving average, the loss scale and counters.
-        first_exit_only: Whether the first exit is still the only one that is trained (`train.coarse_first_epochs`).
         done: Steps of the optimizer that are done.
         unfinished_epoch: The row for `metrics.csv` of an epoch that is trained but not yet validated.
         best: Accuracy in percent and number of the epochs whose weights are kept, best first.
@@ -57,7 +56,6 @@ class TrainState:
 
     model: nn.Cell
     step: TrainStep
-    first_exit_only: bool = False
     done: int = 0
     unfinished_epoch: dict[str, float] | None = None
     best: list[Ranked] = field(default_factory=list)
@@ -80,22 +78,12 @@ class TrainState:
             "step": self.done,
             "epoch": self.done / plan.schedule.steps_per_epoch,
             "world_size": plan.ranks.world_size,
-            "first_exit_only": self.first_exit_only,
+            "first_exit_only": False,  # 0.1.0 could train the first exit alone
         }
 
-    def require_finite(self, last_good: str) -> dict[str, np.ndarray]:
-        """The weights. Raises DVTError, which ends with the sentence `last_good`, if one of them is not finite."""
-        weights = self.weights()
-        if not all(np.isfinite(value).all() for value in weights.values()):
-            raise DVTError(
-                f"the weights are no longer finite at step {self.done}; lower train.learning_rate or lengthen "
-                f"train.warmup_epochs. {last_good}"
-            )
-        return weights
-
     def save(self, folder: RunFolder, plan: RunPlan) -> None:
-        """Saves the weights to evaluate and this state. Raises DVTError if a weight is not finite."""
-        weights = self.require_finite(folder.last_good())
+        """Saves the weights to evaluate and this state."""
+        weights = self.weights()
         metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
         folder.save_weights(weights | self.step.ema_weights(), metadata)
         fresh = [p.name for p in self.model.trainable_params() if getattr(p, "starts_fresh", False)]
@@ -110,6 +98,7 @@ class TrainState:
             ConfigError: The run was begun with another number of devices or on other data.
         """
         folder, metadata = Path(plan.config.output), saved.metadata
+        begun = f"the run in {folder} was begun on"
         if saved.model != plan.model:
             raise CheckpointError(
                 f"{folder} holds the state of another model; resume with the configuration it was begun with"
@@ -117,27 +106,23 @@ class TrainState:
         before, now = metadata.get("world_size", 1), plan.ranks.world_size
         if before != now:
             raise ConfigError(
-                f"the run in {folder} was begun on {before} devices and cannot be resumed on {now}: steps and learning "
-                f"rates would be others. Start as many, or begin a new run with train.init_checkpoint="
-                f"{folder / WEIGHTS_FILE}"
+                f"{begun} {before} devices and cannot be resumed on {now}: steps and learning rates would be others. "
+                f"Start as many, or begin a new run with train.init_checkpoint={folder / WEIGHTS_FILE}"
             )
         kept = self.step.state().keys()
-        missing = [name for name in kept if name not in saved.weights]
-        if missing:
+        if missing := kept - saved.weights.keys():
             raise CheckpointError(
-                f"the state in {folder} lacks {missing[0]}; resume with the version of this package that wrote it"
+                f"the state in {folder} lacks {min(missing)}; resume with the version of this package that wrote it"
             )
         done, steps = int(metadata["step"]), metadata["epoch"] * plan.schedule.steps_per_epoch
         if metadata["class_names"] != list(plan.splits.class_names) or done != round(steps):
             raise ConfigError(
-                f"the run in {folder} was begun on other data: data.path now holds other classes or another number of "
-                "images; resume with the images it was begun with"
+                f"{begun} other data: data.path now holds other classes or another number of images; resume with the "
+                "images it was begun with"
             )
         images = metadata.get("images")  # states of 0.1.0 do not say
         if images and (difference := plan.splits.difference(images)):
-            raise ConfigError(
-                f"the run in {folder} was begun on other images: {difference}; resume with those it was begun with"
-            )
+            raise ConfigError(f"{begun} other images: {difference}; resume with those it was begun with")
         weights = {name: value for name, value in saved.weights.items() if name not in kept}
         load_weights(self.model, weights, source=f"the state in {folder}")
         # A run that a bad image ended within an accumulated batch begins that batch again.

@@ -7,7 +7,6 @@ follow from counters that it keeps. So batches can be sunk to a device, and a re
 But on the CPU, no branch asks for the value of a tensor, which would make the device wait for the host: what is not to
 be changed is selected (not multiplied by zero: NaN stays NaN), and where an accumulated batch ends the host knows by
 itself. The host reads losses and signals every `dvt.training.run.READ_EVERY` steps, and counters once per epoch.
-Elsewhere it reads what it has to decide: which images go on to the next exit (`dvt.early_exit.loop`).
 """
 
 from collections.abc import Mapping
@@ -55,7 +54,7 @@ class TrainStep(nn.Cell):
     neither weights nor moments nor averages; it halves the loss scale, if there is one, and counts as skipped.
 
     Args:
-        model: A DVT in training mode, or the first exit of one; with mixed precision, after `set_precision`.
+        model: A DVT in training mode; with mixed precision, after `set_precision`.
         train: How to train.
         learning_rates: (steps,) of each step of the optimizer.
         seed: Of dropout and stochastic depth; ranks draw differently.
@@ -63,19 +62,13 @@ class TrainStep(nn.Cell):
     """
 
     def __init__(
-        self,
-        model: nn.Cell,
-        train: TrainSection,
-        learning_rates: np.ndarray,
-        seed: int = 0,
-        ranks: Ranks = ALONE,
+        self, model: nn.Cell, train: TrainSection, learning_rates: np.ndarray, seed: int = 0, ranks: Ranks = ALONE
     ) -> None:
         super().__init__(auto_prefix=False)
         self.losses = ExitLosses(model, train.label_smoothing, train.distillation, train.distillation_temperature)
         self.parameters = ParameterTuple(model.trainable_params())
         self.optimizer = build_optimizer(list(self.parameters), train)
-        weights = train.exit_weights or [1.0] * model.config.num_exits
-        self.exit_weights = Tensor(weights[: model.num_exits], mstype.float32)
+        self.exit_weights = Tensor(train.exit_weights or [1.0] * model.num_exits, mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
         self.learning_rates = Tensor(learning_rates)
         sizes, alone = [parameter.size for parameter in self.parameters], ranks.world_size == 1
@@ -130,6 +123,10 @@ class TrainStep(nn.Cell):
         for name, value in values.items():
             kept[name].set_data(Tensor(np.asarray(value).astype(kept[name].asnumpy().dtype)))
         self._calls = int(self.batches.asnumpy())
+
+    def skipped(self) -> int:
+        """Steps of the optimizer that were skipped so far."""
+        return int(self.skipped_steps.asnumpy())
 
     def _kept(self) -> dict[str, Parameter]:
         counters = [self.global_step, self.batches, self.skipped_steps, self.loss_scale, self.good_steps]

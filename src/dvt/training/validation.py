@@ -19,25 +19,18 @@ log = logging.getLogger(__name__)
 
 
 class Validation:
-    """Top-1 accuracy of given weights on a split, every image that can be read counted once over all ranks.
+    """Top-1 accuracy of given weights on the validation images, each that can be read counted once over all ranks.
 
     The weights (usually the moving average) go into a second model, which computes in float32, so that the compiled
-    training step stays as it is.
-
-    Args:
-        config: The model.
-        splits: Images, with the evaluation preprocessing that is wanted.
-        split: Name of the split.
-        batch_size: Images per batch.
-        ranks: The place of this process among those that share the images.
+    training step stays as it is. `splits` brings the evaluation preprocessing that is wanted.
     """
 
-    def __init__(self, config: ModelConfig, splits: Splits, split: str, batch_size: int, ranks: Ranks) -> None:
-        self._splits, self._split, self._batch_size, self._ranks = splits, split, batch_size, ranks
+    def __init__(self, config: ModelConfig, splits: Splits, batch_size: int, ranks: Ranks) -> None:
+        self._splits, self._batch_size, self._ranks = splits, batch_size, ranks
         self._model = build_from_config(config, initialised=False)
         self._model.set_train(False)
         self._all_exits = device.ahead_of_time(AllExits(self._model, probabilities=False))
-        splits.num_batches(split, batch_size, shard=ranks.shard)  # refuses more ranks than images now
+        splits.num_batches("val", batch_size, shard=ranks.shard)  # refuses more ranks than images now
 
     def accuracy(self, weights: dict[str, np.ndarray]) -> list[float]:
         """Accuracy of each exit in percent, the same on all ranks. Raises CheckpointError for weights not finite, and
@@ -45,16 +38,15 @@ class Validation:
         load_weights(self._model, weights, source="the weights to validate")
         correct, seen = 0.0, 0
         with errors_shared(self._ranks):
-            for images, labels in self._splits.batches(self._split, self._batch_size, self._ranks.shard):
+            for images, labels in self._splits.batches("val", self._batch_size, self._ranks.shard):
                 logits = self._all_exits(Tensor(padded(images, self._batch_size))).asnumpy()  # one compiled shape
                 answers = logits[:, : len(images)].argmax(axis=-1)  # (K, B)
                 correct, seen = correct + (answers == labels).sum(axis=1), seen + (labels != LEFT_OUT).sum()
         *correct, seen = self._ranks.sum(np.append(correct, seen))
-        count = self._splits.sizes[self._split]
+        count = self._splits.sizes["val"]
         left_out = count - int(seen)
         if left_out:
             with errors_shared(self._ranks):
-                self._splits.bad_images.check(self._split, left_out)
-            what = f"{left_out} of {count} images of {self._split} cannot be read"
-            log.info("%s; accuracy is over the other %d", what, seen)
+                self._splits.bad_images.check("val", left_out)
+            log.info("%d of %d images of val cannot be read; accuracy is over the other %d", left_out, count, seen)
         return [float(100.0 * each / seen) for each in correct]
