@@ -216,7 +216,7 @@ def token_elements(config: ModelConfig, exit_index: int) -> int:
     if config.tokenizer == "patch":
         patch, _ = patch_geometry(config.image_size, grid)
         return config.in_channels * (grid * patch) ** 2
-    first = config.first_split(exit_index)
+    first = config.soft_splits[exit_index]
     sides = split_sides(config.image_size, first)
     later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
     performers = _performer_elements(sides[0] ** 2, config.in_channels * first[0] ** 2)

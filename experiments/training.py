@@ -19,8 +19,7 @@ from dvt.config.files import config_to_dict
 from dvt.cost import cumulative_gmacs, parameter_count
 from dvt.data import load_splits
 from dvt.evaluation.all_exits import AllExits, Keep, run_all_exits
-from dvt.training.environment import git_state
-from dvt.training.folder import STATE_FILE, WEIGHTS_FILE
+from dvt.training.folder import STATE_FILE, WEIGHTS_FILE, git_state
 from dvt.training.metrics import METRICS_FILE
 from dvt.training.run import train as train_model
 from experiments.recipes import ROOT, Recipe

@@ -40,6 +40,9 @@ MODULES = {old + name: new + name for (old, new), names in KEPT_ENDINGS.items() 
     "threshold_search": "early_exit.search",
     "training.board": "training.metrics",
     "training.curves": "training.metrics",
+    "training.environment": "training.folder",
+    "training.interrupt": "training.monitor",
+    "training.profiling": "training.feed",
     "training.records": "training.metrics",
 }
 """Old module below `dvt` -> new one. `config`, `checkpoint`, `early_exit`, `report`, `cli` are now packages."""

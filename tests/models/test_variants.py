@@ -46,7 +46,7 @@ def test_all_variants_are_listed():
 
 def test_published_tokens():
     config = model_config(T2T)
-    assert [config.first_split(k) for k in range(3)] == [(14, 8, 3), (11, 6, 5), (7, 4, 2)]
+    assert [config.soft_splits[k] for k in range(3)] == [(14, 8, 3), (11, 6, 5), (7, 4, 2)]
     assert [split_sides(224, split)[0] for split in config.soft_splits] == [28, 38, 56]
     assert [split_sides(224, split)[-1] for split in config.soft_splits] == [7, 10, 14]
     assert [patch_geometry(224, grid) for grid in (7, 10, 14)] == [(32, 0), (23, 3), (16, 0)]

@@ -18,9 +18,11 @@ def test_messages_hold_every_tensor_once_and_the_last_ones_first(most: int) -> N
         assert sum(sizes[first:stop]) <= most or stop == first + 1
 
 
-def test_tensors_come_back_in_their_places_and_shapes(graph_mode: None) -> None:
-    tensors = [np.random.default_rng(0).standard_normal(shape).astype(np.float32) for shape in ((2, 3), (4,), (1, 5))]
-    for most in (6, 9, 100):
+@pytest.mark.parametrize("shapes", [((2, 3), (4,), (1, 5)), ((2, 3), (3, 2)) * 3], ids=["different", "equal"])
+def test_tensors_come_back_in_their_places_and_shapes(shapes: tuple, graph_mode: None) -> None:
+    rng = np.random.default_rng(0)
+    tensors = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+    for most in (6, 12, 100):
         cell = GradientsMean([each.size for each in tensors], 2, most)
         cell.mean.all_reduce = doubled  # two ranks with the same gradients
         for mean, tensor in zip(cell(tuple(Tensor(each) for each in tensors)), tensors, strict=True):

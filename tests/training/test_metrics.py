@@ -16,7 +16,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from dvt.report.figures import exit_colour
-from dvt.training.environment import git_state, write_environment
+from dvt.training.folder import git_state, write_environment
 from dvt.training.metrics import RunRecords, draw_curves
 
 
@@ -147,7 +147,7 @@ def test_closing_does_not_replace_the_error_of_the_run(tmp_path: Path, caplog: p
 
 
 def test_importing_it_does_not_import_mindspore():
-    code = "import sys, dvt.training.metrics, dvt.training.environment; sys.exit('mindspore' in sys.modules)"
+    code = "import sys, dvt.training.metrics, dvt.training.folder; sys.exit('mindspore' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

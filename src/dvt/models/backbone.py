@@ -1,8 +1,5 @@
 """One exit: a complete Vision Transformer that may reuse what the exit before it computed.
 
-An *exit* is a place where images may leave the cascade, `Backbone` the network of one exit, and `ExitCell`
-(`dvt.early_exit.classifier`) wraps that network for inference and export.
-
 Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exit (class token first), N' tokens of
 the exit before. "Relations" are attention logits: after the scale and after what the layer received, before softmax.
 """
@@ -52,7 +49,7 @@ class ScaledDotProduct(nn.Cell):
 
 
 class Attention(nn.Cell):
-    """Multi-head self-attention that may receive relations, and returns its own."""
+    """(B, N, C), received (B, H, N', N') or None -> (B, N, C), relations (B, H, N, N)."""
 
     def __init__(self, config: ModelConfig, core: ScaledDotProduct) -> None:
         super().__init__()
@@ -61,7 +58,6 @@ class Attention(nn.Cell):
         self.core = core
 
     def construct(self, x: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, N, C), received (B, H, N', N') or None -> (B, N, C), relations (B, H, N, N)."""
         x, relations = self.core(self.qkv(x), received)
         return self.proj(x), relations
 
@@ -125,10 +121,9 @@ class Block(nn.Cell):
 class Backbone(nn.Cell):
     """One exit of the cascade.
 
-    Call with images (B, I, S, S) and, from the second exit on, with what the exit before handed on; in training also
-    with the key of this step's dropout and stochastic depth (`dvt.models.noise`). Returns
-    (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); without `keep_all`, features and relations are
-    None where no exit uses them: at the last one and where that reuse is switched off. Source: paper, section 3.
+    Call: images (B, I, S, S), what the exit before handed on and, in training, the key of this step's dropout and
+    stochastic depth -> (logits (B, classes), features (B, N, C), relations (B, L*H, N, N)); without `keep_all`,
+    features and relations are None where no exit uses them. Source: paper, section 3.
     """
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
@@ -141,12 +136,9 @@ class Backbone(nn.Cell):
         t2t = config.tokenizer == "t2t"
         self.tokens = TokensToToken(config, exit_index) if t2t else PatchEmbedding(config, exit_index)
         self.cls_token = Parameter(initializer(normal(config.init_std), (1, 1, dim)), name="cls_token")
-        if t2t:
-            self.pos_embed = Parameter(
-                Tensor(sinusoid_positions(num_tokens, dim)), name="pos_embed", requires_grad=False
-            )
-        else:
-            self.pos_embed = Parameter(initializer(normal(config.init_std), (1, num_tokens, dim)), name="pos_embed")
+        shape = (1, num_tokens, dim)
+        positions = Tensor(sinusoid_positions(*shape[1:])) if t2t else initializer(normal(config.init_std), shape)
+        self.pos_embed = Parameter(positions, name="pos_embed", requires_grad=not t2t)
         self.relation_reuse = RelationReuse(config, exit_index) if config.relation_reuse and exit_index > 0 else None
         self.dropout = Dropout(config.dropout_rate, site_number(exit_index, config.depth))
         self.stochastic_depth = StochasticDepth(config.drop_path_rate, config.depth, site_number(exit_index))

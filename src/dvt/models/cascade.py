@@ -17,7 +17,7 @@ SMALLEST_PROBABILITY = 1e-30  # its logarithm is finite
 
 
 class ExitFeatures(NamedTuple):
-    """What one exit computes: logits (B, classes), the last block's tokens (B, N, C) with the class token first, and
+    """What one exit computes: its own logits (B, classes), the last block's tokens (B, N, C), class token first, and
     the relations of all layers (B, L*H, N, N), which are attention logits, layer by layer and head by head."""
 
     logits: Tensor
@@ -59,11 +59,9 @@ class DVT(nn.Cell):
         return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
-        """Features and relations of every exit, of the last one too, for research and figures; K entries. The logits
-        are each exit's own.
+        """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries.
 
-        All exits run on every image (B, I, S, S), in evaluation mode or training mode as the model is. Compiled apart
-        from the plain forward pass, once per batch size.
+        In evaluation mode or training mode as the model is. Compiled apart from the plain forward pass.
         """
         outputs = self(images, None, True)
         return tuple(ExitFeatures(*outputs[start : start + 3]) for start in range(0, len(outputs), 3))

@@ -6,21 +6,19 @@ and 1 per element entering the average pooling of the published two-step resize 
 """
 
 import math
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
-from dvt.models.names import parameter_shapes
+from dvt.models.names import exit_rows, parameter_shapes
 from dvt.models.variants import (
     FEATURE_CHANNELS,
-    FEATURE_HIDDEN,
-    LATER_SOFT_SPLIT,
     PERFORMER_DIM,
     PERFORMER_FEATURES,
     RELATION_EXPANSION,
     ModelConfig,
     list_models,
     model_config,
-    patch_geometry,
     split_sides,
 )
 
@@ -39,19 +37,40 @@ def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
 
 def exit_macs(config: ModelConfig, exit_index: int) -> dict[str, int]:
     """Multiply-adds of one exit for one image, by part."""
-    n, dim, first = config.num_tokens(exit_index), config.embed_dim, exit_index == 0
-    feature_reuse, relation_reuse = (on and not first for on in (config.feature_reuse, config.relation_reuse))
-    mlp_in = dim + (FEATURE_CHANNELS if feature_reuse else 0)
-    attention = _norm(n * dim) + n * dim * 4 * dim + 2 * n * n * dim
-    mlp = _norm(n * mlp_in) + n * config.mlp_hidden * (mlp_in + dim)
-    return {
-        "tokens": _token_macs(config, exit_index),
-        "attention": config.depth * attention,
-        "mlp": config.depth * mlp,
-        "feature_reuse": config.depth * _feature_reuse_macs(config, exit_index) if feature_reuse else 0,
-        "relation_reuse": _relation_reuse_macs(config, exit_index) if relation_reuse else 0,
-        "head": _norm(n * dim) + dim * config.num_classes,
+    n, grid = config.num_tokens(exit_index), config.grid_sizes[exit_index]
+    source, resize = (config.num_tokens(exit_index - 1), config.resize_side(exit_index)) if exit_index else (0, 0)
+    t2t = config.tokenizer == "t2t"
+    sides = split_sides(config.image_size, config.soft_splits[exit_index]) if t2t else (0, 0, 0)
+    # What is in the name of a tensor -> the part it belongs to, and to how many positions of an image it is applied.
+    places = {
+        "tokens.performer1": ("tokens", sides[0] ** 2),
+        "tokens.performer2": ("tokens", sides[1] ** 2),
+        "tokens": ("tokens", grid**2),
+        "feature_reuse": ("feature_reuse", source),
+        "relation_reuse": ("relation_reuse", source**2),
+        "norm1": ("attention", n),
+        "attn": ("attention", n),
+        "norm2": ("mlp", n),
+        "mlp": ("mlp", n),
+        "norm": ("head", n),
+        "head": ("head", 1),
     }
+    times = {"weight": 1, "gamma": LAYER_NORM_COST, "random_features": 2}  # these for phi(k) and phi(q)
+    macs = dict.fromkeys((part for part, _ in places.values()), 0)
+    for row in exit_rows(replace(config, share_blocks=False), exit_index):
+        owner, _, kind = row.ours.rpartition(".")
+        if kind in times:
+            part, positions = next(place for key, place in places.items() if key in owner)
+            macs[part] += times[kind] * positions * math.prod(row.shape)
+
+    for side in sides[:2]:  # phi(k)^T v, phi(q) (...), phi(q) . sum phi(k)
+        macs["tokens"] += side**2 * PERFORMER_FEATURES * (2 * PERFORMER_DIM + 1)
+    macs["attention"] += config.depth * 2 * n * n * config.embed_dim
+    if config.feature_reuse:
+        macs["feature_reuse"] += config.depth * 2 * FEATURE_CHANNELS * resize**2
+    if config.relation_reuse:
+        macs["relation_reuse"] += config.depth * config.num_heads * 2 * resize**2 * (source + n)
+    return macs
 
 
 def parameter_count(model: Any, **overrides: Any) -> int:
@@ -101,12 +120,11 @@ def activation_elements(config: ModelConfig, exit_index: int) -> int:
     """
     n, dim, heads = config.num_tokens(exit_index), config.embed_dim, config.num_heads
     maps = config.depth * heads
-    received = handed_on_elements(config, exit_index - 1) if exit_index else 0
-    relations = config.relation_reuse and exit_index > 0
+    received = handed_on_elements(config, exit_index - 1)
     attention = 4 * n * dim + 2 * heads * n**2
     mlp = n * (dim + 2 * config.mlp_hidden)
     block = n * dim + received + handed_on_elements(config, exit_index) + max(attention, mlp)
-    if not relations:
+    if not config.relation_reuse or exit_index == 0:
         return block
     source = config.num_tokens(exit_index - 1)
     mixing = received + (2 * RELATION_EXPANSION + 1) * maps * source**2
@@ -159,45 +177,3 @@ def _config_of(model: Any, overrides: dict[str, Any]) -> ModelConfig:
     if "grid_sizes" in overrides:  # what was derived from the former grids is derived again
         overrides = {"resize_sides": None, "soft_splits": None, **overrides}
     return ModelConfig.from_dict(config.to_dict() | overrides) if overrides else config
-
-
-def _norm(elements: int) -> int:
-    return LAYER_NORM_COST * elements
-
-
-def _token_macs(config: ModelConfig, exit_index: int) -> int:
-    if config.tokenizer == "patch":
-        grid = config.grid_sizes[exit_index]
-        patch, _ = patch_geometry(config.image_size, grid)
-        return grid**2 * config.in_channels * patch**2 * config.embed_dim
-    first = config.first_split(exit_index)
-    sides = split_sides(config.image_size, first)
-    later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
-    return (
-        _performer_macs(sides[0] ** 2, config.in_channels * first[0] ** 2)
-        + _performer_macs(sides[1] ** 2, later_dim)
-        + sides[2] ** 2 * later_dim * config.embed_dim
-    )
-
-
-def _performer_macs(tokens: int, in_dim: int) -> int:
-    e, m = PERFORMER_DIM, PERFORMER_FEATURES
-    norms = _norm(tokens * in_dim) + _norm(tokens * e)
-    linears = tokens * (in_dim * 3 * e + 3 * e * e)
-    kernels = 2 * tokens * e * m  # phi(k), phi(q)
-    products = 2 * tokens * e * m + tokens * m  # phi(k)^T v, phi(q) (...), phi(q) . sum phi(k)
-    return norms + linears + kernels + products
-
-
-def _feature_reuse_macs(config: ModelConfig, exit_index: int) -> int:
-    source, side = config.num_tokens(exit_index - 1), config.resize_side(exit_index)
-    mlp = _norm(source * config.embed_dim) + source * FEATURE_HIDDEN * (config.embed_dim + FEATURE_CHANNELS)
-    return mlp + 2 * FEATURE_CHANNELS * side**2
-
-
-def _relation_reuse_macs(config: ModelConfig, exit_index: int) -> int:
-    source, target = config.num_tokens(exit_index - 1), config.num_tokens(exit_index)
-    side, channels = config.resize_side(exit_index), config.depth * config.num_heads
-    mixing = source**2 * 2 * RELATION_EXPANSION * channels**2
-    resize = 2 * channels * side**2 * (source + target)
-    return mixing + resize

@@ -20,22 +20,19 @@ plain_bias = ops.BiasAdd()
 
 @functools.cache
 def _linear_with(add_bias: ops.BiasAdd | ops.Custom) -> Callable[..., Tensor]:
-    """x (..., I), weight (O, I), bias (O,), compute_type -> (..., O).
+    """x (..., I), weight (O, I), bias (O,) or None, compute_type -> (..., O).
 
     A function rather than a method, and with the operator inside rather than as an argument: MindSpore then works out
     its types once per shape, not once per cell or call, and needs less time and memory to compile a model.
     """
 
-    def linear(x: Tensor, weight: Tensor, bias: Tensor, compute_type: mstype.Type) -> Tensor:
+    def linear(x: Tensor, weight: Tensor, bias: Tensor | None, compute_type: mstype.Type) -> Tensor:
         product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
-        return _reshape(add_bias(product, _cast(bias, compute_type)), x.shape[:-1] + bias.shape)
+        if bias is not None:
+            product = add_bias(product, _cast(bias, compute_type))
+        return _reshape(product, x.shape[:-1] + (weight.shape[0],))
 
     return linear
-
-
-def _linear_without_bias(x: Tensor, weight: Tensor, compute_type: mstype.Type) -> Tensor:
-    product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
-    return _reshape(product, x.shape[:-1] + (weight.shape[0],))
 
 
 class Dense(nn.Dense):
@@ -51,11 +48,6 @@ class Dense(nn.Dense):
 
     def construct(self, x: Tensor) -> Tensor:
         return self.linear(x, self.weight, self.bias, self.compute_type)
-
-
-class _DenseWithoutBias(Dense):
-    def construct(self, x: Tensor) -> Tensor:
-        return _linear_without_bias(x, self.weight, self.compute_type)
 
 
 class ChannelDense(nn.Cell):
@@ -87,8 +79,7 @@ def normal(std: float) -> Initializer:
 
 def dense(in_channels: int, out_channels: int, init_std: float, has_bias: bool = True) -> Dense:
     """Linear layer, initialised as in the spec: truncated normal weights, bias 0."""
-    cell = Dense if has_bias else _DenseWithoutBias
-    return cell(in_channels, out_channels, normal(init_std), bias_init="zeros", has_bias=has_bias)
+    return Dense(in_channels, out_channels, normal(init_std), bias_init="zeros", has_bias=has_bias)
 
 
 def plain_gelu(x: Tensor) -> Tensor:
@@ -97,15 +88,32 @@ def plain_gelu(x: Tensor) -> Tensor:
     return x * (_erf(x * _INV_SQRT2) * 0.5 + 0.5)
 
 
-class Gelu(nn.Cell):
-    """The exact (erf) GELU."""
+def plain_swap(x: Tensor) -> Tensor:
+    """(A, I, J, D) -> (A, J, I, D), any type."""
+    return x.transpose(0, 2, 1, 3)
 
-    def __init__(self) -> None:
+
+class _Unary(nn.Cell):
+    def __init__(self, operator: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.operator = plain_gelu
+        self.operator = self.plain = operator
 
     def construct(self, x: Tensor) -> Tensor:
         return self.operator(x)
+
+
+class Gelu(_Unary):
+    """The exact (erf) GELU."""
+
+    def __init__(self) -> None:
+        super().__init__(plain_gelu)
+
+
+class SwapMiddle(_Unary):
+    """(A, I, J, D) -> (A, J, I, D)."""
+
+    def __init__(self) -> None:
+        super().__init__(plain_swap)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -126,31 +134,14 @@ class LayerNorm(nn.LayerNorm):
         return self.operator(self.cast(x, mstype.float32), self.gamma, self.beta, self.epsilon_tensor)
 
 
-class Softmax(nn.Cell):
+class Softmax(_Unary):
     """Softmax over the last axis, in float32 whatever comes in."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.operator = ops.Softmax(axis=-1)
+        super().__init__(ops.Softmax(axis=-1))
 
     def construct(self, x: Tensor) -> Tensor:
         return self.operator(x.astype(mstype.float32))
-
-
-def plain_swap(x: Tensor) -> Tensor:
-    """(A, I, J, D) -> (A, J, I, D), any type."""
-    return x.transpose(0, 2, 1, 3)
-
-
-class SwapMiddle(nn.Cell):
-    """(A, I, J, D) -> (A, J, I, D)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.operator = plain_swap
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.operator(x)
 
 
 class Mlp(nn.Cell):

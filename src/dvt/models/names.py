@@ -1,7 +1,5 @@
-"""The table of tensor names and shapes: ours, and those of the released PyTorch checkpoints.
-
-Plain Python. One table, `exit_rows`, read both ways; `dvt.checkpoint.released` moves weights across it.
-"""
+"""The table of tensor names and shapes, ours and those of the released PyTorch checkpoints; `dvt.checkpoint.released`
+moves weights across it. Imports no framework."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -93,7 +91,7 @@ def exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
         yield from _dense("tokens.proj", "patch_embed.proj", dim, config.in_channels, patch, patch)
     else:
         later = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2
-        first = config.in_channels * config.first_split(exit_index)[0] ** 2
+        first = config.in_channels * config.soft_splits[exit_index][0] ** 2
         yield from _performer("tokens.performer1", "tokens_to_token.attention1", first)
         yield from _performer("tokens.performer2", "tokens_to_token.attention2", later)
         yield from _dense("tokens.project", "tokens_to_token.project", dim, later)

@@ -2,9 +2,9 @@
 one would have drawn and every rank draws differently.
 
 MindSpore's generator begins again in each process and cannot be put back in graph mode. Here a training step hands one
-int32 key to the model, made of seed, step and rank; every place that drops something mixes its own number, its `site`,
-into it. The mask is a hash in int32 arithmetic modulo 2**32, the same on every device (`dvt.models.per_device`; the
-constants are those of the "lowbias32" integer hash). Axis letters: B batch, T tokens, E channels.
+int32 key to the model; every place that drops something mixes its own number, its `site`, into it. The mask is a hash
+in int32 arithmetic modulo 2**32, the same on every device (`dvt.models.per_device`; the constants are those of the
+"lowbias32" integer hash). Axis letters: B batch, T tokens, E channels.
 """
 
 import numpy as np
@@ -47,10 +47,10 @@ class IntegerHash(nn.Cell):
 
 
 class Dropout(nn.Cell):
-    """In training, sets each element of (B, T, E) to zero with probability `rate` and scales the others up.
+    """In training with a key, sets each element of (B, T, E) to zero with probability `rate`, scales the others up.
 
     The hash of a token and the hash of a channel are joined by one product: quicker than a full hash per element, and
-    far better than a mask needs to be. Without a key, or outside of training, the input is returned.
+    far better than a mask needs to be.
     """
 
     def __init__(self, rate: float, site: int) -> None:
@@ -60,9 +60,7 @@ class Dropout(nn.Cell):
         self.hash = IntegerHash()
 
     def construct(self, x: Tensor, noise_key: Tensor | None) -> Tensor:
-        if noise_key is None:
-            return x
-        if self.rate == 0 or not self.training:
+        if noise_key is None or self.rate == 0 or not self.training:
             return x
         batch, tokens, channels = x.shape
         number, word, add = self.hash.number, self.hash.word, self.hash.add
@@ -97,9 +95,7 @@ class StochasticDepth(nn.Cell):
 
         None without a key, with rate 0, or outside of training.
         """
-        if noise_key is None:
-            return None
-        if not self.on or not self.training:
+        if noise_key is None or not self.on or not self.training:
             return None
         key = self.hash.keyed(self.hash.word(noise_key), self.site)
         drawn = self.hash.number(self.hash.numbered(self.depth * 2 * images, key)).reshape(self.depth, 2, images)

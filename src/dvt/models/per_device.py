@@ -15,9 +15,9 @@ from mindspore import dtype as mstype
 from dvt import device
 
 Word = Any
+Halves = tuple[Tensor, Tensor]
 
 _map, _add_all, _is_finite = ops.HyperMap(), ops.AddN(), ops.IsFinite()
-_sum_up = ops.MultitypeFuncGraph("sum_up")
 
 
 class Operators(NamedTuple):
@@ -28,10 +28,8 @@ class Operators(NamedTuple):
         branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
             on the CPU it costs less than computing both and selecting.
         all_finite: Tuple of float32 tensors -> whether all their elements are finite, a boolean scalar.
-        word: int32 tensor -> the word of its bits.
-        number: Inverse of `word`.
-        add: Two words -> their sum modulo 2**32.
-        multiply: A word and a Python number, an int32 -> their product modulo 2**32.
+        word, number: From int32 tensors to words and back.
+        add, multiply: A word and a word, a word and a Python int32 -> their sum or product modulo 2**32.
         fold: A word and 15 or 16 -> the word, exclusive or itself shifted right by so many bits.
     """
 
@@ -58,8 +56,7 @@ def _unfold_on_ascend(x: Tensor, kernel: int, stride: int, padding: int) -> Tens
     return mint.nn.functional.unfold(x, kernel, stride=stride, padding=padding)
 
 
-@_sum_up.register("Tensor")
-def _sum_up_one(x: Tensor) -> Tensor:
+def _sum_up(x: Tensor) -> Tensor:
     return x.sum()
 
 
@@ -90,9 +87,6 @@ def _fold(x: Tensor, bits: int) -> Tensor:
     # The shift keeps the sign; the mask makes it a logical one.
     shifted = ops.bitwise_and(ops.bitwise_right_shift(x, _int32(bits)), _int32((1 << (32 - bits)) - 1))
     return ops.bitwise_xor(x, shifted)
-
-
-Halves = tuple[Tensor, Tensor]
 
 
 def _low_bits(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 from mindspore import nn
 
 from dvt.errors import ConfigError
-from dvt.models.layers import ChannelDense, Dense, Gelu, SwapMiddle, plain_bias, plain_gelu, plain_swap
+from dvt.models.layers import ChannelDense, Dense, Gelu, SwapMiddle, plain_bias
 from dvt.models.tokens import TokenPerformer
 
 AMP_LEVELS = ("O0", "O1", "O2")
@@ -25,10 +25,8 @@ def set_precision(model: nn.Cell, amp_level: str) -> None:
     for cell in _outside_of_performers(model):
         if isinstance(cell, Dense | ChannelDense):
             cell.compute_in(mstype.float16, plain_bias)
-        elif isinstance(cell, Gelu):
-            cell.operator = plain_gelu
-        elif isinstance(cell, SwapMiddle):
-            cell.operator = plain_swap
+        elif isinstance(cell, Gelu | SwapMiddle):
+            cell.operator = cell.plain
     if amp_level == "O2":
         for exit_ in model.exits:
             exit_.stream_type = mstype.float16

@@ -99,7 +99,7 @@ class TokensToToken(nn.Cell):
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
         self.unfold = operators().unfold
-        self.first = config.first_split(exit_index)
+        self.first = config.soft_splits[exit_index]
         self.later = LATER_SOFT_SPLIT
         self.sides = split_sides(config.image_size, self.first)
         later_dim = PERFORMER_DIM * LATER_SOFT_SPLIT[0] ** 2

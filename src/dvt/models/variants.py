@@ -13,8 +13,7 @@ from dvt.errors import ConfigError, did_you_mean
 from dvt.value_checks import bounds, check_fields
 
 # The released models: DVT (NeurIPS 2021, arXiv 2105.15075), section 4 and the published code; dvt_deit_tiny is no
-# published DVT but DeiT-Ti (arXiv 2012.12877, table 1) in the same cascade. What a row does not name is the dataclass
-# default below.
+# published DVT but DeiT-Ti (arXiv 2012.12877, table 1) in the same cascade.
 _T2T = {"tokenizer": "t2t"}
 _DEIT = {"tokenizer": "patch", "qkv_bias": True, "norm_eps": 1e-6}
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -54,9 +53,8 @@ class ModelConfig:
     """Everything that fixes the weights' names and shapes and the function they compute.
 
     `dvt.config.ModelSection` explains the keys. Three more belong to the backbone: `tokenizer`, how an image becomes
-    tokens; `qkv_bias`, whether queries, keys and values have biases; `norm_eps`, the epsilon of LayerNorm.
-    `soft_splits` that are None are the published ones, which exist for 224x224 and grids 7, 10, 14. `resize_sides` that
-    are None are those of the published resize.
+    tokens; `qkv_bias`, whether queries, keys and values have biases; `norm_eps`, the epsilon of LayerNorm. None gives
+    the published `soft_splits`, which exist for 224x224 and grids 7, 10, 14, and `resize_sides`.
     """
 
     name: str
@@ -123,10 +121,6 @@ class ModelConfig:
         """N of one exit, class token included."""
         return self.grid_sizes[exit_index] ** 2 + 1
 
-    def first_split(self, exit_index: int) -> tuple[int, int, int]:
-        """(kernel, stride, padding) of the first soft split of one exit of a T2T model."""
-        return self.soft_splits[exit_index]
-
     def resize_side(self, exit_index: int) -> int:
         """Side of the intermediate grid on the way from exit `exit_index - 1` to exit `exit_index`."""
         return self.resize_sides[exit_index - 1]
@@ -139,8 +133,7 @@ class ModelConfig:
     def from_dict(cls, values: dict[str, Any]) -> "ModelConfig":
         """Inverse of `to_dict`; raises ConfigError for unknown or missing keys."""
         _refuse_unknown_keys(values)
-        missing = [each.name for each in fields(cls) if each.default is MISSING and each.name not in values]
-        if missing:
+        if missing := [each.name for each in fields(cls) if each.default is MISSING and each.name not in values]:
             raise ConfigError(f"the model configuration lacks {', '.join(missing)}")
         return cls(**values)
 
@@ -211,8 +204,8 @@ def model_config(name: str, **overrides: Any) -> ModelConfig:
     Raises ConfigError for an unknown name or key (naming the nearest valid one) and for shapes that do not fit.
     """
     if name not in VARIANTS:
-        known = ", ".join(VARIANTS)
-        raise ConfigError(f"unknown model {name!r}{did_you_mean(str(name), VARIANTS)}; known models: {known}")
+        hint = did_you_mean(str(name), VARIANTS)
+        raise ConfigError(f"unknown model {name!r}{hint}; known models: {', '.join(VARIANTS)}")
     _refuse_unknown_keys(overrides)
     given = {key: value for key, value in overrides.items() if value is not None}
     return ModelConfig(**{"name": name, **VARIANTS[name], **given})
@@ -245,10 +238,9 @@ def patch_geometry(image_size: int, grid: int) -> tuple[int, int]:
 
 def _refuse_unknown_keys(values: dict[str, Any]) -> None:
     known = [each.name for each in fields(ModelConfig)]
-    for key in values:
-        if key not in known:
-            hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
-            raise ConfigError(f"unknown model key {key!r}{hint}")
+    for key in values.keys() - set(known):
+        hint = did_you_mean(key, known) or f"; known keys: {', '.join(known)}"
+        raise ConfigError(f"unknown model key {key!r}{hint}")
 
 
 def _plain(value: Any) -> Any:

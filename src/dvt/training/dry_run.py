@@ -1,8 +1,6 @@
-"""One step of a run, compiled for a simulated card: `python -m dvt.training.dry_run < CONFIGURATION` (JSON).
-
-Writes a line of JSON: what `compiled` found, or the first error with its place. `dvt.cli.train` starts this in a
-process with the variables of `dvt.cluster.simulation`.
-"""
+"""One step of a run, compiled for a simulated card: `python -m dvt.training.dry_run < CONFIGURATION` (JSON), which
+`dvt.cli.train` starts with the variables of `dvt.cluster.simulation`. Writes a line of JSON: what `compiled` found,
+or the first error with its place."""
 
 import json
 import re
@@ -52,14 +50,10 @@ def compiled(config: RunConfig) -> dict[str, Any]:
 def first_error(error: Exception) -> str:
     """What MindSpore says first, and the line of this package that it is about."""
     text = str(error)
-    frames = re.findall(r"[Ii]n file (\S+?):(\d+)", text)
-    own = [f"{Path(name).relative_to(PACKAGE.parent)}, line {line}" for name, line in frames if _is_own(name)]
+    frames = [(Path(name), line) for name, line in re.findall(r"[Ii]n file (\S+?):(\d+)", text)]
+    own = [f"{path.relative_to(PACKAGE.parent)}, line {line}" for path, line in frames if path.is_relative_to(PACKAGE)]
     said = re.split(r"\n\s*\n|\n-{10,}", text.strip("-\n "))[0]
     return f"{type(error).__name__}: {said}" + (f"\nat {own[-1]}" if own else "")
-
-
-def _is_own(name: str) -> bool:
-    return Path(name).is_relative_to(PACKAGE)
 
 
 def main() -> int:

@@ -6,19 +6,25 @@ best.ckpt           those of the epoch with the best last exit on the validation
 state.ckpt          what a resumed run needs (`dvt.training.state`); state_previous.ckpt the one before, in case the
                     newest is damaged
 train.log           what the console showed
-environment.json    what it ran with (`dvt.training.environment`)
+environment.json    what it ran with: the versions, command, device and revision of every start
 metrics.csv, tensorboard/, curves.png    losses and accuracies (`dvt.training.metrics`)
 
 Each file is replaced whole or not at all: one of the two states loads, whenever a run is killed.
 """
 
 import contextlib
+import json
 import logging
 import os
+import platform
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
+from importlib import metadata as installed
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
@@ -38,6 +44,8 @@ BEST_FILE = "best.ckpt"
 STATE_FILE = "state.ckpt"
 PREVIOUS_STATE_FILE = "state_previous.ckpt"
 DAMAGED_STATE_FILE = "state_damaged.ckpt"
+ENVIRONMENT_FILE = "environment.json"
+GIT_SECONDS = 10  # a working tree on a slow network disk must not hold up the run
 
 # Keys of the recipe that a resumed run may change: they do not change what is computed.
 MAY_CHANGE = (
@@ -55,7 +63,7 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The run folder of a configuration, for one rank, which makes it and writes to it or does not; `opened` makes one.
+    """The run folder of a configuration, for a rank that writes to it or does not; `opened` makes one.
 
     Nothing is written before `begin`, so that a start that is refused leaves no folder.
     """
@@ -70,10 +78,8 @@ class RunFolder:
     def opened(cls, config: RunConfig, writes: bool) -> Iterator["RunFolder"]:
         """Holds the folder against other runs until the block ends, and logs to `train.log` what this package logs.
 
-        Raises:
-            CheckpointError: The run is to be resumed, and there is none.
-            ConfigError: There is a run, and it is not to be resumed; another process trains there at this moment; or
-                the folder cannot be written to.
+        Raises CheckpointError if a run is to be resumed and there is none, and ConfigError if one is not to be resumed
+        and is there, another process trains there at this moment, or the folder cannot be written to.
         """
         folder = cls(config, writes)
         if not writes:
@@ -116,7 +122,6 @@ class RunFolder:
             self._log.flush()
 
     def save_weights(self, weights: Weights, metadata: dict[str, Any]) -> None:
-        """Saves the newest weights."""
         if self._writes:
             save_checkpoint(self.path / WEIGHTS_FILE, weights, metadata)
 
@@ -132,15 +137,9 @@ class RunFolder:
     def keep_best(
         self, best: Sequence[Ranked], entry: Ranked, weights: Weights, metadata: dict[str, Any]
     ) -> list[Ranked]:
-        """Keeps the weights of an epoch if it is among the best few (`train.keep_best`), and removes what no longer is.
-
-        Args:
-            best: The epochs kept so far.
-            entry: The epoch, by the accuracy of its last exit on the validation images.
-            weights: The weights that were evaluated.
-            metadata: Of the file.
-
-        Returns the epochs that are kept now, best first; of equally good ones the earlier goes first.
+        """Keeps the weights of the epoch `entry` if it is among the best few (`train.keep_best`), and removes what no
+        longer is. Returns the epochs that are kept, best first, of equally good ones the earlier first; before it was
+        `best`.
         """
         ranked = sorted({*best, entry}, key=lambda each: (-each[0], each[1]))
         kept, dropped = ranked[: self._config.train.keep_best], ranked[self._config.train.keep_best :]
@@ -155,12 +154,8 @@ class RunFolder:
         return kept
 
     def read_state(self) -> Checkpoint:
-        """The newest state that is intact, of the same recipe.
-
-        Raises:
-            CheckpointError: Neither state can be read.
-            ConfigError: The run was begun with another recipe; the key is named.
-        """
+        """The newest state that is intact. Raises CheckpointError if there is none, and ConfigError, naming the key, if
+        the run was begun with another recipe."""
         newest, previous = self.path / STATE_FILE, self.path / PREVIOUS_STATE_FILE
         try:
             path, checkpoint = newest, read_checkpoint(newest)
@@ -217,3 +212,43 @@ def _check_same(config: RunConfig, saved: dict[str, Any], path: Path) -> None:
                 f"{key} is {value!r}, but the run in {path} was begun with {before.get(key)!r}; resume with the "
                 f"configuration in {CONFIG_FILE} beside it, or start a new run"
             )
+
+
+def write_environment(folder: Path, device: str) -> None:
+    """Adds this start, on the `device` in words, to `environment.json` in `folder`. Raises DVTError if it cannot be
+    written. The revision is that of this package's checkout, null where it is none or git is missing."""
+    path, starts = folder / ENVIRONMENT_FILE, []
+    if path.exists():
+        try:
+            starts = list(json.loads(path.read_text(encoding="utf-8"))["starts"])
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s cannot be read; a new one replaces it", path)
+    packages = {each.metadata["Name"]: each.version for each in installed.distributions() if each.metadata["Name"]}
+    start = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(sys.argv),
+        "folder": os.getcwd(),
+        "device": device,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "git": git_state(Path(__file__).resolve().parents[3]),
+        "packages": dict(sorted(packages.items(), key=lambda item: item[0].lower())),
+    }
+    with explained(path), replacing(path) as written:
+        written.write_text(json.dumps({"starts": [*starts, start]}, indent=2) + "\n", encoding="utf-8")
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """`revision` and whether tracked files differ from it (`dirty`), if `root` is the top of a git checkout.
+
+    An installed package may lie inside somebody else's checkout, whose revision says nothing about it.
+    """
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    if not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=GIT_SECONDS, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    revision, _, dirty = done.stdout.strip().partition("-")
+    return {"revision": revision, "dirty": bool(dirty)}

@@ -9,13 +9,12 @@ MESSAGE_ELEMENTS = 25 * 2**18  # float32, 25 MiB
 """So many gradients are sent together: enough that the start of a message costs little, few enough that the first
 messages are under way while the other gradients are computed."""
 
-_flatten = ops.MultitypeFuncGraph("flatten")
-_cut_out = ops.MultitypeFuncGraph("cut_out")
 
-
-@_flatten.register("Tensor")
-def _flatten_one(x: Tensor) -> Tensor:
+def _flatten(x: Tensor) -> Tensor:
     return x.reshape(-1)
+
+
+_cut_out = ops.MultitypeFuncGraph("cut_out")  # a plain function may not be partial, see `dvt.training.step`
 
 
 @_cut_out.register("Tensor", "Number", "Number", "Tensor")

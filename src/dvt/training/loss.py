@@ -7,8 +7,7 @@ from mindspore import dtype as mstype
 class ExitLosses(nn.Cell):
     """Soft-target cross-entropy of each exit: images (B, I, S, S), targets -> (K,) float32.
 
-    Targets are class indices (B,), smoothed here, or soft targets (B, classes), taken as they are. `noise_key` is that
-    of the model's dropout and stochastic depth.
+    Targets are class indices (B,), smoothed here, or soft targets (B, classes), taken as they are.
 
     With `distillation`, each exit but the last also has that weight times its Kullback-Leibler divergence from the last
     exit, T^2 KL(p_K || p_k), with probabilities p taken of logits divided by T, the `temperature`; T^2 keeps the size
@@ -35,8 +34,7 @@ class ExitLosses(nn.Cell):
         last = len(all_logits) - 1
         losses = ()
         for index, logits in enumerate(all_logits):
-            log_probabilities = ops.log_softmax(logits.astype(mstype.float32), axis=-1)
-            loss = -(targets * log_probabilities).sum(axis=-1).mean()
+            loss = -(targets * ops.log_softmax(logits.astype(mstype.float32), axis=-1)).sum(axis=-1).mean()
             if self.distillation > 0 and index < last:
                 loss = loss + self.distillation * self._divergence(all_logits[last], logits)
             losses = losses + (loss,)

@@ -4,9 +4,7 @@
 - `tensorboard/`: losses and learning rate every few steps, and what is in the rows;
 - `curves.png`: losses, accuracies and learning rate against the epoch, drawn when the run ends.
 
-A resumed run begins at an earlier step than the last one recorded. Records after that step are dropped, so that nothing
-appears twice. Steps are counted from 1: step n is recorded once n steps are done. Exits are numbered from 0 in names
-of columns, from 1 in the picture.
+Step n is recorded once n steps are done. Exits are numbered from 0 in names of columns, from 1 in the picture.
 """
 
 import contextlib
@@ -54,12 +52,9 @@ class RunRecords(contextlib.AbstractContextManager):
 
     Args:
         folder: The folder of the run; it must exist.
-        resume_step: Steps that a resumed run has behind it; what was recorded after them is dropped. None: a new run,
-            which replaces the records of an earlier one.
+        resume_step: Steps that a resumed run has behind it; what was recorded after them is dropped, so that nothing
+            appears twice. None: a new run, which replaces the records of an earlier one.
         title: Above the curves.
-
-    Attributes:
-        rows: The rows of `metrics.csv`, oldest first.
 
     Raises DVTError, here and in `epoch`, if the folder cannot be written to.
     """

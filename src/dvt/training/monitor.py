@@ -41,11 +41,8 @@ class StopBetweenSteps(contextlib.ExitStack):
 class Monitor:
     """Averages losses over an epoch, counts failed batches and writes the console lines. Axis letters: K exits.
 
-    Args:
-        schedule: The steps of the run.
-        max_failed_batches: Batches in a row whose loss is not finite, after which the run is given up.
-        mixed_precision: Whether steps may be skipped on the way to a fitting loss scale.
-        last_good: Returns a sentence on the newest weights, for the error.
+    The run is given up after `max_failed_batches` in a row whose loss is not finite; `last_good` returns a sentence on
+    the newest weights for the error, which proposes float32 to a run with `mixed_precision`.
     """
 
     def __init__(

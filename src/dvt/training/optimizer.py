@@ -1,9 +1,8 @@
 """The optimizers of the published recipes, inside the compiled step: AdamW and SGD with momentum.
 
 AdamW: decoupled weight decay as PyTorch defines it (Loshchilov & Hutter 2019, algorithm 2); `nn.AdamWeightDecay` is
-another algorithm (no bias correction). SGD: PyTorch's, with the decay added to the gradient. Weight decay applies to
-matrices and larger, not to biases and other 1-D parameters (`is_decayed`; spec: recipes, published for AdamW, taken
-over for SGD). One fused kernel per parameter spares the CPU thousands of tiny operations.
+another algorithm (no bias correction). SGD: PyTorch's, with the decay added to the gradient. The decay applies to
+`is_decayed` (spec: recipes, for AdamW). One fused kernel per parameter spares the CPU thousands of tiny operations.
 """
 
 from collections.abc import Sequence
@@ -16,15 +15,10 @@ from dvt.config.sections import TrainSection
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
+
 _adamw = ops.MultitypeFuncGraph("adamw")
-_decayed = ops.MultitypeFuncGraph("decayed")
 _sgd = ops.MultitypeFuncGraph("sgd")
 _select = ops.MultitypeFuncGraph("select")
-
-
-@_select.register("Tensor", "Tensor")
-def _select_one(taken: Tensor, gradient: Tensor) -> Tensor:
-    return _where(taken, gradient, 0.0)
 
 
 @_adamw.register("Function", *["Tensor"] * 6, "Number", "Number", *["Tensor"] * 4)
@@ -36,32 +30,31 @@ def _adamw_one(adam, power1, power2, beta1, beta2, epsilon, rate, decay, share, 
     return True
 
 
-@_decayed.register("Number", "Tensor", "Tensor")
-def _decayed_one(decay, parameter, gradient):
-    return gradient + decay * parameter if decay > 0 else gradient
-
-
 @_sgd.register("Function", "Tensor", "Tensor", "Number", *["Tensor"] * 3)
 def _sgd_one(apply_momentum, momentum, rate, share, parameter, velocity, gradient):
     apply_momentum(parameter, velocity, rate * share, gradient, momentum)
     return True
 
 
+@_select.register("Tensor", "Tensor")
+def _select_one(taken: Tensor, gradient: Tensor) -> Tensor:
+    return _where(taken, gradient, 0.0)
+
+
 def _where(taken: Tensor | None, x: Tensor, otherwise: float) -> Tensor:
     return x if taken is None else ops.where(taken, x, Tensor(otherwise, mstype.float32))
 
 
+def _decayed(decay: float, parameter: Tensor, gradient: Tensor) -> Tensor:
+    return gradient + decay * parameter if decay > 0 else gradient
+
+
 class _Optimizer(nn.Cell):
     """Call: gradients, a learning rate and whether to take the step, a boolean scalar or None for yes; returns that
-    rate once the parameters are updated in place.
+    rate once the parameters are updated in place. `lr_scales` are the shares of it that each parameter takes.
 
     A step that is not taken changes nothing, whatever the gradients are. That is selected on the device, which need not
     wait for the host to read the decision. Selecting copies the gradients.
-
-    Args:
-        parameters: What to update.
-        weight_decay: Decay of matrices.
-        lr_scales: Share of the learning rate that each parameter takes; None for all of it.
     """
 
     def __init__(
@@ -74,15 +67,11 @@ class _Optimizer(nn.Cell):
         self.map = ops.HyperMap()
 
     def selected(self, gradients: tuple[Tensor, ...], taken: Tensor | None) -> tuple[Tensor, ...]:
-        """The gradients, or zeros for a step that is not taken."""
         return gradients if taken is None else self.map(ops.partial(_select, taken), gradients)
 
 
 class AdamW(_Optimizer):
-    """AdamW, called as `_Optimizer` is.
-
-    PyTorch's epsilon, which is added after the bias correction, is handed to the kernel as epsilon * sqrt(1 - beta2^t).
-    """
+    """PyTorch's epsilon, added after the bias correction, is handed to the kernel as epsilon * sqrt(1 - beta2^t)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +101,7 @@ class AdamW(_Optimizer):
 
 
 class Sgd(_Optimizer):
-    """SGD with momentum, called as `_Optimizer` is; its decay is added to the gradient."""
+    """The decay is added to the gradient."""
 
     def __init__(self, *args: Any, momentum: float = 0.9, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

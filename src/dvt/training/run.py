@@ -32,9 +32,8 @@ from dvt.training.agreement import (
     require_same_data,
     require_same_weights,
 )
-from dvt.training.environment import write_environment
 from dvt.training.feed import Feed, profiled
-from dvt.training.folder import WEIGHTS_FILE, RunFolder
+from dvt.training.folder import WEIGHTS_FILE, RunFolder, write_environment
 from dvt.training.metrics import RunRecords
 from dvt.training.monitor import Monitor, StopBetweenSteps
 from dvt.training.schedule import Schedule
@@ -139,8 +138,6 @@ def _build_model(plan: RunPlan) -> nn.Cell:
 
 @dataclass
 class Training:
-    """One run from its first or resumed step to its last."""
-
     plan: RunPlan
     folder: RunFolder
     state: TrainState
@@ -206,7 +203,6 @@ class Training:
             self.records.step(self.state.done, mean, self.plan.schedule.rate_at(self.state.done))
 
     def _end_epoch(self, epochs_done: int) -> None:
-        """All that follows the last step of an epoch."""
         self._require_finite_weights()
         step, train, schedule = self.state.step, self.plan.config.train, self.plan.schedule
         row = self.monitor.epoch_row(self.state.done) | {"skipped_steps": step.skipped()}

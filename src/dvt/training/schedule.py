@@ -10,21 +10,13 @@ from dvt.config.sections import TrainSection
 
 @dataclass(frozen=True)
 class Schedule:
-    """The steps of a run, the same on all ranks.
+    """The steps of a run, the same on all ranks."""
 
-    Attributes:
-        epochs: Passes over the training images, the cool-down included.
-        steps_per_epoch: Steps of the optimizer in each.
-        images_per_step: Images of such a step, over all ranks.
-        peak: Highest learning rate.
-        rates: (steps,) float32 learning rate of each step.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-    images_per_step: int
-    peak: float
-    rates: np.ndarray
+    epochs: int  # the cool-down included
+    steps_per_epoch: int  # of the optimizer
+    images_per_step: int  # of the optimizer, over all ranks
+    peak: float  # highest learning rate
+    rates: np.ndarray  # (steps,) float32 learning rate of each step
 
     @classmethod
     def of(cls, train: TrainSection, batches: int, world_size: int) -> "Schedule":
@@ -37,7 +29,6 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole run."""
         return len(self.rates)
 
     def rate_at(self, done: int) -> float:

@@ -7,9 +7,9 @@ Tensors of the file, by name:
 - `ema.*`: the moving average of the weights;
 - `loss_scale`, `good_steps`; `global_step`, `batches`, `skipped_steps`: the loss scale and the counters.
 
-Its metadata: `step` (steps done), `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of
-what `train.init_checkpoint` lacked; and what must be the same in the resumed run, such as `images` (`Splits.identity`).
-Random numbers need no place: they follow from the seed and the counters.
+Its metadata: `step`, `unfinished_epoch` and `best`, see `TrainState`; `fresh`, names of what `train.init_checkpoint`
+lacked; and what must be the same in the resumed run, such as `images` (`Splits.identity`). Random numbers need no
+place: they follow from the seed and the counters.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,10 +33,10 @@ from dvt.training.step import TrainStep
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What is the same for a whole run; `model` is complete, with what only the data set knows."""
+    """What is the same for a whole run."""
 
     config: RunConfig
-    model: ModelConfig
+    model: ModelConfig  # complete, with what only the data set knows
     splits: Splits
     ranks: Ranks
     schedule: Schedule
@@ -44,21 +44,13 @@ class RunPlan:
 
 @dataclass
 class TrainState:
-    """A run between two steps.
-
-    Attributes:
-        model: The DVT that is trained.
-        step: The compiled step; it keeps the moments of the optimizer, the moving average, the loss scale and counters.
-        done: Steps of the optimizer that are done.
-        unfinished_epoch: The row for `metrics.csv` of an epoch that is trained but not yet validated.
-        best: Accuracy in percent and number of the epochs whose weights are kept, best first.
-    """
+    """A run between two steps."""
 
     model: nn.Cell
-    step: TrainStep
-    done: int = 0
-    unfinished_epoch: dict[str, float] | None = None
-    best: list[Ranked] = field(default_factory=list)
+    step: TrainStep  # keeps the moments of the optimizer, the moving average, the loss scale and counters
+    done: int = 0  # steps of the optimizer
+    unfinished_epoch: dict[str, float] | None = None  # row of an epoch that is trained but not yet validated
+    best: list[Ranked] = field(default_factory=list)  # epochs whose weights are kept, best first
 
     def weights(self) -> dict[str, np.ndarray]:
         """The weights that the next step starts from."""

@@ -27,9 +27,9 @@ from dvt.training.optimizer import build_optimizer
 
 MAX_LOSS_SCALE = 2.0**24
 
+# Not plain functions: of these, HyperMap takes all partial ones for the same (MindSpore 2.10).
 _multiply = ops.MultitypeFuncGraph("multiply")
 _average = ops.MultitypeFuncGraph("average")
-_clear = ops.MultitypeFuncGraph("clear")
 
 
 @_multiply.register("Tensor", "Tensor")
@@ -42,8 +42,7 @@ def _average_one(share: Tensor, average: Tensor, parameter: Tensor) -> Tensor:
     return ops.assign(average, average + share * (parameter - average))
 
 
-@_clear.register("Tensor")
-def _clear_one(accumulated: Tensor) -> Tensor:
+def _clear(accumulated: Parameter) -> Tensor:
     return ops.assign(accumulated, ops.zeros_like(accumulated))
 
 
@@ -125,7 +124,6 @@ class TrainStep(nn.Cell):
         self._calls = int(self.batches.asnumpy())
 
     def skipped(self) -> int:
-        """Steps of the optimizer that were skipped so far."""
         return int(self.skipped_steps.asnumpy())
 
     def _kept(self) -> dict[str, Parameter]:

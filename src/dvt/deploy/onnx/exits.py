@@ -149,7 +149,7 @@ class ExitWriter:
         graph, own, config = self.graph, self.weights, self.config
         channels, side, name = config.in_channels, config.image_size, "tokens.proj"
         if config.tokenizer == "t2t":
-            splits, name = (config.first_split(self.exit_index), LATER_SOFT_SPLIT, LATER_SOFT_SPLIT), "tokens.project"
+            splits, name = (config.soft_splits[self.exit_index], LATER_SOFT_SPLIT, LATER_SOFT_SPLIT), "tokens.project"
             sides = (side, *split_sides(side, splits[0]))
         else:
             patch, padding = patch_geometry(side, config.grid_sizes[self.exit_index])

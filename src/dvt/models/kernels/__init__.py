@@ -4,11 +4,10 @@ The C++ source beside this file is compiled once per machine with the system's c
 depends on it: without a compiler, where the library cannot be loaded, on Ascend and GPU, with DVT_KERNELS=0 and by
 `build_model(..., kernels=False)` models are built of MindSpore's operators alone, and results agree to float rounding.
 
-Loading a library runs it. So it must be whole (its name ends in the hash of its content: reading a file that was cut
-short kills a process), nobody but this user and root may be able to change it, and a child process tries it first.
+Loading a library runs it. So it must be whole (its name ends in the hash of its content), nobody but this user and
+root may be able to change it, and a child process tries it first.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -19,7 +18,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvt import device
@@ -40,22 +39,9 @@ gelu = c.CDLL(sys.argv[1]).Gelu
 sys.exit(gelu(2, arrays, (c.c_int * 2)(1, 1), shapes, (c.c_char_p * 2)(b"float32", b"float32"), None, None))
 """
 
-SWITCH = "DVT_KERNELS"  # environment variable; 0 builds models without the kernels
+SWITCH = "DVT_KERNELS"  # environment variable; for a single model there is `build_model(..., kernels=False)`
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Sets DVT_KERNELS=0 for the models built inside. For a single one there is `build_model(..., kernels=False)`."""
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "0"
-    try:
-        yield
-    finally:
-        del os.environ[SWITCH]
-        if before is not None:
-            os.environ[SWITCH] = before
 
 
 def library() -> str | None:

@@ -12,17 +12,15 @@ from dvt.models.layers import ChannelDense, Dense, Gelu, LayerNorm, Softmax, Swa
 
 def use_kernels(model: nn.Cell, library: str) -> None:
     """Makes the cells of a float32 model use the kernels of `library`, a path, in place of MindSpore's operators."""
-    add_bias = bias_kernel(library)
     for _, cell in model.cells_and_names():
         if isinstance(cell, Dense | ChannelDense):
-            cell.compute_in(mstype.float32, add_bias)
-        for kind, kernel in KERNELS.items():
-            if isinstance(cell, kind):
-                cell.operator = kernel(library)
+            cell.compute_in(mstype.float32, _bias_kernel(library))
+        elif type(cell) in KERNELS:
+            cell.operator = KERNELS[type(cell)](library)
 
 
 @functools.cache
-def bias_kernel(library: str) -> ops.Custom:
+def _bias_kernel(library: str) -> ops.Custom:
     """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32.
 
     One for all layers: MindSpore works out the types of a function once per operator in it.
