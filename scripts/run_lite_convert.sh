@@ -61,7 +61,7 @@ for ((index = 0; ; index++)); do
         quietly converter_lite --fmk=ONNX --saveType=MINDIR_LITE --inputDataFormat=NCHW \
             --modelFile="$exit.onnx" --outputFile="$exit"
     else
-        quietly "$DVT_LITE_PYTHON" "$root/src/dvt/deploy/lite/session.py" convert "$exit.onnx" "$exit"
+        quietly "$DVT_LITE_PYTHON" "$root/src/dvt/deploy/lite_session.py" convert "$exit.onnx" "$exit"
     fi
 done
 

@@ -17,7 +17,7 @@ from ascend.simulated import Ascend, Graphs
 from dvt import device
 from dvt.cluster.ranks import ALONE, Ranks
 from dvt.config import TrainSection
-from dvt.deploy.mindir import exportable
+from dvt.deploy.writers import exportable
 from dvt.early_exit.classifier import ExitCell
 from dvt.models.cascade import AllExits, build_from_config
 from dvt.models.precision import set_precision

@@ -5,7 +5,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import bundles
 import mindspore as ms
@@ -25,20 +25,17 @@ from dvt.cost import cumulative_gmacs
 from dvt.data import load_splits
 from dvt.deploy import Cascade, export_bundle
 from dvt.deploy.bundle import export_checkpoint, stored_settings
-from dvt.deploy.lite.files import write_ascend_configs
+from dvt.deploy.lite import write_ascend_configs
 from dvt.deploy.manifest import (
-    GraphFile,
     GraphSet,
     Setting,
-    Value,
     check_files,
     describe_file,
     exit_values,
     read_manifest,
 )
-from dvt.deploy.mindir import MindirWriter
-from dvt.deploy.onnx.files import OnnxWriter
-from dvt.deploy.writers import Reference, check
+from dvt.deploy.onnx.exits import OnnxWriter
+from dvt.deploy.writers import MindirWriter, check
 from dvt.errors import CheckpointError, ConfigError, DVTError
 
 METADATA = {
@@ -224,15 +221,21 @@ def test_a_file_that_computes_something_else_is_not_kept(
     assert names_in(folder) == {"manifest.json"}
 
 
-def test_the_largest_deviation_counts():
-    """A check that passes reports how far off the file was, relative to the largest value where that is above 1."""
-    expected = np.float32([[0.5], [0.25], [4.0], [2.0]])
-    reference = Reference({"images": np.zeros((4, 1), np.float32)}, {"probabilities": expected})
-    inputs, outputs = ((Value(role, role, (None, 1), "float32"),) for role in ("images", "probabilities"))
-    rows = iter(np.split(expected + np.float32([[1e-6], [0], [4e-6], [0]]), [1]))
-    backend = SimpleNamespace(run=lambda *_: [next(rows)])
-    off = check(GraphFile("x", 0, "", inputs, outputs), backend, reference, 1e-5)
-    assert off == pytest.approx(1e-6, rel=0.1)
+def test_the_largest_deviation_counts(tmp_path: Path, graph_mode: None, monkeypatch: pytest.MonkeyPatch):
+    """A check that passes reports how far off the files were, relative to the largest value where that is above 1."""
+    model = bundles.model()
+    export_bundle(model, tmp_path / "export")
+    cascade = Cascade(tmp_path / "export")
+    plain = cascade.run_exit
+
+    def slightly_off(index: int, *inputs: Any) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        probabilities, handed_on = plain(index, *inputs)
+        if index == 1:
+            handed_on["relations"].ravel()[7] += 5e-6 * np.abs(handed_on["relations"]).max()
+        return probabilities, handed_on
+
+    monkeypatch.setattr(cascade, "run_exit", slightly_off)
+    assert check(cascade, model) == pytest.approx(5e-6, rel=0.2)
 
 
 def test_settings_of_a_checkpoint():

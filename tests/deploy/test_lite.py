@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dvt.deploy import Cascade, remeasure
-from dvt.deploy.lite.backend import PYTHON_VARIABLE
+from dvt.deploy.lite import PYTHON_VARIABLE
 from dvt.deploy.manifest import read_manifest
 from dvt.early_exit import ALWAYS, NEVER
 from dvt.errors import BundleError

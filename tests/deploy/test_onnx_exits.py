@@ -13,7 +13,7 @@ from test_parity import CASES, REFERENCE
 
 from dvt.convert import from_reference, reference_shapes
 from dvt.deploy.manifest import exit_values
-from dvt.deploy.onnx.files import OnnxWriter
+from dvt.deploy.onnx.exits import OnnxWriter
 from dvt.models.variants import ModelConfig
 
 TWO_T2T = {"grid_sizes": (2, 4), "soft_splits": ((6, 4, 1), (3, 2, 1))}

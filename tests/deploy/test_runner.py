@@ -107,9 +107,9 @@ def test_a_missing_runtime_is_named(backend: str, package: str, bundle: Path):
 
 
 def test_lite_without_lite(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(BundleError, match=r"but not LITE; convert it with scripts/run_lite_convert.sh"):
+    with pytest.raises(BundleError, match=r"but not LITE; make it with scripts/run_lite_convert.sh"):
         Cascade(bundle, "lite")
-    from dvt.deploy.lite.files import register
+    from dvt.deploy.lite import register
 
     folder = shutil.copytree(bundle, tmp_path / "copy")
     for index in range(3):
@@ -134,7 +134,9 @@ def test_lite_without_lite(bundle: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_bundles_that_cannot_be_run(bundle: Path, tmp_path: Path, photographs: np.ndarray):
     with pytest.raises(ConfigError, match="unknown backend 'tensorrt'; choose from onnxruntime, mindspore, lite"):
         Cascade(bundle, "tensorrt")
-    with pytest.raises(BundleError, match="holds MINDIR, ONNX, ONNX_INT8, but not ONNX_FP8; export it with"):
+    with pytest.raises(
+        BundleError, match="holds MINDIR, ONNX, ONNX_INT8, but not ONNX_FP8; make it with export.py --format"
+    ):
         Cascade(bundle, graph_format="ONNX_FP8")
     folder = shutil.copytree(bundle, tmp_path / "copy")
     path = folder / "exit_1.onnx"

@@ -97,7 +97,7 @@ class LiteOptions:
 def lite(argv: Sequence[str], prog: str) -> None:
     """The command `dvt lite`."""
     asked, _ = Parser(prog, LiteOptions).parse(argv)
-    from dvt.deploy.lite.files import register
+    from dvt.deploy.lite import register
 
     converted = register(asked.bundle, asked.target)
     print(f"registered {', '.join(entry.file for entry in converted.exits)} in {asked.bundle}")

@@ -51,4 +51,4 @@ def infer(argv: Sequence[str], prog: str) -> int:
     from dvt.deploy.infer import InferRequest, infer
 
     request, _ = Parser(prog, InferRequest, epilog=SOME_FAILED).parse(argv)
-    return 1 if infer(request).failed else 0
+    return 1 if infer(request) else 0

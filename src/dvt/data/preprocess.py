@@ -7,7 +7,7 @@ torchvision, with which the published models were evaluated.
 Legend: C channels, S side of the square model input.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from PIL import Image
 
 from dvt.data.decode import read_image, to_mode
 from dvt.errors import ConfigError
+from dvt.value_checks import bounds
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
@@ -33,8 +34,8 @@ class Preprocessing:
     image_size: int  # side S of the model input, in pixels
     resize_size: int  # shorter side before the centre crop, in pixels
     in_channels: int  # 1 (grey) or 3 (RGB)
-    mean: tuple[float, ...]  # per channel, of pixels in 0..1
-    std: tuple[float, ...]
+    mean: tuple[float, ...] = field(metadata=bounds(-1000, 1000))  # per channel, of pixels in 0..1
+    std: tuple[float, ...] = field(metadata=bounds(1e-6, 1000))
     interpolation: str = "bicubic"  # or "bilinear", both with PIL's antialiasing
 
     def __post_init__(self) -> None:

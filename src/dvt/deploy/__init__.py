@@ -5,32 +5,24 @@ and imports only the one it is asked for. A reader of the code starts at `manife
 (running one) or `bundle` (making one).
 """
 
-import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
+from dvt.deploy.recalibration import remeasure
+from dvt.deploy.runner import Cascade
+from dvt.early_exit.loop import Predictions
+
 if TYPE_CHECKING:
-    from dvt.deploy.bundle import export_bundle
-    from dvt.deploy.options import BundleOptions
-    from dvt.deploy.recalibration import remeasure
-    from dvt.deploy.runner import Cascade
-    from dvt.early_exit.loop import Predictions
+    from dvt.deploy.bundle import BundleOptions, export_bundle
 
 __all__ = ["BundleOptions", "Cascade", "Predictions", "export_bundle", "remeasure"]
-
-_DEFINED_IN = {
-    "BundleOptions": "dvt.deploy.options",
-    "Cascade": "dvt.deploy.runner",
-    "Predictions": "dvt.early_exit.loop",
-    "export_bundle": "dvt.deploy.bundle",
-    "remeasure": "dvt.deploy.recalibration",
-}
-
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it once, when it is imported
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _DEFINED_IN:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_DEFINED_IN[name]), name)
+    from dvt.deploy import bundle  # needs MindSpore
+
+    return getattr(bundle, name)

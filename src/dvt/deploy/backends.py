@@ -1,15 +1,27 @@
-"""What runs the files of a bundle; `choose` takes one of `BACKENDS`. Each imports its runtime only when it is made."""
+"""What runs the files of a bundle. Each backend imports its runtime only when it is made."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dvt.deploy.manifest import CONVERTED, GraphFile, GraphSet
-from dvt.errors import BundleError, ConfigError, DeviceError
+from dvt.deploy.lite import LiteBackend
+from dvt.deploy.manifest import CONVERTED, GraphSet
+from dvt.errors import BundleError, DeviceError
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _NOWHERE = "/nonexistent"
+
+
+def _runtime(package: str, extra: str) -> Any:
+    """The module of a runtime. Raises DeviceError if it is not installed."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        remedy = f"pip install 'dvt-mindspore[{extra}]'"
+        raise DeviceError(f"the {package} backend needs the package {package}: {remedy}") from error
 
 
 class Backend:
@@ -17,10 +29,8 @@ class Backend:
 
     Made of the bundle's folder, the files of one format, the threads of the CPU (None lets the runtime choose) and the
     number of the card (MindSpore Lite on Ascend). Raises DeviceError if the runtime is not installed, BundleError for
-    files that it cannot load.
-
-    Attributes:
-        pads: Whether only the batch sizes that the manifest lists can be run.
+    files that it cannot load. Some take only the batch sizes that the manifest lists (`pads`); some hold another
+    process, which `close` ends.
     """
 
     pads = False
@@ -30,19 +40,14 @@ class Backend:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Frees what the backend holds outside of this process."""
+        """Nothing to do."""
 
 
 class OnnxRuntimeBackend(Backend):
-    """ONNX Runtime on the CPU, any number of images at once."""
+    """ONNX Runtime on the CPU."""
 
     def __init__(self, folder: Path, graphs: GraphSet, threads: int | None = None, device_id: int = 0) -> None:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError as error:
-            raise DeviceError(
-                "the onnxruntime backend needs the package onnxruntime: pip install 'dvt-mindspore[deploy]'"
-            ) from error
+        onnxruntime = _runtime("onnxruntime", "deploy")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or 0
         # Weights in further files would be read without a hash, from wherever the graph says: there is no such place.
@@ -54,37 +59,25 @@ class OnnxRuntimeBackend(Backend):
                 session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
             except Exception as error:  # the runtime's errors have no common class of their own
                 raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
-            if _signature(session) != {
-                (value.name, value.shape, value.dtype) for value in entry.inputs + entry.outputs
-            }:
+            found = {
+                (each.name, tuple(n if isinstance(n, int) else None for n in each.shape), _ONNX_TYPES.get(each.type))
+                for each in session.get_inputs() + session.get_outputs()
+            }
+            if found != {(each.name, each.shape, each.dtype) for each in entry.inputs + entry.outputs}:
                 raise BundleError(f"{path} does not take and return what its manifest says; export it again")
             self._sessions.append(session)
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        entry: GraphFile = self._files[index]
+        entry = self._files[index]
         given = {value.name: array for value, array in zip(entry.inputs, inputs, strict=True)}
         return self._sessions[index].run([value.name for value in entry.outputs], given)
-
-
-def _signature(session: object) -> set[tuple[str, tuple[int | None, ...], str]]:
-    """Names, shapes (None where open) and types of the inputs and outputs of an ONNX session."""
-    return {
-        (each.name, tuple(size if isinstance(size, int) else None for size in each.shape), _ONNX_TYPES.get(each.type))
-        for each in session.get_inputs() + session.get_outputs()
-    }
 
 
 class MindSporeBackend(Backend):
     """MindIR files as MindSpore cells, on the device that the process has chosen (`dvt.device.set_up`)."""
 
     def __init__(self, folder: Path, graphs: GraphSet, threads: int | None = None, device_id: int = 0) -> None:
-        try:
-            import mindspore
-        except ModuleNotFoundError as error:
-            raise DeviceError(
-                "the mindspore backend needs MindSpore: pip install 'dvt-mindspore[train]'; the onnxruntime backend "
-                "does without"
-            ) from error
+        mindspore = _runtime("mindspore", "train")
         try:
             loaded = [mindspore.load(str(folder / entry.file)) for entry in graphs.exits]
         except (RuntimeError, ValueError) as error:
@@ -101,24 +94,9 @@ class MindSporeBackend(Backend):
             return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else [outputs])]
 
 
-def _lite(folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> Backend:
-    from dvt.deploy.lite.backend import LiteBackend
-
-    return LiteBackend(folder, graphs, threads, device_id)
-
-
-MakeBackend = Callable[[Path, GraphSet, int | None, int], Backend]
-
-BACKENDS: dict[str, tuple[MakeBackend, tuple[str, ...]]] = {
+BACKENDS: dict[str, tuple[Callable[..., Backend], tuple[str, ...]]] = {
     "onnxruntime": (OnnxRuntimeBackend, ("ONNX", "ONNX_INT8")),
     "mindspore": (MindSporeBackend, ("MINDIR",)),
-    "lite": (_lite, (CONVERTED,)),
+    "lite": (LiteBackend, (CONVERTED,)),
 }
 """By name: what makes the backend, and the formats that it runs, the first unless another is asked for."""
-
-
-def choose(name: str) -> tuple[MakeBackend, tuple[str, ...]]:
-    """The entry of `BACKENDS` of this name. Raises ConfigError for an unknown one."""
-    if name not in BACKENDS:
-        raise ConfigError(f"unknown backend {name!r}; choose from {', '.join(BACKENDS)}")
-    return BACKENDS[name]

@@ -10,6 +10,8 @@ import logging
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,14 @@ import dvt
 from dvt import device
 from dvt.checkpoint.native import Checkpoint, load_model
 from dvt.config.files import config_from_dict
-from dvt.data import Splits, load_splits
-from dvt.deploy.lite.files import write_ascend_configs
-from dvt.deploy.manifest import GraphSet, Manifest, Setting, named_settings, write_manifest
-from dvt.deploy.mindir import MindirWriter, exportable
-from dvt.deploy.options import BundleOptions
+from dvt.data import load_splits
+from dvt.deploy.lite import write_ascend_configs
+from dvt.deploy.manifest import FORMATS, PRECISIONS, GraphSet, Manifest, Setting, named_settings, write_manifest
 from dvt.deploy.publish import merged, publish, staged
 from dvt.deploy.recalibration import remeasure
-from dvt.deploy.writers import references, write_files
-from dvt.early_exit.loop import check_batch_sizes
+from dvt.deploy.runner import Cascade
+from dvt.deploy.writers import MindirWriter, check, exportable, write_files
+from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import ConfigError, work_begun
 from dvt.models.cost import cumulative_gmacs
 from dvt.models.variants import ModelConfig
@@ -37,20 +38,61 @@ from dvt.safe_files import explained
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
 
+Calibration = tuple[np.ndarray, np.ndarray | None]  # images (n, I, S, S), and their classes (n,) or None
+
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BundleOptions:
+    """What `dvt.deploy.export_bundle` writes. Raises ConfigError for what does not fit, and packages that are missing.
+
+    Args:
+        formats: Of "MINDIR", "ONNX" and "ONNX_INT8"; the last also needs ONNX and `calibration`.
+        thresholds: One threshold per exit, or a dict of such vectors by name, the first the default; None for none.
+        class_names: Names of the classes, in the order of the outputs.
+        preprocessing: What makes model inputs of images, `Splits.preprocessing` of `dvt.data`.
+        batch_sizes: Numbers of images that backends with fixed shapes (MindSpore Lite) are prepared for.
+        precision: "float32" or "float16". Images and probabilities stay float32, what exits hand on does not.
+        batch_size: Fixes the number of images per call of the MindIR files; None leaves it open.
+        calibration: Images and classes with which the thresholds of ONNX_INT8 are measured.
+        replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
+    """
+
+    formats: Sequence[str] = ("ONNX",)
+    thresholds: Sequence[float] | Mapping[str, Sequence[float] | Setting] | None = None
+    class_names: Sequence[str] | None = None
+    preprocessing: Mapping[str, Any] | None = None
+    batch_sizes: Sequence[int] = DEFAULT_BATCH_SIZES
+    precision: str = "float32"
+    batch_size: int | None = None
+    calibration: Calibration | None = None
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.formats if name not in FORMATS]
+        if unknown or not self.formats or isinstance(self.formats, str):
+            given = self.formats if isinstance(self.formats, str) else ", ".join(unknown) or "none"
+            raise ConfigError(f"unknown format {given}; give a list of {', '.join(FORMATS)}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1, or None to leave it open")
+        int8 = "ONNX_INT8" in self.formats
+        if int8 and ("ONNX" not in self.formats or self.precision != "float32"):
+            raise ConfigError("ONNX_INT8 is made of float32 ONNX files: ask for both formats, with precision float32")
+        if int8 and self.calibration is None:
+            raise ConfigError("ONNX_INT8 moves confidences: give calibration images to measure its thresholds with")
+        for package in ("onnx", "onnxruntime") if "ONNX" in self.formats else ():
+            if find_spec(package) is None:
+                raise ConfigError(f"ONNX export needs the package {package}: pip install 'dvt-mindspore[export]'")
 
 
 def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **options: Any) -> list[Path]:
     """Writes `model` as a bundle into `folder`; returns the paths, the manifest last.
 
-    Nothing appears before everything has been written and checked, and the folder holds the earlier bundle or the new
-    one, whenever this is interrupted. Formats are added to a bundle of the same weights.
-
-    Args:
-        model: A DVT, such as `dvt.build_model` or `dvt.checkpoint.load_model` return; left as it is.
-        folder: Where to write; made if it is not there.
-        values: Those of `BundleOptions`, in its order: formats, thresholds, class_names, ...
-        options: Those of `BundleOptions`, by name.
+    Further arguments are those of `BundleOptions`, in its order or by name. The folder is made if need be; it holds the
+    earlier bundle or the new one, whenever this is interrupted.
 
     Raises:
         ConfigError: Options that do not fit each other or the model, a folder that cannot be written, or one with a
@@ -80,6 +122,9 @@ def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **opt
             if "MINDIR" in graphs and options.batch_size is None:
                 write_ascend_configs(stage, graphs["MINDIR"], manifest.batch_sizes)
             write_manifest(stage, dataclasses.replace(manifest, graphs=graphs))
+            for backend, name in {"mindspore": "MINDIR", "onnxruntime": "ONNX"}.items():
+                if name in graphs:
+                    log.info("%s: largest deviation from the model %.1e", name, check(Cascade(stage, backend), model))
             if "ONNX_INT8" in graphs:
                 remeasure(stage, "ONNX_INT8", *options.calibration)
             names = publish(stage, folder, options.replace)
@@ -99,16 +144,15 @@ def fingerprint(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> str:
 def _write_graphs(
     stage: Path, model: nn.Cell, weights: Mapping[str, np.ndarray], options: BundleOptions
 ) -> dict[str, GraphSet]:
-    """The checked files of every format that was asked for."""
-    wanted = references(model, options.batch_size)
+    """The files of every format that was asked for."""
     graphs = {}
     if "MINDIR" in options.formats:
         writer = MindirWriter(model, options.precision, options.batch_size)
-        graphs["MINDIR"] = write_files(stage, model.config, writer, wanted)
+        graphs["MINDIR"] = write_files(stage, model.config, writer)
     if "ONNX" in options.formats:
-        from dvt.deploy.onnx.files import OnnxWriter
+        from dvt.deploy.onnx.exits import OnnxWriter
 
-        graphs["ONNX"] = write_files(stage, model.config, OnnxWriter(model.config, weights, options.precision), wanted)
+        graphs["ONNX"] = write_files(stage, model.config, OnnxWriter(model.config, weights, options.precision))
     if "ONNX_INT8" in options.formats:
         from dvt.deploy.quantize import write_int8
 
@@ -127,35 +171,21 @@ def export_checkpoint(
 ) -> list[Path]:
     """`export_bundle` for a checkpoint's model with the thresholds, class names and preprocessing that it holds.
 
-    Args:
-        checkpoint: The checkpoint.
-        output: Folder of the bundle.
-        formats: As for `export_bundle`. ONNX_INT8 takes the calibration images of the training run.
-        device_target: Device on which MindIR files are checked.
-        calibration_path: Where the data set of the training run lies now; None where it lay then.
-        calibration_images: At most how many of them to take, spread evenly over those that are there.
-        options: Further fields of `BundleOptions`.
-
-    Raises:
-        CheckpointError: As `dvt.checkpoint.load_model`.
-        DeviceError: The device is not there.
-        ConfigError, DataError, DVTError: As `export_bundle`, or the data set is missing.
+    `dvt.cli.export.ExportOptions` describes the arguments, further ones are fields of `BundleOptions`. ONNX_INT8 takes
+    calibration images of the training run, spread evenly over those that are there.
     """
     used = device.set_up(device_target)
     model, loaded = load_model(checkpoint, kernels=False)
     stored = loaded.metadata
     if "ONNX_INT8" in formats:
-        splits = _splits_of_run(checkpoint, loaded, calibration_path)
-        there = splits.sizes["calibration"]
-        chosen = np.linspace(0, there - 1, min(calibration_images, there)).astype(int)
-        options["calibration"] = splits.batch("calibration", chosen)
+        options["calibration"] = _calibration_of_run(checkpoint, loaded, calibration_path, calibration_images)
     log.info("exporting %s from %s, checked on %s", loaded.model.name, checkpoint, used.description)
     known = (stored_settings(stored), stored.get("class_names"), stored.get("preprocessing"))
     return export_bundle(model, output, formats, *known, **options)
 
 
-def _splits_of_run(checkpoint: str, loaded: Checkpoint, path: str | None) -> Splits:
-    """The data set of the run that made the checkpoint, which lies at `path`, or for None where it lay then."""
+def _calibration_of_run(checkpoint: str, loaded: Checkpoint, path: str | None, most: int) -> Calibration:
+    """Calibration images of the run that made the checkpoint, whose data set lies at `path` (None: where it lay)."""
     saved = loaded.metadata.get("config")
     if saved is None:
         raise ConfigError(
@@ -164,14 +194,14 @@ def _splits_of_run(checkpoint: str, loaded: Checkpoint, path: str | None) -> Spl
         )
     config = config_from_dict(saved, f"the configuration stored in {checkpoint}")
     data = config.data if path is None else dataclasses.replace(config.data, path=path)
-    return load_splits(data, loaded.model.image_size, config.seed)
+    splits = load_splits(data, loaded.model.image_size, config.seed)
+    there = splits.sizes["calibration"]
+    return splits.batch("calibration", np.linspace(0, there - 1, min(most, there)).astype(int))
 
 
 def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
-    """Named thresholds from a checkpoint's metadata: the recommended ones first, then some of the stored sweep.
-
-    Those of the sweep are spread evenly over its costs and named after them, "1.23_gmacs". Without recommended ones the
-    most accurate of them is the default.
+    """Named thresholds from a checkpoint's metadata: the recommended ones first, then some of the stored sweep, spread
+    evenly over its costs and named after them, "1.23_gmacs"; without recommended ones the most accurate is the first.
     """
     results = metadata.get("results") or {}
     rows = results.get("dynamic_threshold") or []

@@ -51,33 +51,10 @@ class InferRequest:
         check_fields(self, "")
 
 
-class Tally:
-    """Counts of what was answered, and the seconds that it took without preprocessing."""
-
-    def __init__(self, cumulative_gmacs: Sequence[float]) -> None:
-        self.costs = np.asarray(cumulative_gmacs)
-        self.left = np.zeros(len(self.costs), int)  # images that left at each exit
-        self.failed = self.correct = 0
-        self.seconds = 0.0
-
-    def summary(self, with_accuracy: bool) -> str:
-        """Speed, where images left, cost, and the accuracy where classes are known, in one line."""
-        count = self.left.sum()
-        failed = f"; {self.failed} of {self.failed + count} files could not be classified" if self.failed else ""
-        if not count:
-            return f"0 images{failed}"
-        shares = ", ".join(f"{number}: {100 * left / count:.1f} %" for number, left in enumerate(self.left, start=1))
-        accuracy = f"; top-1 accuracy {100 * self.correct / count:.2f} %" if with_accuracy else ""
-        return (
-            f"{count} images, {count / self.seconds:.1f} images/s without preprocessing; left at exits {shares}; "
-            f"{self.left @ self.costs / count:.4g} of {self.costs[-1]:.4g} GMACs per image{accuracy}{failed}"
-        )
-
-
-def infer(request: InferRequest) -> Tally:
+def infer(request: InferRequest) -> int:
     """Classifies the images of a request, and writes a CSV row for each as soon as its batch is done.
 
-    Images that cannot be read are named on standard error, counted, and left out.
+    Images that cannot be read are named on standard error and left out. Returns how many these are.
 
     Raises:
         BundleError: The folder is no bundle that can be run, or does not say how images become model inputs.
@@ -94,7 +71,8 @@ def infer(request: InferRequest) -> Tally:
         files, true_labels, notes = images_to_classify(request.data_path, cascade.class_names)
         for note in notes:
             print(note, file=sys.stderr)
-        names, tally = cascade.class_names, Tally(cascade.manifest.cumulative_gmacs)
+        names, costs = cascade.class_names, np.asarray(cascade.manifest.cumulative_gmacs)
+        left, correct, failed, seconds = np.zeros(len(costs), int), 0, 0, 0.0
         full_disks = nullcontext() if request.output is None else explained(request.output, ConfigError)
         with _opened(request.output) as stream, work_begun(), full_disks:
             writer = csv.writer(stream, lineterminator="\n")
@@ -105,22 +83,30 @@ def infer(request: InferRequest) -> Tally:
                     try:
                         images[index] = cascade.preprocessing(files[index])
                     except DataError as error:
-                        tally.failed += 1
+                        failed += 1
                         tqdm.write(f"error: {error}", file=sys.stderr)
                 if not images:
                     continue
                 started = time.perf_counter()
                 answers = cascade.predict(np.stack(list(images.values())), thresholds)
-                tally.seconds += time.perf_counter() - started
-                tally.left += np.bincount(answers.exit_index, minlength=len(tally.left))
+                seconds += time.perf_counter() - started
+                left += np.bincount(answers.exit_index, minlength=len(left))
                 rows = zip(images, answers.labels, answers.confidence, answers.exit_index, strict=True)
                 for index, label, confidence, taken in rows:
                     name = names[label] if names else ""
                     writer.writerow((files[index], label, name, f"{confidence:.4f}", taken + 1))
-                    tally.correct += true_labels is not None and label == true_labels[index]
+                    correct += true_labels is not None and label == true_labels[index]
                 stream.flush()
-    print(tally.summary(true_labels is not None), file=sys.stderr)
-    return tally
+    count = left.sum()
+    summary = [f"{count} images"]
+    if count:
+        shares = ", ".join(f"{number}: {100 * each / count:.1f} %" for number, each in enumerate(left, start=1))
+        summary[0] += f", {count / seconds:.1f} images/s without preprocessing"
+        summary += [f"left at exits {shares}", f"{left @ costs / count:.4g} of {costs[-1]:.4g} GMACs per image"]
+        summary += [f"top-1 accuracy {100 * correct / count:.2f} %"] if true_labels is not None else []
+    summary += [f"{failed} of {len(files)} files could not be classified"] if failed else []
+    print("; ".join(summary), file=sys.stderr)
+    return failed
 
 
 def _opened(output: Path | None) -> AbstractContextManager[TextIO]:

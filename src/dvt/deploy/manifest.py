@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import explained, replacing
-from dvt.value_checks import bounds, check_value, from_plain
+from dvt.value_checks import bounds, from_plain
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
@@ -35,25 +35,16 @@ RULE = (
 LONGEST_TEXT = 1000  # characters of a name
 LARGEST_BATCH = 4096
 LARGEST_RESIZE = 16  # times the side of the model input: a larger image would fill the memory
-PIXELS = {"mean": bounds(-1000, 1000), "std": bounds(1e-6, 1000)}
-"""Bounds of the preprocessing's numbers, so that inputs are finite in float32."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """An input or output of a graph.
+    """An input or output of a graph; an output feeds the next exit's input of its role."""
 
-    Attributes:
-        role: "images", "features", "relations" or "probabilities"; an output feeds the next exit's input of its role.
-        name: Its name in the file.
-        shape: With the batch first; None where any number of images may come.
-        dtype: "float32" or "float16".
-    """
-
-    role: str
-    name: str
-    shape: tuple[int | None, ...]
-    dtype: str
+    role: str  # "images", "features", "relations" or "probabilities"
+    name: str  # in the file
+    shape: tuple[int | None, ...]  # with the batch first; None where any number of images may come
+    dtype: str  # "float32" or "float16"
 
 
 @dataclass(frozen=True)
@@ -76,8 +67,8 @@ class GraphFile:
 class Setting:
     """Thresholds (K,), and where known the GMACs per image and the accuracy in percent that they were measured with.
 
-    Infinite thresholds become the 1e8 that means the same, because JSON has no infinity. Raises ConfigError for
-    negative ones other than -1e8, with which all images leave.
+    Infinite thresholds become 1e8, because JSON has no infinity. Raises ConfigError for negative ones other than -1e8,
+    with which all images leave.
     """
 
     values: tuple[float, ...] = field(metadata=bounds(ALWAYS, NEVER))
@@ -85,35 +76,24 @@ class Setting:
     accuracy: float | None = field(default=None, metadata=bounds(0, 100))
 
     def __post_init__(self) -> None:
-        values = tuple(float(value) for value in np.clip(np.asarray(self.values, float), ALWAYS, NEVER))
+        values = np.clip(np.asarray(self.values, float), ALWAYS, NEVER).tolist()
         if any(ALWAYS < value < 0 for value in values):
-            raise ConfigError(
-                f"values {list(values)} are thresholds, and none may be negative (but -1e8, for all images)"
-            )
-        object.__setattr__(self, "values", values)
+            raise ConfigError(f"values {values} are thresholds, and none may be negative (but -1e8, for all images)")
+        object.__setattr__(self, "values", tuple(values))
 
 
 @dataclass(frozen=True)
 class GraphSet:
-    """The files of one format.
-
-    Attributes:
-        precision: "float32", "float16" or "int8".
-        exits: One file per exit.
-        whole: One file with all exits, in bundles of version 0.1.0 that were asked for it.
-        thresholds: Those to be used with these files instead of the bundle's; None where the bundle's hold.
-        details: How the files were made and what was measured with them.
-    """
+    """The files of one format, how they were made, and what was measured with them (`details`)."""
 
     precision: Literal["float32", "float16", "int8"]
-    exits: tuple[GraphFile, ...]
-    whole: GraphFile | None = None
-    thresholds: dict[str, Setting] | None = None
+    exits: tuple[GraphFile, ...]  # one per exit
+    whole: GraphFile | None = None  # all exits in one, in bundles of version 0.1.0 that were asked for it
+    thresholds: dict[str, Setting] | None = None  # to be used instead of the bundle's; None where these hold
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> list[GraphFile]:
-        """All files."""
         return [*self.exits, *([] if self.whole is None else [self.whole])]
 
 
@@ -122,11 +102,8 @@ class Manifest:
     """A bundle. `thresholds` are named settings, the first the default; the other attributes are named as in the file.
 
     `batch_sizes` are the numbers of images that backends with fixed shapes are prepared for. `fingerprint` is the
-    SHA-256 of model and weights, None in bundles of version 0.1.0.
-
-    Raises:
-        ConfigError: Parts do not fit the model or each other, which would otherwise be seen only when images come; the
-            message names the key.
+    SHA-256 of model and weights, None in bundles of version 0.1.0. Raises ConfigError, naming the key, for parts that
+    do not fit the model or each other.
     """
 
     model: ModelConfig
@@ -150,9 +127,9 @@ class Manifest:
             raise ConfigError(f"batch_sizes is {self.batch_sizes}; the largest is {LARGEST_BATCH}")
         if self.preprocessing is not None:
             _check_preprocessing(self.preprocessing, model)
-        for settings in (self.thresholds, *(graphs.thresholds or {} for graphs in self.graphs.values())):
-            named_settings(settings, model.num_exits)
+        named_settings(self.thresholds, model.num_exits)
         for name, graphs in self.graphs.items():
+            named_settings(graphs.thresholds, model.num_exits)
             _check_graphs(f"graphs.{name}.exits", graphs, model)
 
     def settings(self, graph_format: str) -> dict[str, Setting]:
@@ -189,8 +166,6 @@ def _check_preprocessing(stored: dict[str, Any], model: ModelConfig) -> None:
             raise ConfigError(f"preprocessing.{key} is {getattr(made, key)}, and the model takes {getattr(model, key)}")
     if made.resize_size > LARGEST_RESIZE * made.image_size:
         raise ConfigError(f"preprocessing.resize_size is {made.resize_size} for images of side {made.image_size}")
-    for key, limits in PIXELS.items():
-        check_value(f"preprocessing.{key}", getattr(made, key), tuple[float, ...], limits["bounds"])
 
 
 def _check_graphs(key: str, graphs: GraphSet, model: ModelConfig) -> None:
@@ -214,10 +189,9 @@ def manifest_from_dict(content: Any, source: str = "the manifest") -> Manifest:
     version = content.get("format") if isinstance(content, Mapping) else None
     if version != MANIFEST_FORMAT:
         newer = isinstance(version, int) and version > MANIFEST_FORMAT
-        raise BundleError(
-            f"{source} has format {version!r:.100}; this version of the package reads format {MANIFEST_FORMAT}. "
-            + ("Update the package" if newer else "Export the checkpoint again")
-        )
+        remedy = "Update the package" if newer else "Export the checkpoint again"
+        known = f"this version of the package reads format {MANIFEST_FORMAT}"
+        raise BundleError(f"{source} has format {version!r:.100}; {known}. {remedy}")
     try:
         manifest = from_plain(Manifest, content, "")
         ModelConfig.from_dict(content["model"])  # refuses keys that this version does not know
@@ -231,10 +205,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     path = Path(folder) / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BundleError(
-            f"{folder} is not a bundle: it has no {MANIFEST_FILE}; make one with export.py --output"
-        ) from None
+    except FileNotFoundError as error:
+        message = f"{folder} is not a bundle: it has no {MANIFEST_FILE}; make one with export.py --output"
+        raise BundleError(message) from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -252,27 +225,26 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def exit_values(
     config: ModelConfig, exit_index: int, precision: str = "float32", batch: int | None = None
 ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of one exit's file.
+    """Inputs and outputs of one exit's file; a `batch` of None leaves the number of images open.
 
-    Images and probabilities are float32, what else is handed on `precision`. A `batch` of None leaves the number of
-    images open.
+    Images and probabilities are float32, what else is handed on `precision`.
     """
-    inputs = [Value("images", "images", (batch, config.in_channels, config.image_size, config.image_size), "float32")]
-    for role, shape in handed_on_shapes(config, exit_index - 1).items():
-        if role == "probabilities":
-            inputs.append(Value(role, "earlier_probabilities", (batch, *shape), "float32"))
-        else:
-            inputs.append(Value(role, role, (batch, *shape), precision))
-    outputs = [Value("probabilities", "probabilities", (batch, config.num_classes), "float32")]
-    for role, shape in handed_on_shapes(config, exit_index).items():
-        if role != "probabilities":
-            outputs.append(Value(role, f"next_{role}", (batch, *shape), precision))
+
+    def value(role: str, shape: Sequence[int], prefix: str = "") -> Value:
+        dtype = "float32" if role in ("images", "probabilities") else precision
+        return Value(role, prefix + role, (batch, *shape), dtype)
+
+    taken, given = (handed_on_shapes(config, index) for index in (exit_index - 1, exit_index))
+    inputs = [value("images", (config.in_channels, config.image_size, config.image_size))]
+    inputs += [value(role, shape, "earlier_" * (role == "probabilities")) for role, shape in taken.items()]
+    outputs = [value("probabilities", (config.num_classes,))]
+    outputs += [value(role, shape, "next_") for role, shape in given.items() if role != "probabilities"]
     return tuple(inputs), tuple(outputs)
 
 
 def describe_file(path: Path, inputs: tuple[Value, ...], outputs: tuple[Value, ...]) -> GraphFile:
     """The entry of a file that lies at `path`."""
-    return GraphFile(path.name, path.stat().st_size, _sha256_of(path), inputs, outputs)
+    return GraphFile(path.name, path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest(), inputs, outputs)
 
 
 def check_files(folder: Path, graphs: GraphSet) -> None:
@@ -281,19 +253,9 @@ def check_files(folder: Path, graphs: GraphSet) -> None:
         path = folder / entry.file
         if not path.is_file():
             raise BundleError(f"{folder} is incomplete: {entry.file} is missing; copy the bundle again")
-        if path.stat().st_size != entry.bytes or _sha256_of(path) != entry.sha256:
-            raise BundleError(
-                f"{path} was altered or cut short: its bytes and sha256 are not those of its manifest; copy the bundle "
-                "again"
-            )
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+        if path.stat().st_size != entry.bytes or hashlib.sha256(path.read_bytes()).hexdigest() != entry.sha256:
+            reason = "its bytes and sha256 are not those of its manifest; copy the bundle again"
+            raise BundleError(f"{path} was altered or cut short: {reason}")
 
 
 def named_settings(thresholds: Any, num_exits: int) -> dict[str, Setting]:

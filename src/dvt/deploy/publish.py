@@ -5,13 +5,13 @@ names, under which the manifest lists them; then the new files take their places
 a killed export has left is tidied up by the next one.
 """
 
-import dataclasses
 import logging
 import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from dvt.deploy.manifest import CONVERTED, MANIFEST_FILE, GraphFile, Manifest, read_manifest, write_manifest
@@ -27,10 +27,8 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """A hidden folder in `folder`, to be written to, for one export at a time; a failure leaves nothing.
-
-    Raises ConfigError for a folder that cannot be written, or that another export holds.
-    """
+    """A hidden folder in `folder`, to be written to, for one export at a time; a failure leaves nothing. Raises
+    ConfigError for a folder that cannot be written, or that another export holds."""
     with held(folder, "an export"):
         with explained(folder, ConfigError):
             _tidy_up(folder)
@@ -38,12 +36,10 @@ def staged(folder: Path) -> Iterator[Path]:
             yield stage
 
 
-def merged(folder: Path, new: Manifest, replace: bool) -> Manifest:
-    """`new` with those formats of the bundle in `folder` that stay: the others of the same weights, unless `replace`.
-
-    Raises ConfigError if there is a manifest of other weights, and no `replace`.
-    """
-    if replace or not (folder / MANIFEST_FILE).exists():
+def merged(folder: Path, new: Manifest, replaces: bool) -> Manifest:
+    """`new` with those formats of the bundle in `folder` that stay (with `replaces` none). Raises ConfigError if the
+    bundle is of other weights."""
+    if replaces or not (folder / MANIFEST_FILE).exists():
         return new
     try:
         earlier = read_manifest(folder)
@@ -51,29 +47,24 @@ def merged(folder: Path, new: Manifest, replace: bool) -> Manifest:
         raise ConfigError(f"{error}, or write over it with --replace (in Python replace=True)") from error
     if earlier.fingerprint is None or earlier.fingerprint != new.fingerprint:
         which = "does not say of which weights it is" if earlier.fingerprint is None else "is of other weights"
-        raise ConfigError(
-            f"{folder} holds a bundle ({', '.join(earlier.graphs)}) that {which}: choose another folder, or replace it "
-            "with --replace (in Python replace=True)"
-        )
+        remedy = "choose another folder, or replace it with --replace (in Python replace=True)"
+        raise ConfigError(f"{folder} holds a bundle ({', '.join(earlier.graphs)}) that {which}: {remedy}")
     kept = {name: graphs for name, graphs in earlier.graphs.items() if name not in new.graphs}
     converted = kept.get(CONVERTED)  # made of another format, for the batch sizes in the manifest
     if converted and (converted.details.get("converted_from") in new.graphs or earlier.batch_sizes != new.batch_sizes):
         log.warning("%s files are removed: convert the bundle again", CONVERTED)
         del kept[CONVERTED]
-    return dataclasses.replace(new, graphs={**kept, **new.graphs})
+    return replace(new, graphs={**kept, **new.graphs})
 
 
-def publish(stage: Path, folder: Path, replace: bool) -> list[str]:
-    """Moves the bundle that was written to `stage` into `folder`; returns the names of its files, the manifest last.
-
-    Raises OSError, and ConfigError as `merged`.
-    """
-    new, earlier = merged(folder, read_manifest(stage), replace), _bundle_in(folder)
+def publish(stage: Path, folder: Path, replaces: bool) -> list[str]:
+    """Moves the bundle in `stage` into `folder`; returns the names of its files, the manifest last. Raises OSError, and
+    ConfigError as `merged`."""
+    new = merged(folder, read_manifest(stage), replaces)
     names = {path.name for path in stage.iterdir() if OURS.fullmatch(path.name)}
-    going = set() if earlier is None else _files_of(earlier) - (_files_of(new) - names)
-    if going:
+    if going := _files_listed_in(folder) - (_files_of(new) - names):
         log.info("replacing %s", ", ".join(sorted(going)))
-        _rename(folder, earlier, {name: re.sub(r"^(exit_\d+|whole)", rf"\1{ASIDE}", name) for name in going})
+        _rename(folder, {name: re.sub(r"^(exit_\d+|whole)", rf"\1{ASIDE}", name) for name in going})
     write_manifest(stage, new)
     in_order = [*sorted(names), MANIFEST_FILE]
     for name in in_order:
@@ -84,20 +75,19 @@ def publish(stage: Path, folder: Path, replace: bool) -> list[str]:
 
 def _tidy_up(folder: Path) -> None:
     """Gives the bundle its usual file names, and removes what killed exports have moved here and no manifest lists."""
-    bundle = _bundle_in(folder)
-    if bundle is None and (folder / MANIFEST_FILE).exists():
+    listed = _files_listed_in(folder)
+    if not listed and (folder / MANIFEST_FILE).exists():
         return  # of a newer version, or damaged: what it lists is not known
     left = {path.name for path in folder.glob(f"*{ASIDE}*") if OURS.fullmatch(path.name)}
     for unfinished in folder.glob(f".export*/{MANIFEST_FILE}"):
-        left |= _files_of(_bundle_in(unfinished.parent))
-    listed = _files_of(bundle)
+        left |= _files_listed_in(unfinished.parent)
     for name in left - listed:
         (folder / name).unlink(missing_ok=True)
     if usual := {name: name.replace(ASIDE, "") for name in listed if ASIDE in name}:
-        _rename(folder, bundle, usual)
+        _rename(folder, usual)
 
 
-def _rename(folder: Path, bundle: Manifest, names: Mapping[str, str]) -> None:
+def _rename(folder: Path, names: Mapping[str, str]) -> None:
     """Gives files of the bundle other names. At every moment its manifest lists files that are there."""
     for old, new in names.items():
         (folder / new).unlink(missing_ok=True)
@@ -109,29 +99,28 @@ def _rename(folder: Path, bundle: Manifest, names: Mapping[str, str]) -> None:
             shutil.copy2(folder / old, folder / new)
 
     def renamed(entry: GraphFile | None) -> GraphFile | None:
-        return entry and dataclasses.replace(entry, file=names.get(entry.file, entry.file))
+        return entry and replace(entry, file=names.get(entry.file, entry.file))
 
+    bundle = read_manifest(folder)
     graphs = {
-        name: dataclasses.replace(each, exits=tuple(map(renamed, each.exits)), whole=renamed(each.whole))
+        name: replace(each, exits=tuple(map(renamed, each.exits)), whole=renamed(each.whole))
         for name, each in bundle.graphs.items()
     }
-    write_manifest(folder, dataclasses.replace(bundle, graphs=graphs))
+    write_manifest(folder, replace(bundle, graphs=graphs))
     for old in names:
         (folder / old).unlink(missing_ok=True)
 
 
-def _bundle_in(folder: Path) -> Manifest | None:
-    try:
-        return read_manifest(folder)
-    except BundleError:
-        return None
-
-
-def _files_of(bundle: Manifest | None) -> set[str]:
+def _files_of(bundle: Manifest) -> set[str]:
     """Names of the files that a manifest lists, and of the converter's configurations that go with them."""
-    if bundle is None:
-        return set()
     names = {entry.file for graphs in bundle.graphs.values() for entry in graphs.files}
-    if "MINDIR" in bundle.graphs:
-        names |= {f"{Path(entry.file).stem}.ascend.ini" for entry in bundle.graphs["MINDIR"].exits}
+    names |= {name.replace(".mindir", ".ascend.ini") for name in names}
     return {name for name in names if OURS.fullmatch(name)}
+
+
+def _files_listed_in(folder: Path) -> set[str]:
+    """`_files_of` the bundle in a folder; nothing where there is none that can be read."""
+    try:
+        return _files_of(read_manifest(folder))
+    except BundleError:
+        return set()

@@ -1,8 +1,7 @@
 """Weights in int8: ONNX files whose dense layers multiply 8-bit integers.
 
-Only weights are stored as integers; activations are scaled to integers at run time ("dynamic quantisation"). That moves
-confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`), measured on
-calibration images (`dvt.data.load_splits`).
+Only weights are stored as integers; activations are scaled at run time ("dynamic quantisation"). That moves
+confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`).
 """
 
 from pathlib import Path
@@ -24,22 +23,18 @@ def write_int8(folder: Path, graphs: GraphSet) -> GraphSet:
     entries = []
     for entry in progress(graphs.exits, unit="file", desc="int8"):
         target = folder / f"{Path(entry.file).stem}.int8.onnx"
-        _quantize(folder / entry.file, target)
+        quant_pre_process(folder / entry.file, target, skip_optimization=True, skip_symbolic_shape=True)  # shapes
+        nodes = onnx.load(str(target)).graph.node
+        quantize_dynamic(
+            target,
+            target,
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=[node.name for node in nodes if any(part in node.name for part in KEPT_IN_FLOAT)],
+            per_channel=True,
+            reduce_range=True,  # with eight bits sums saturate on x86 without VNNI: results would depend on the machine
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        onnx.checker.check_model(onnx.load(str(target)), full_check=True)
         entries.append(describe_file(target, entry.inputs, entry.outputs))
     return GraphSet("int8", tuple(entries), details={**graphs.details, "weights": "int8, 7 bits, per output channel"})
-
-
-def _quantize(source: Path, target: Path) -> None:
-    quant_pre_process(source, target, skip_optimization=True, skip_symbolic_shape=True)  # infers the shapes
-    nodes = onnx.load(str(target)).graph.node
-    quantize_dynamic(
-        target,
-        target,
-        op_types_to_quantize=["MatMul"],
-        nodes_to_exclude=[node.name for node in nodes if any(part in node.name for part in KEPT_IN_FLOAT)],
-        per_channel=True,
-        reduce_range=True,  # with eight bits sums saturate on x86 without VNNI: results would depend on the machine
-        weight_type=QuantType.QInt8,
-        extra_options={"MatMulConstBOnly": True},
-    )
-    onnx.checker.check_model(onnx.load(str(target)), full_check=True)

@@ -24,21 +24,15 @@ BATCH = 32  # images per call
 def remeasure(
     folder: str | os.PathLike, graph_format: str, images: np.ndarray, labels: np.ndarray | None = None
 ) -> dict[str, Setting]:
-    """Finds thresholds for the files of one format and writes them, with what was measured, into the manifest.
+    """Finds thresholds for the files of one format ("ONNX_INT8" or "LITE") and writes them into the manifest, with what
+    was measured.
 
-    Each of the bundle's settings gets thresholds with which as many of the images leave at each exit as do with the
-    bundle's own files (ONNX, else MINDIR) and thresholds.
+    Each of the bundle's settings gets thresholds with which as many of the images (n, I, S, S), best those that its own
+    were found with, leave at each exit as do with its float32 files (ONNX, else MINDIR). `labels` are their classes
+    (n,); None leaves out the accuracies.
 
-    Args:
-        folder: The bundle.
-        graph_format: "ONNX_INT8" or "LITE".
-        images: Model inputs (n, I, S, S), best those that the thresholds were found with.
-        labels: Their classes (n,); None leaves out the accuracies.
-
-    Raises:
-        BundleError: The bundle lacks one of the two formats.
-        ConfigError: The manifest cannot be written.
-        DataError: No images, or labels that do not fit them.
+    Raises BundleError for a bundle without one of the two formats, ConfigError if the manifest cannot be written,
+    DataError for no images, or labels that do not fit them.
     """
     images = np.asarray(images)
     if len(images) == 0 or (labels is not None and np.shape(labels) != (len(images),)):
@@ -46,10 +40,8 @@ def remeasure(
     manifest = read_manifest(folder)
     float32 = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
     if float32 is None or graph_format in (float32, "MINDIR"):
-        raise BundleError(
-            f"{folder} holds {', '.join(manifest.graphs)}; measuring {graph_format} needs these files beside float32 "
-            "ones, ONNX or MINDIR"
-        )
+        needed = f"measuring {graph_format} needs these files beside float32 ones, ONNX or MINDIR"
+        raise BundleError(f"{folder} holds {', '.join(manifest.graphs)}; {needed}")
     reference, measured = (_probabilities(folder, name, images) for name in (float32, graph_format))
     settings, details = remeasured(reference, measured, labels, manifest.thresholds, manifest.cumulative_gmacs)
     graphs = manifest.graphs[graph_format]
@@ -59,7 +51,7 @@ def remeasure(
 
 
 def _probabilities(folder: str | os.PathLike, graph_format: str, images: np.ndarray) -> np.ndarray:
-    """Those of all exits on all images, (K, n, C), with the files of one format."""
+    """(K, n, C) with the files of one format."""
     backend = next((name for name, (_, formats) in BACKENDS.items() if graph_format in formats), "onnxruntime")
     with Cascade(folder, backend, graph_format) as cascade:
         starts = progress(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {graph_format}")
@@ -73,39 +65,32 @@ def remeasured(
     settings: Mapping[str, Setting],
     cumulative_gmacs: Sequence[float],
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
-    """Settings under the same names, each letting as many images leave at each exit as the bundle's do, and what was
-    measured: per exit the share of images with the same class and the accuracy in percent, per setting the accuracy
-    before and after.
+    """New `settings`, and what was measured: per exit the share of images with the same class and the accuracy in
+    percent, per setting the accuracy before and after.
 
-    `reference` and `measured` are the probabilities (K, n, C) of the float32 files and of the others on the same images
-    with these `labels` (n,); None leaves out the accuracies. `settings` and `cumulative_gmacs` (K,) are the bundle's.
+    `reference` and `measured` are the probabilities (K, n, C) of the float32 files and of the others.
     """
     num_exits, count = reference.shape[:2]
-    predicted = {"float32": reference.argmax(axis=2), "this": measured.argmax(axis=2)}  # (K, n) each
-    details: dict[str, Any] = {
-        "calibration_images": count,
-        "same_class_per_exit": (predicted["float32"] == predicted["this"]).mean(axis=1).tolist(),
-        "settings": {},
-    }
+    files = {"float32": reference, "this": measured}
+    classes = {name: each.argmax(axis=2) for name, each in files.items()}  # (K, n) each
+    scores = {name: early_exit.confidence(each) for name, each in files.items()}  # (K, n) each
+    same = (classes["float32"] == classes["this"]).mean(axis=1).tolist()
+    details: dict[str, Any] = {"calibration_images": count, "same_class_per_exit": same, "settings": {}}
     if labels is not None:
-        details["accuracy_per_exit"] = {
-            name: (100.0 * (classes == labels).mean(axis=1)).tolist() for name, classes in predicted.items()
-        }
-    before, after = early_exit.confidence(reference), early_exit.confidence(measured)  # (K, n) each
+        correct = {name: each == labels for name, each in classes.items()}
+        details["accuracy_per_exit"] = {name: (100.0 * each.mean(axis=1)).tolist() for name, each in correct.items()}
     found: dict[str, Setting] = {}
     for name, setting in settings.items():
-        exits = {"float32": early_exit.assign_exits(before, setting.values)}
+        exits = {"float32": early_exit.assign_exits(scores["float32"], setting.values)}
         # Half an image more, because `find_thresholds` rounds the product of share and number down.
         shares = (np.bincount(exits["float32"], minlength=num_exits) + 0.5) / count
-        thresholds = early_exit.find_thresholds(after, shares)
-        exits["this"] = early_exit.assign_exits(after, thresholds)
+        thresholds = early_exit.find_thresholds(scores["this"], shares)
+        exits["this"] = early_exit.assign_exits(scores["this"], thresholds)
         cost = float(np.asarray(cumulative_gmacs)[exits["this"]].mean())
         accuracies = None
         if labels is not None:
-            accuracies = {
-                files: float(100.0 * (classes[exits[files], np.arange(count)] == labels).mean())
-                for files, classes in predicted.items()
-            }
+            images = np.arange(count)
+            accuracies = {each: float(100.0 * correct[each][exits[each], images].mean()) for each in files}
         found[name] = Setting(thresholds, cost, accuracies and accuracies["this"])
         details["settings"][name] = {"expected_gmacs": cost, "accuracy": accuracies}
     return found, details

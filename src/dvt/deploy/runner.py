@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dvt.data.preprocess import Preprocessing
-from dvt.deploy.backends import choose
+from dvt.deploy.backends import BACKENDS
 from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
@@ -20,19 +20,16 @@ from dvt.value_checks import expanded
 class Cascade(AbstractContextManager):
     """Classifies images with the files of a bundle, stopping early as `dvt.AdaptiveClassifier` does.
 
+    Its `manifest` is what the bundle says of itself; `class_names` are the names of the classes, or None;
+    `preprocessing` makes a model input of an image (`dvt.data.Preprocessing`), or is None.
+
     Args:
         folder: The bundle, made by `dvt.deploy.export_bundle` or export.py.
         backend: "onnxruntime", "mindspore" or "lite" (MindSpore Lite, on converted files).
-        graph_format: Which files to run; by default ONNX, MINDIR or LITE, as the backend takes them. "ONNX_INT8" runs
-            the quantised files.
+        graph_format: Which files to run, such as "ONNX_INT8"; by default ONNX, MINDIR or LITE, as the backend takes.
         threads: Threads of the CPU backends; None lets the runtime choose.
         device_id: Card of MindSpore Lite on Ascend.
         verify: Compare the files with the hashes of the manifest before they are loaded.
-
-    Attributes:
-        manifest: What the bundle says of itself.
-        class_names: Names of the classes, or None.
-        preprocessing: Makes a model input of an image (`dvt.data.Preprocessing`), or None.
 
     Raises:
         BundleError: The folder is no bundle, files are missing or altered, or the format is not among them.
@@ -49,16 +46,17 @@ class Cascade(AbstractContextManager):
         device_id: int = 0,
         verify: bool = True,
     ) -> None:
-        make, formats = choose(backend)
+        if backend not in BACKENDS:
+            raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
+        make, formats = BACKENDS[backend]
         folder = Path(expanded(folder, "the bundle"))
         self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
-            remedy = f"export it with --format {self.graph_format}"
-            if self.graph_format == CONVERTED:
-                remedy = "convert it with scripts/run_lite_convert.sh"
+            converts = self.graph_format == CONVERTED
+            command = "scripts/run_lite_convert.sh" if converts else f"export.py --format {self.graph_format}"
             there = ", ".join(self.manifest.graphs)
-            raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; {remedy}")
+            raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; make it with {command}")
         graphs = self.manifest.graphs[self.graph_format]
         if verify:
             check_files(folder, graphs)
@@ -80,16 +78,11 @@ class Cascade(AbstractContextManager):
     def predict(self, images: np.ndarray, thresholds: str | Sequence[float] | None = None) -> Predictions:
         """Classifies images, normalised float32 (B, I, S, S), each at the exit where it is confident enough.
 
-        All B images are gathered between the exits, with what is handed on: some 3 MB per image for a DVT-DeiT-S. Give
-        large sets in parts.
+        What is handed on of all B images is held at once, some 3 MB each for a DVT-DeiT-S: give large sets in parts.
+        `thresholds` is the name of a setting of the bundle, or one number per exit; None takes the bundle's default.
 
-        Args:
-            images: Model inputs; `preprocessing` makes them.
-            thresholds: Name of a setting of the bundle, or one number per exit; None takes the bundle's default.
-
-        Raises:
-            ConfigError: No thresholds, unknown ones, or another number than there are exits.
-            DataError: Images of another shape, or with NaN or infinite pixels.
+        Raises ConfigError for thresholds that are not there, unknown or too many, DataError for images of another
+        shape, or with NaN or infinite pixels.
         """
         images, thresholds = check_images(images, self._image_shape), self.chosen(thresholds)
         return run_cascade(self.run_exit, images, thresholds, self.manifest.model.num_classes)
@@ -122,15 +115,12 @@ class Cascade(AbstractContextManager):
         settings = self.thresholds
         if thresholds is None:
             if not settings:
-                raise ConfigError(
-                    f"the bundle has no thresholds: give {len(self._exits)} numbers, or export a checkpoint in which "
-                    "`eval.py --mode 2 --eval.store` has stored them"
-                )
+                remedy = "export a checkpoint in which `eval.py --mode 2 --eval.store` has stored them"
+                raise ConfigError(f"the bundle has no thresholds: give {len(self._exits)} numbers, or {remedy}")
             thresholds = next(iter(settings))
         if isinstance(thresholds, str):
             if thresholds not in settings:
-                raise ConfigError(
-                    f"the bundle has no thresholds {thresholds!r}; it has: {', '.join(settings) or 'none'}"
-                )
+                there = ", ".join(settings) or "none"
+                raise ConfigError(f"the bundle has no thresholds {thresholds!r}; it has: {there}")
             thresholds = settings[thresholds]
         return check_thresholds(thresholds, len(self._exits))

@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
+import dvt
 from dvt.deploy.manifest import Value
 
 OPSET = 17  # the newest whose reductions take their axes as attributes, as MindSpore Lite 2.0 reads them
 IR_VERSION = 8  # that of this opset, so that older runtimes load the files
 BATCH = "batch"  # name of the open dimension
-
-_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16}
 
 
 def _node(kind: str) -> "Callable[[Symbol, Operand], Symbol]":
@@ -27,7 +26,7 @@ def _node(kind: str) -> "Callable[[Symbol, Operand], Symbol]":
 
 
 class Symbol:
-    """A value of a graph, under its name. Arithmetic with it adds nodes to the graph."""
+    """A value of a graph, under its name. Arithmetic with it adds nodes."""
 
     def __init__(self, graph: "GraphWriter", name: str) -> None:
         self.graph, self.name = graph, name
@@ -56,51 +55,39 @@ Operand = Symbol | np.ndarray | float
 
 
 class GraphWriter:
-    """Collects one graph.
+    """Collects one graph, whose constants and results have the type `dtype`: float32 or float16."""
 
-    `dtype` is the type of the constants and of what is computed: float32 or float16.
-    """
-
-    def __init__(self, name: str, dtype: np.dtype = np.float32) -> None:
-        self.name = name
-        self.dtype = np.dtype(dtype)
+    def __init__(self, name: str, dtype: np.dtype) -> None:
+        self.dtype = dtype
         # In float16 the operator, which computes in float32: squares would overflow, and Lite takes float32 graphs.
-        self.writes_norms_out = self.dtype == np.float32
+        self.writes_norms_out = dtype == np.float32
+        self._graph = onnx.GraphProto(name=name)
         self._scopes: list[str] = []
         self._used: Counter[str] = Counter()
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
-        self._inputs: list[onnx.ValueInfoProto] = []
-        self._outputs: list[onnx.ValueInfoProto] = []
 
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
         """Nodes and constants made inside carry `name` in front, as the parameters of the model do."""
         self._scopes.append(name)
-        try:
-            yield
-        finally:
-            self._scopes.pop()
+        yield
+        self._scopes.pop()
 
     def input(self, value: Value) -> Symbol:
-        """An input of the graph; comes back in the type of the graph."""
-        self._inputs.append(_value_info(value))
+        """An input of the graph, in the type of the graph."""
+        self._graph.input.append(_value_info(value))
         return self.cast(Symbol(self, value.name), value.dtype, self.dtype)
 
     def output(self, value: Value, result: Symbol) -> None:
-        """Makes `result` an output of the graph."""
         result = self.cast(result, self.dtype, value.dtype)
-        self._nodes.append(helper.make_node("Identity", [result.name], [value.name], name=value.name))
-        self._outputs.append(_value_info(value))
+        self._graph.node.append(helper.make_node("Identity", [result.name], [value.name], name=value.name))
+        self._graph.output.append(_value_info(value))
 
     @contextlib.contextmanager
     def in_float32(self) -> Iterator[None]:
         """What is made inside is float32, whatever the type of the graph."""
         outer, self.dtype = self.dtype, np.dtype(np.float32)
-        try:
-            yield
-        finally:
-            self.dtype = outer
+        yield
+        self.dtype = outer
 
     def constant(self, name: str, array: np.ndarray | float) -> Symbol:
         """A constant tensor; floating-point ones take the type of the graph."""
@@ -108,23 +95,23 @@ class GraphWriter:
         if array.dtype.kind == "f":
             array = array.astype(self.dtype)
         full = self._full_name(name)
-        self._constants.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full))
+        self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), full))
         return Symbol(self, full)
 
     def add(self, kind: str, *inputs: Operand, **attributes: object) -> Symbol:
-        """One node of operator `kind`."""
+        """The result of one node of operator `kind`."""
         name = self._full_name(kind)
         given = [
             each if isinstance(each, Symbol) else self.constant(f"{kind}.input_{position}", each)
             for position, each in enumerate(inputs)
         ]
-        self._nodes.append(helper.make_node(kind, [each.name for each in given], [name], name=name, **attributes))
+        self._graph.node.append(helper.make_node(kind, [each.name for each in given], [name], name=name, **attributes))
         return Symbol(self, name)
 
     def cast(self, value: Symbol, source: np.dtype, target: np.dtype) -> Symbol:
         """`value`, of type `source`, as float32 or float16."""
         source, target = np.dtype(source), np.dtype(target)
-        return value if source == target else self.add("Cast", value, to=_TYPES[target])
+        return value if source == target else self.add("Cast", value, to=helper.np_dtype_to_tensor_dtype(target))
 
     def dense(self, x: Symbol, weight: np.ndarray, bias: np.ndarray | None) -> Symbol:
         """x W^T + b over the last axis; `weight` (out, in)."""
@@ -132,7 +119,6 @@ class GraphWriter:
         return result if bias is None else result + self.constant("bias", bias)
 
     def gelu(self, x: Symbol) -> Symbol:
-        """The exact GELU."""
         with self.scope("gelu"):
             return x * (self.add("Erf", x / 2**0.5) + 1.0) * 0.5
 
@@ -152,16 +138,11 @@ class GraphWriter:
             result = self.add("Softmax", self.cast(x, outer, self.dtype), axis=-1)
             return self.cast(result, self.dtype, outer)
 
-    def model(self, metadata: Mapping[str, str], producer_version: str) -> onnx.ModelProto:
-        """The finished model, checked, with shapes inferred. Raises onnx.checker.ValidationError."""
-        graph = helper.make_graph(self._nodes, self.name, self._inputs, self._outputs, initializer=self._constants)
-        model = helper.make_model(
-            graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="dvt-mindspore",
-            producer_version=producer_version,
-        )
+    def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+        """The finished model, checked. Raises onnx.checker.ValidationError."""
+        producer = {"producer_name": "dvt-mindspore", "producer_version": dvt.__version__}
+        opset = helper.make_opsetid("", OPSET)
+        model = onnx.ModelProto(graph=self._graph, opset_import=[opset], ir_version=IR_VERSION, **producer)
         helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
@@ -180,4 +161,4 @@ def integers(*values: int) -> np.ndarray:
 def _value_info(value: Value) -> onnx.ValueInfoProto:
     batch, *rest = value.shape
     shape = [BATCH if batch is None else batch, *rest]
-    return helper.make_tensor_value_info(value.name, _TYPES[np.dtype(value.dtype)], shape)
+    return helper.make_tensor_value_info(value.name, helper.np_dtype_to_tensor_dtype(np.dtype(value.dtype)), shape)

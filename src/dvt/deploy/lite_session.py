@@ -1,11 +1,9 @@
-"""Converting for and running on MindSpore Lite, alone in its module so that Lite's own Python can run it as a program.
+"""Converting for and running on MindSpore Lite: a program for a Python that has `mindspore_lite`.
 
-Lite's wheels are for Python versions that the rest of the package does not know (2.0.0: Python 3.7), so this file
-keeps to Python 3.7, NumPy and `mindspore_lite`. `dvt.deploy.lite.backend` imports it where Lite can be imported, and
-otherwise starts it under Lite's interpreter:
+Lite's wheels may be for another Python (2.0.0: 3.7), so this file keeps to Python 3.7, NumPy and `mindspore_lite`.
 
-    python session.py serve                  answers requests on standard input, see `serve`
-    python session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
+    python lite_session.py serve                  answers requests on standard input, see `serve`
+    python lite_session.py convert IN.onnx OUT    writes OUT.ms, for the CPU and edge devices
 """
 
 import os
@@ -39,11 +37,8 @@ class Sessions:
     def run(self, index, names, arrays):
         """One exit on arrays under their input names; returns its outputs, in order."""
         given = dict(zip(names, arrays))  # noqa: B905, Python 3.7 has no `strict`
-        model = self._models[index]
+        model, batch = self._models[index], len(arrays[0])
         inputs = model.get_inputs()
-        if set(given) != {each.name for each in inputs}:
-            raise ValueError(f"the model takes {sorted(each.name for each in inputs)}, given are {sorted(given)}")
-        batch = len(arrays[0])
         if self._batches[index] != batch:
             model.resize(inputs, [list(given[each.name].shape) for each in inputs])
             self._batches[index] = batch
@@ -51,9 +46,6 @@ class Sessions:
         for each in inputs:
             each.set_data_from_numpy(np.ascontiguousarray(given[each.name]))
         return [output.get_data_to_numpy() for output in model.predict(inputs)]
-
-    def close(self):
-        """Nothing to do in this process."""
 
 
 def convert(onnx_file, output):
@@ -73,8 +65,8 @@ def send(stream, message):
 
 
 def serve():
-    """Answers each message on standard input with (error or None, outputs): the first one has the arguments of
-    `Sessions`, those that follow have the arguments of its `run`."""
+    """Answers each message on standard input with (error or None, outputs): first the arguments of `Sessions`, then
+    those of its `run`."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # Lite prints to standard output
     sessions = None

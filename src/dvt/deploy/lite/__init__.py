@@ -1,1 +1,0 @@
-"""MindSpore Lite: preparing files for its converter (`files`), and running converted ones (`backend`, `session`)."""
