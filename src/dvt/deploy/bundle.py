@@ -94,10 +94,8 @@ def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **opt
     Further arguments are those of `BundleOptions`, in its order or by name. The folder is made if need be; it holds the
     earlier bundle or the new one, whenever this is interrupted.
 
-    Raises:
-        ConfigError: Options that do not fit each other or the model, a folder that cannot be written, or one with a
-            bundle of other weights, without `replace`.
-        DVTError: A file computes something else than the model.
+    Raises ConfigError for options that do not fit each other or the model, a folder that cannot be written, or one with
+    a bundle of other weights, without `replace`; DVTError if a file computes something else than the model.
     """
     folder, options = Path(folder), BundleOptions(*values, **options)
     config = model.config
@@ -145,14 +143,13 @@ def _write_graphs(
     stage: Path, model: nn.Cell, weights: Mapping[str, np.ndarray], options: BundleOptions
 ) -> dict[str, GraphSet]:
     """The files of every format that was asked for."""
-    graphs = {}
+    graphs, config = {}, model.config
     if "MINDIR" in options.formats:
-        writer = MindirWriter(model, options.precision, options.batch_size)
-        graphs["MINDIR"] = write_files(stage, model.config, writer)
+        graphs["MINDIR"] = write_files(stage, config, MindirWriter(model, options.precision, options.batch_size))
     if "ONNX" in options.formats:
         from dvt.deploy.onnx.exits import OnnxWriter
 
-        graphs["ONNX"] = write_files(stage, model.config, OnnxWriter(model.config, weights, options.precision))
+        graphs["ONNX"] = write_files(stage, config, OnnxWriter(config, weights, options.precision))
     if "ONNX_INT8" in options.formats:
         from dvt.deploy.quantize import write_int8
 

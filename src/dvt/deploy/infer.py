@@ -54,12 +54,8 @@ class InferRequest:
 def infer(request: InferRequest) -> int:
     """Classifies the images of a request, and writes a CSV row for each as soon as its batch is done.
 
-    Images that cannot be read are named on standard error and left out. Returns how many these are.
-
-    Raises:
-        BundleError: The folder is no bundle that can be run, or does not say how images become model inputs.
-        ConfigError: Thresholds or a backend that are not there, or an output that cannot be written.
-        DataError: There are no images, or they are in folders that are no classes of the bundle.
+    Images that cannot be read are named on standard error and left out. Returns how many these are. Raises BundleError,
+    ConfigError and DataError before the first image, and ConfigError where the output cannot be written.
     """
     with Cascade(request.bundle, request.backend, request.format, device_id=request.device_id) as cascade:
         if cascade.preprocessing is None:

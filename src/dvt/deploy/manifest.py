@@ -138,7 +138,7 @@ class Manifest:
         return self.thresholds if own is None else own
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `manifest_from_dict` reads them back."""
+        """Plain values for JSON; `read_manifest` reads them back."""
         return {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(self), "model": self.model.to_dict()}
 
 
@@ -184,24 +184,8 @@ def _check_graphs(key: str, graphs: GraphSet, model: ModelConfig) -> None:
                 raise ConfigError(f"{key}.{index}.{part} are not those of the model, which are {described}")
 
 
-def manifest_from_dict(content: Any, source: str = "the manifest") -> Manifest:
-    """Reads what `Manifest.to_dict` gives. Raises BundleError, naming `source` and what is wrong with it."""
-    version = content.get("format") if isinstance(content, Mapping) else None
-    if version != MANIFEST_FORMAT:
-        newer = isinstance(version, int) and version > MANIFEST_FORMAT
-        remedy = "Update the package" if newer else "Export the checkpoint again"
-        known = f"this version of the package reads format {MANIFEST_FORMAT}"
-        raise BundleError(f"{source} has format {version!r:.100}; {known}. {remedy}")
-    try:
-        manifest = from_plain(Manifest, content, "")
-        ModelConfig.from_dict(content["model"])  # refuses keys that this version does not know
-        return manifest
-    except ConfigError as error:
-        raise BundleError(f"{source} is damaged: {error}. Export the checkpoint again") from error
-
-
 def read_manifest(folder: str | os.PathLike) -> Manifest:
-    """The manifest of a bundle. Raises BundleError if the folder holds none, or one that cannot be used."""
+    """The manifest of a bundle. Raises BundleError, naming it, if the folder holds none, or one that cannot be used."""
     path = Path(folder) / MANIFEST_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -212,7 +196,18 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: {error}. Copy the bundle again, or export it again") from error
-    return manifest_from_dict(content, str(path))
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != MANIFEST_FORMAT:
+        newer = isinstance(version, int) and version > MANIFEST_FORMAT
+        remedy = "Update the package" if newer else "Export the checkpoint again"
+        known = f"this version of the package reads format {MANIFEST_FORMAT}"
+        raise BundleError(f"{path} has format {version!r:.100}; {known}. {remedy}")
+    try:
+        manifest = from_plain(Manifest, content, "")
+        ModelConfig.from_dict(content["model"])  # refuses keys that this version does not know
+        return manifest
+    except ConfigError as error:
+        raise BundleError(f"{path} is damaged: {error}. Export the checkpoint again") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -80,9 +80,8 @@ class Cascade(AbstractContextManager):
 
         What is handed on of all B images is held at once, some 3 MB each for a DVT-DeiT-S: give large sets in parts.
         `thresholds` is the name of a setting of the bundle, or one number per exit; None takes the bundle's default.
-
-        Raises ConfigError for thresholds that are not there, unknown or too many, DataError for images of another
-        shape, or with NaN or infinite pixels.
+        Raises ConfigError for thresholds that do not fit, DataError for images of another shape, or with NaN or
+        infinite pixels.
         """
         images, thresholds = check_images(images, self._image_shape), self.chosen(thresholds)
         return run_cascade(self.run_exit, images, thresholds, self.manifest.model.num_classes)

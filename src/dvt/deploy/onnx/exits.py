@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 
 from dvt.deploy.manifest import Value, exit_values
-from dvt.deploy.onnx.graph import OPSET, GraphWriter, Symbol, integers
+from dvt.deploy.onnx.graph import OPSET, GraphWriter, Symbol
 from dvt.errors import DVTError
 from dvt.models import variants
 from dvt.models.cost import handed_on_shapes
@@ -201,7 +201,7 @@ class ExitWriter(GraphWriter):
             kqv = self._dense_layer(f"{name}.kqv", x, order)
             k, q, v = (kqv.part(index * PERFORMER_DIM, (index + 1) * PERFORMER_DIM, axis=2) for index in range(3))
             k, q = (self._random_features(f"{name}.random_features", part) for part in (k, q))
-            total = self.add("ReduceSum", k, integers(1), keepdims=1)  # k and q (B, T, m), total (B, 1, m)
+            total = self.add("ReduceSum", k, [1], keepdims=1)  # k and q (B, T, m), total (B, 1, m)
             weight = q @ total.transpose(0, 2, 1) + variants.PERFORMER_EPS  # (B, T, 1)
             y = q @ (k.transpose(0, 2, 1) @ v)  # (B, T, E)
             y = v + self._dense_layer(f"{name}.proj", y / weight)
@@ -218,13 +218,13 @@ class ExitWriter(GraphWriter):
         pixels = row * side + column  # (T rows, T columns, kernel, kernel)
         pixels[outside[:, None, :, None] | outside[None, :, None, :]] = side * side  # a pixel of zeros behind the map
         if outside.any():
-            x = self.add("Pad", x, integers(0, 0, 0, 0, 1, 0))
+            x = self.add("Pad", x, [0, 0, 0, 0, 1, 0])
         patches = self.add("Gather", x, self.constant("pixels", pixels.ravel()), axis=1)
         return patches.reshape(0, len(starts) ** 2, kernel * kernel * channels)
 
     def _random_features(self, name: str, y: Symbol) -> Symbol:
         """phi(y) = exp(y W^T - |y|^2 / 2) / sqrt(m): (B, T, E) -> (B, T, m)."""
-        half_norm = self.add("ReduceSum", y * y, integers(-1), keepdims=1) * 0.5
+        half_norm = self.add("ReduceSum", y * y, [-1], keepdims=1) * 0.5
         return self.add("Exp", self.dense(y, self.weights[name], None) - half_norm) * variants.PERFORMER_FEATURES**-0.5
 
 

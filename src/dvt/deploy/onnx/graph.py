@@ -40,18 +40,18 @@ class Symbol:
 
     def reshape(self, *shape: int) -> "Symbol":
         """0 keeps a dimension, -1 takes what is left, as ONNX has it."""
-        return self.graph.add("Reshape", self, integers(*shape))
+        return self.graph.add("Reshape", self, list(shape))
 
     def transpose(self, *axes: int) -> "Symbol":
         return self.graph.add("Transpose", self, perm=list(axes))
 
     def part(self, start: int, stop: int, axis: int) -> "Symbol":
         """x[start:stop] along an axis."""
-        return self.graph.add("Slice", self, integers(start), integers(stop), integers(axis))
+        return self.graph.add("Slice", self, [start], [stop], [axis])
 
 
-Operand = Symbol | np.ndarray | float
-"""What nodes take; numbers and arrays become constants."""
+Operand = Symbol | np.ndarray | float | list[int]
+"""What nodes take; numbers, arrays and lists become constants."""
 
 
 class GraphWriter:
@@ -89,7 +89,7 @@ class GraphWriter:
         yield
         self.dtype = outer
 
-    def constant(self, name: str, array: np.ndarray | float) -> Symbol:
+    def constant(self, name: str, array: np.ndarray | float | list[int]) -> Symbol:
         """A constant tensor; floating-point ones take the type of the graph."""
         array = np.asarray(array)
         if array.dtype.kind == "f":
@@ -151,11 +151,6 @@ class GraphWriter:
         full = "/".join([*self._scopes, name])
         self._used[full] += 1
         return full if self._used[full] == 1 else f"{full}_{self._used[full]}"
-
-
-def integers(*values: int) -> np.ndarray:
-    """An int64 vector: a shape, indices, paddings."""
-    return np.asarray(values, np.int64)
 
 
 def _value_info(value: Value) -> onnx.ValueInfoProto:
