@@ -120,7 +120,8 @@ class Manifest:
         model, costs = self.model, self.cumulative_gmacs
         _check_plain(asdict(self), "")
         if self.class_names is not None and len(self.class_names) != model.num_classes:
-            raise ConfigError(f"there are {len(self.class_names)} class_names for {model.num_classes} classes")
+            given = f"there are {len(self.class_names)} class_names for {model.num_classes} classes"
+            raise ConfigError(f"{given} (model.num_classes)")
         if len(costs) != model.num_exits:
             raise ConfigError(f"cumulative_gmacs {costs} are not the costs of {model.num_exits} exits")
         if max(check_batch_sizes(self.batch_sizes)) > LARGEST_BATCH:

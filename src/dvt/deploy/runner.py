@@ -55,7 +55,7 @@ class Cascade(AbstractContextManager):
         if self.graph_format not in self.manifest.graphs:
             converts = self.graph_format == CONVERTED
             command = "scripts/run_lite_convert.sh" if converts else f"export.py --format {self.graph_format}"
-            there = ", ".join(self.manifest.graphs)
+            there = ", ".join(self.manifest.graphs) or "no graphs"
             raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; make it with {command}")
         graphs = self.manifest.graphs[self.graph_format]
         if verify:
