@@ -38,7 +38,7 @@ STEPS: dict[str, tuple[ModelConfig, dict[str, Any], np.ndarray]] = {
     "accumulation_o2": (tiny.patch_config(**ONE), {"accumulation_steps": 2, "amp_level": "O2"}, LABELS),
     "t2t": (tiny.t2t_config(**ONE, soft_splits=((6, 4, 1),)), {}, LABELS),
     "reuse_distillation_o1": (tiny.patch_config(**TWO), {"distillation": 0.5, "amp_level": "O1"}, LABELS),
-    "no_reuse": (tiny.patch_config(**TWO, feature_reuse=False, relation_reuse=False), {}, LABELS),
+    "no_reuse_padded": (tiny.patch_config(**TWO, image_size=16, feature_reuse=False, relation_reuse=False), {}, LABELS),
 }
 """Model, what `TrainSection` has besides its defaults, and targets of the step of each name. Each has some factors that
 meet in no operator: a graph takes seconds to compile."""

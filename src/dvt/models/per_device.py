@@ -1,9 +1,9 @@
 """Operators that must be others on some devices: the one place where models and training ask which device it is.
 
-On Ascend the AICPU, a slow processor beside the cores, would compute shifts of integers and `ops.unfold`, and no
-document promises that int32 sums and products wrap around. So a number modulo 2**32 is an int32 tensor elsewhere,
-and there two tensors, its upper and its lower 16 bits: no sum or product of these leaves int32, and no quotient needs
-more digits than float32 has. Below, `Word` is either.
+On Ascend the AICPU, a slow processor beside the cores, would compute shifts of integers, `ops.unfold` and `ops.pad`,
+and no document promises that int32 sums and products wrap around. So a number modulo 2**32 is an int32 tensor
+elsewhere, and there two tensors, its upper and its lower 16 bits: no sum or product of these leaves int32, and no
+quotient needs more digits than float32 has. Below, `Word` is either.
 """
 
 from collections.abc import Callable
@@ -25,6 +25,7 @@ class Operators(NamedTuple):
 
     Attributes:
         unfold: (B, I, S, S), kernel, stride, padding -> overlapping patches (B, I*kernel*kernel, T), channel-major.
+        pad: (B, I, S, S), padding of each side -> the images within zeros.
         branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
             on the CPU it costs less than computing both and selecting.
         all_finite: Tuple of float32 tensors -> whether all their elements are finite, a boolean scalar.
@@ -34,6 +35,7 @@ class Operators(NamedTuple):
     """
 
     unfold: Callable[[Tensor, int, int, int], Tensor]
+    pad: Callable[[Tensor, int], Tensor]
     branches: bool
     all_finite: Callable[[tuple[Tensor, ...]], Tensor]
     word: Callable[[Tensor], Word]
@@ -54,6 +56,14 @@ def _unfold(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 def _unfold_on_ascend(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     return mint.nn.functional.unfold(x, kernel, stride=stride, padding=padding)
+
+
+def _pad(x: Tensor, padding: int) -> Tensor:
+    return ops.pad(x, (padding,) * 4)
+
+
+def _pad_on_ascend(x: Tensor, padding: int) -> Tensor:
+    return mint.nn.functional.pad(x, (padding,) * 4)
 
 
 def _sum_up(x: Tensor) -> Tensor:
@@ -131,8 +141,16 @@ def _fold_halves(x: Halves, bits: int) -> Halves:
     return ops.bitwise_xor(high, _quotient(high, 0x8000)), ops.bitwise_xor(low, moved)
 
 
-ON_CPU = Operators(_unfold, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
+ON_CPU = Operators(_unfold, _pad, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
 ON_GPU = ON_CPU._replace(branches=False, all_finite=amp.all_finite)
 ON_ASCEND = Operators(
-    _unfold_on_ascend, False, amp.all_finite, _halves, _joined, _add_halves, _multiply_halves, _fold_halves
+    _unfold_on_ascend,
+    _pad_on_ascend,
+    False,
+    amp.all_finite,
+    _halves,
+    _joined,
+    _add_halves,
+    _multiply_halves,
+    _fold_halves,
 )

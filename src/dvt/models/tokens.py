@@ -33,15 +33,15 @@ class PatchEmbedding(nn.Cell):
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
         self.grid = config.grid_sizes[exit_index]
-        self.patch, padding = patch_geometry(config.image_size, self.grid)
-        self.padding = (padding,) * 4 if padding else None
+        self.patch, self.padding = patch_geometry(config.image_size, self.grid)
+        self.pad = operators().pad
         self.pixels = config.in_channels * self.patch**2
         bound = self.pixels**-0.5
         self.proj = Dense(self.pixels, config.embed_dim, weight_init=Uniform(bound), bias_init=Uniform(bound))
 
     def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
-        if self.padding is not None:
-            images = ops.pad(images, self.padding)
+        if self.padding:
+            images = self.pad(images, self.padding)
         channels, grid, patch = images.shape[1], self.grid, self.patch
         x = images.reshape(-1, channels, grid, patch, grid, patch)
         x = x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, self.pixels)  # (B, G*G, I*patch*patch)
