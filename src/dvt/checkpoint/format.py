@@ -1,8 +1,7 @@
 """What kind of file one is, and MindSpore's `.ckpt`: named tensors and texts as protobuf, a mark, the CRC32 of all.
 
-The schema is MindSpore's; its reader, `load_checkpoint`, is not used. It believes the size of a tensor that the file
-states: where there are fewer bytes, it crashes or reads memory that is not its own. It also refuses a good file that is
-larger than the memory that is free at that moment, though the system would make room by dropping cached files.
+The schema is MindSpore's; its reader is not used. It believes the sizes that a file states, and crashes where there are
+fewer bytes; and it refuses a good file that is larger than the memory that is free just now.
 """
 
 import math
@@ -22,8 +21,7 @@ _TYPES |= {"BFloat16", "Bool"}
 
 
 class CkptContent(NamedTuple):
-    """What a file holds, arrays and texts by name, and whether there was a checksum, a right one, at its end: files
-    that were cut short have none."""
+    """What a file holds, and whether there was a checksum, a right one, at its end: files cut short have none."""
 
     tensors: dict[str, np.ndarray]
     texts: dict[str, str]
@@ -78,9 +76,7 @@ def read_ckpt(path: Path) -> CkptContent:
         if not has_checksum:
             body += trailer
         elif zlib.crc32(body) != int.from_bytes(trailer[len(_CRC_MARK) :], "big"):
-            raise CheckpointError(
-                f"{path} is damaged: its content does not match the checksum at its end; copy it again"
-            )
+            raise CheckpointError(f"{path} is damaged: its checksum is another than it should be; copy it again")
         tensors, texts = _decoded(path, body)
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
@@ -103,14 +99,13 @@ def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
             pieces.setdefault(entry.tag, []).append(entry.tensor)
     except (DecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(
-            f"{path} is not a MindSpore checkpoint, or only the start of one ({reason_of(error)}); if it was copied, "
-            "copy it again"
+            f"{path} is not a MindSpore checkpoint, or only the start of one ({reason_of(error)}); copy it again"
         ) from error
-    values: dict[str, np.ndarray | str] = {}
-    damaged = []
+    tensors, texts, damaged = {}, {}, []
     for name, parts in pieces.items():
         try:
-            values[name] = _value(parts)
+            value = _value(parts)
+            (texts if isinstance(value, str) else tensors)[name] = value
         except ValueError:
             damaged.append(repr(name))
     if damaged:
@@ -118,8 +113,7 @@ def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
             f"{path} is damaged, or only the start of a file: the bytes of {listing(damaged)} do not fit type and "
             "shape; save or copy it again"
         )
-    texts = {name: value for name, value in values.items() if isinstance(value, str)}
-    return {name: value for name, value in values.items() if name not in texts}, texts
+    return tensors, texts
 
 
 def _value(parts: list[Any]) -> np.ndarray | str:
@@ -129,19 +123,15 @@ def _value(parts: list[Any]) -> np.ndarray | str:
         raise ValueError("the parts of one tensor differ in type or shape")
     (kind, shape), content = kinds.pop(), bytearray().join(part.tensor_content for part in parts)
     if kind == "str":  # four bytes per character, as NumPy keeps them, zeros at the end left out
-        text = content.decode("utf-32-le").rstrip("\0")
-        if not text:
-            raise ValueError("an empty text")
-        return text
+        if text := content.decode("utf-32-le").rstrip("\0"):
+            return text
+        raise ValueError("an empty text")
     shape = () if shape == (0,) else shape  # so MindSpore takes it
     if kind not in _TYPES or min(shape, default=0) < 0:
         raise ValueError(f"no tensor of type {kind!r} and shape {shape}")
     if kind == "BFloat16":
-        from mindspore.common.np_dtype import bfloat16  # NumPy has none of its own
-
-        dtype = np.dtype(bfloat16)
-    else:
-        dtype = np.dtype(kind.lower())
+        from mindspore.common.np_dtype import bfloat16 as kind  # NumPy has none of its own
+    dtype = np.dtype(kind.lower() if isinstance(kind, str) else kind)
     if len(content) != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{len(content)} bytes for type {kind!r} and shape {shape}")
+        raise ValueError(f"{len(content)} bytes for type {dtype} and shape {shape}")
     return np.ndarray(shape, dtype, content)  # which shares its memory with `content`

@@ -1,7 +1,6 @@
 """Checkpoints of this package: saving that leaves a whole file or none, reading that says what is wrong with one.
 
-A MindSpore `.ckpt` (`dvt.checkpoint.format`) of every parameter under its name in the model, and one more entry,
-`dvt_metadata`, a JSON text (docs/files.md). A file without MindSpore's checksum at its end is incomplete.
+A MindSpore `.ckpt` of every parameter under its name, and one more entry, `dvt_metadata`, a JSON text (docs/files.md).
 MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
 """
 
@@ -41,10 +40,9 @@ def save_checkpoint(
 ) -> None:
     """Saves `weights` (all parameters of a model, or arrays by name) and `metadata` under `path`, or nothing at all.
 
-    The file is written beside `path`, synced and moved, so `path` holds the old file or the whole new one.
     `metadata["model"]` is a ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers
-    and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written (on a full disk it
-    names the space that is free) and for metadata that JSON cannot hold.
+    and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written and for metadata
+    that JSON cannot hold.
     """
     import mindspore as ms
 
@@ -57,18 +55,14 @@ def save_checkpoint(
         raise CheckpointError("the metadata of a checkpoint needs 'model', the ModelConfig of its weights")
     metadata |= {"format": FORMAT, "model": model.to_dict() if isinstance(model, ModelConfig) else model}
     try:
-        text = json.dumps(metadata, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"the metadata of a checkpoint must be numbers, texts, lists and dicts: {error}"
-        ) from error
+        text = json.dumps(metadata, default=lambda value: value.tolist())  # NumPy's
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"metadata must be numbers, texts, lists and dicts for JSON: {error}") from error
     if isinstance(weights, Mapping):
         # ascontiguousarray alone makes scalars vectors
         weights = {name: ms.Tensor(np.ascontiguousarray(v).reshape(np.shape(v))) for name, v in weights.items()}
     else:
         weights = weights.parameters_dict()
-    if METADATA_KEY in weights:
-        raise CheckpointError(f"no parameter may be called {METADATA_KEY}")
     entries = [{"name": name, "data": value} for name, value in weights.items()]
     try:
         with replacing(path) as written:
@@ -78,41 +72,31 @@ def save_checkpoint(
         raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    raise TypeError(f"{type(value).__name__} is neither a number, a text, a list nor a dict")
-
-
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     """Reads a checkpoint. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
     path = Path(expanded(path))
     if kind_of(path) == "PyTorch":
         raise CheckpointError(
-            f"{path} is a PyTorch file, not a MindSpore checkpoint. That of a DVT becomes one by dvt convert {path} "
-            "OUT.ckpt; a training can start from that of a DVT, a DeiT or a T2T-ViT as it is (train.init_checkpoint)"
+            f"{path} is a PyTorch file. That of a DVT becomes a checkpoint by dvt convert {path} OUT.ckpt; a training "
+            "can start from that of a DVT, a DeiT or a T2T-ViT as it is (train.init_checkpoint)"
         )
     content = read_ckpt(path)
-    text = content.texts.pop(METADATA_KEY, None)
+    text, fault = content.texts.pop(METADATA_KEY, None), None
     if text is None:
-        raise CheckpointError(
-            f"{path} is a MindSpore checkpoint, but it does not say of which model: its {METADATA_KEY} is missing. It "
-            "was cut short, or not saved by dvt.checkpoint.save_checkpoint"
-        )
-    if not content.has_checksum:
-        raise CheckpointError(f"{path} is incomplete: the checksum at its end is missing; copy or save it again")
-    if content.texts:
-        raise CheckpointError(f"{path} holds texts where tensors belong: {listing(content.texts)}; save it again")
+        fault = f"does not say of which model it is: its {METADATA_KEY} is missing. It was cut short, or is not of dvt"
+    elif not content.has_checksum:
+        fault = "is incomplete: the checksum at its end is missing; copy or save it again"
+    elif content.texts:
+        fault = f"holds texts where tensors belong: {listing(content.texts)}; save it again"
+    if fault:
+        raise CheckpointError(f"{path} {fault}")
     try:
         metadata = json.loads(text)
         version = metadata["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
     if version != FORMAT:
-        raise CheckpointError(
-            f"{path} has the format {version!r}, but this version of the package reads {FORMAT} alone; if a newer "
-            "version saved it, update the package"
-        )
+        raise CheckpointError(f"{path} has the format {version!r}, and {FORMAT} is needed; a newer version reads more")
     return Checkpoint(content.tensors, metadata, read_model(path, metadata.get("model")))
 
 
@@ -129,8 +113,7 @@ def read_model(path: Path, stored: Any) -> ModelConfig:
 def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: str = "the weights") -> None:
     """Puts `weights` into `model`: all of them, under the same names and in the same shapes, or none.
 
-    Raises CheckpointError that lists what is missing, unexpected, of another shape, not floating-point or not finite;
-    the model is then unchanged. `source` names the weights in that message.
+    Raises CheckpointError, which names `source`, as `check_weights` does; the model is then unchanged.
     """
     import mindspore as ms
 
@@ -142,10 +125,8 @@ def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: st
 
 
 def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Cell", Checkpoint]:
-    """Builds the model that `path` describes, with its weights; `kernels=False` without the compiled CPU kernels.
-
-    Raises CheckpointError as `read_checkpoint` does.
-    """
+    """The model that `path` describes, with its weights; `kernels=False` without the compiled CPU kernels. Raises
+    CheckpointError as `read_checkpoint` and `check_weights` do."""
     checkpoint = read_checkpoint(path)
     return model_of(checkpoint, str(path), kernels=kernels), checkpoint
 
@@ -164,26 +145,18 @@ def model_of(checkpoint: Checkpoint, source: str, *, kernels: bool = True) -> "n
 
 def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
     """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
-    faults: dict[str, list[str]] = {
-        "missing": [name for name in shapes if name not in weights],
-        "unexpected": [name for name in weights if name not in shapes],
-    }
-    for name in (name for name in shapes if name in weights):
-        value, needed, fault = np.asarray(weights[name]), tuple(shapes[name]), None
+    faults = {"missing": [name for name in shapes if name not in weights]}
+    faults["unexpected"] = [name for name in weights if name not in shapes]
+    for name in shapes.keys() & weights.keys():
+        value, needed = np.asarray(weights[name]), tuple(shapes[name])
         if value.dtype.kind != "f":
-            fault = "not floating-point"
+            faults.setdefault("not floating-point", []).append(name)
         elif value.shape != needed:
-            name, fault = f"{name} is {value.shape}, needed {needed}", "of another shape"
+            faults.setdefault("of another shape", []).append(f"{name} is {value.shape}, needed {needed}")
         elif not np.isfinite(value).all():  # last: a few bytes in a file can claim an array of any size
-            fault = "with NaN or infinity"
-        if fault:
-            faults.setdefault(fault, []).append(name)
-    if any(faults.values()):
-        found = [
-            f"{len(names)} {fault} ({listing(names, '; ' if fault == 'of another shape' else ', ')})"
-            for fault, names in faults.items()
-            if names
-        ]
+            faults.setdefault("with NaN or infinity", []).append(name)
+    found = [f"{len(names)} {fault} ({listing(sorted(names))})" for fault, names in faults.items() if names]
+    if found:
         raise CheckpointError(
             f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
             "loaded; build the model that the file belongs to"

@@ -1,8 +1,7 @@
 """The `.pth.tar` files of released PyTorch checkpoints, to `.ckpt` and back, with the results stored in them.
 
-Reading executes nothing of the file: PyTorch's restricted unpickler, with plain values that files often hold (NumPy's
-arrays and scalars, the arguments of a training, paths) allowed on top. PyTorch is imported only when a file is touched.
-Layout of the files: spec, "Released checkpoints".
+Reading executes nothing of the file: PyTorch's restricted unpickler, with plain values that files often hold allowed on
+top. PyTorch is imported only when a file is touched.
 """
 
 import argparse
@@ -57,14 +56,13 @@ def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
     arrays = _arrays(path, tensors)
     rest = {} if key == "" else {name: value for name, value in content.items() if name not in sets}
     stored = rest.pop(MODEL_KEY, None)
-    before, after = next(iter(sets[key])), next(iter(tensors))
-    others = [each for each in sets if each != key]
-    types = {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"}
-    notes = [
-        *([f"names: {before} is read as {after}, and the others alike"] if before != after else []),
-        *([f"not taken: {', '.join(others)} (--weights KEY takes another)"] if others else []),
-        *([f"precision: {', '.join(sorted(types))} in the file, float32 here"] if types else []),
-    ]
+    before, after, notes = next(iter(sets[key])), next(iter(tensors)), []
+    if before != after:
+        notes.append(f"names: {before} is read as {after}, and the others alike")
+    if others := [each for each in sets if each != key]:
+        notes.append(f"not taken: {', '.join(others)} (--weights KEY takes another)")
+    if types := {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()} - {"float32"}:
+        notes.append(f"precision: {', '.join(sorted(types))} in the file, float32 here")
     model = read_model(path, stored) if isinstance(stored, dict) else None
     return TorchFile(key, arrays, notes, rest, model)
 
@@ -90,21 +88,14 @@ def convert_from_pytorch(
 
     kept = {key: _plain(key, file.rest[key]) for key in RESULT_KEYS if key in file.rest}
     types = {key: kind for key, (_, kind) in kept.items() if kind}
-    metadata = {
-        "model": config,
-        "converted_from": {"file": source.name, "weights": file.key, "result_types": types},
-    }
+    metadata = {"model": config, "converted_from": {"file": source.name, "weights": file.key, "result_types": types}}
     if kept:
         metadata["results"] = {key: value for key, (value, _) in kept.items()}
     save_checkpoint(target, weights, metadata)
 
     dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
-    return [
-        *_report(config, weights, file.key or "the whole file", kept),
-        *file.notes,
-        *([f"left out: {', '.join(dropped)}"] if dropped else []),
-        f"written: {target}",
-    ]
+    notes = [*file.notes, f"left out: {', '.join(dropped)}"] if dropped else file.notes
+    return [*_report(config, weights, file.key or "the whole file", kept), *notes, f"written: {target}"]
 
 
 def convert_to_pytorch(
@@ -149,10 +140,8 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
-        raise CheckpointError(
-            "PyTorch files need PyTorch, which is not installed here: pip install 'torch>=2.6' (its CPU build: "
-            "pip install -r requirements-torch.txt)"
-        ) from error
+        install = "pip install 'torch>=2.6', or its CPU build by pip install -r requirements-torch.txt"
+        raise CheckpointError(f"PyTorch files need PyTorch, which is not installed here: {install}") from error
     return torch
 
 
@@ -213,16 +202,12 @@ def _as_stated(path: Path) -> Path | io.BytesIO:
 
 
 def _weight_sets(path: Path, content: Any, wanted: str | None) -> tuple[dict[str, dict[str, Any]], str]:
-    """Every dict of tensors in the file by its key, "" if the file itself is one, and which of them to take."""
+    """Every dict of tensors in the file by its key ("": the file itself), and which of them to take."""
     is_tensor = _torch().is_tensor
-    sets = {
-        key: value
-        for key, value in ({"": content, **content} if isinstance(content, dict) else {}).items()
-        if isinstance(key, str)
-        and isinstance(value, dict)
-        and value
-        and all(isinstance(k, str) and is_tensor(v) for k, v in value.items())
-    }
+    found = {"": content, **content} if isinstance(content, dict) else {}
+    sets = {key: each for key, each in found.items() if isinstance(key, str) and isinstance(each, dict) and each}
+    for key in [key for key, each in sets.items() if not all(isinstance(k, str) and is_tensor(each[k]) for k in each)]:
+        del sets[key]
     if not sets:
         raise CheckpointError(f"{path} holds no weights: neither {WEIGHTS_KEY} nor another dict of tensors")
     if wanted is not None and wanted not in sets:

@@ -1,7 +1,4 @@
-"""Weights under the names of the released PyTorch checkpoints, to ours and back, and which model such names belong to.
-
-NumPy; MindSpore is imported only to fill a model. The `.pth.tar` files around the tensors are `dvt.checkpoint.pytorch`.
-"""
+"""Weights under the names of the released PyTorch checkpoints, to ours and back, and which model names belong to."""
 
 import math
 from collections.abc import Mapping
@@ -17,6 +14,7 @@ from dvt.models.variants import SOFT_SPLITS_224, VARIANTS, ModelConfig, model_co
 if TYPE_CHECKING:
     from mindspore import nn
 
+STARTS = "A training can start from it as it is (train.init_checkpoint)"
 # Parts of names that data-parallel training, torch.compile, checkpointing of activations and sharding add, anywhere.
 _WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")
 
@@ -78,24 +76,19 @@ def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def recognise(
     shapes: Mapping[str, tuple[int, ...]], source: str = "the state dict", name: str | None = None
 ) -> ModelConfig:
-    """The configuration whose released tensors look like `shapes`, with names as of `strip_module`: variant, exits,
-    classes, input channels, image size and reuses.
+    """The configuration whose released tensors look like `shapes`, with names as of `strip_module`; its variant must be
+    `name`, if given.
 
-    With `name`, the variant must be that one. Raises CheckpointError for another network or another variant, and
-    ConfigError for an unknown `name`. Names and shapes are not all checked here: `from_reference` does.
+    Raises CheckpointError for another network or another variant, and ConfigError for an unknown `name`. Names and
+    shapes are not all checked here: `from_reference` does.
     """
     present = {tensor.split(".")[0] for tensor in shapes}
     prefixes = [prefix for prefix in EXIT_PREFIXES if prefix in present]
-    if {"cls_token", "blocks"} <= present:
-        raise CheckpointError(
-            f"{source} holds another network than a DVT, a plain backbone without early exits, which is not converted. "
-            "A training can start from it as it is (train.init_checkpoint)"
-        )
     if not prefixes or prefixes != list(EXIT_PREFIXES[-len(prefixes) :]):
-        raise CheckpointError(
-            f"{source} holds another network: the tensors of a released DVT are named {'.*, '.join(EXIT_PREFIXES)}.*, "
-            f"or the last of these; here they are {listing(shapes)}"
-        )
+        what = f"its tensors are {listing(shapes)}, those of a DVT {'.*, '.join(EXIT_PREFIXES)}.*, or the last of these"
+        if {"cls_token", "blocks"} <= present:
+            what = f"a plain backbone without early exits, which is not converted. {STARTS}"
+        raise CheckpointError(f"{source} holds another network than a DVT: {what}")
     try:
         facts, overrides = _read_shapes(shapes, prefixes)
     except (KeyError, IndexError, ValueError) as error:
@@ -104,8 +97,7 @@ def recognise(
     if found is None:
         described = ", ".join(f"{key} {value}" for key, value in facts.items())
         raise CheckpointError(
-            f"{source} holds a DVT of no known variant: {described}. Known: {', '.join(VARIANTS)}. A training can "
-            "start from it as it is (train.init_checkpoint)"
+            f"{source} holds a DVT of no known variant: {described}. Known: {', '.join(VARIANTS)}. {STARTS}"
         )
     require_variant(found, name, source)
     try:
@@ -128,8 +120,6 @@ def _read_shapes(shapes: Mapping[str, tuple[int, ...]], prefixes: list[str]) -> 
         "tokenizer": "patch" if patches else "t2t",
         "embed_dim": shapes[f"{last}.cls_token"][2],
         "depth": len({name.split(".")[2] for name in shapes if name.startswith(f"{last}.blocks.")}),
-        "mlp_hidden": shapes[f"{last}.blocks.0.mlp.fc1.weight"][0],
-        "qkv_bias": f"{last}.blocks.0.attn.qkv.bias" in shapes,
     }
     overrides = {
         "grid_sizes": grids,

@@ -63,7 +63,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
         CheckpointError: The file is missing, damaged, of another network, or nothing in it fits; PyTorch is missing.
     """
     path = Path(path)
-    source = _read_pytorch(config, path) if kind_of(path) == "PyTorch" else _read_own(path)
+    source = _read(config, path)
     grids = [_grid(exit_, source, path) for exit_ in source.exits]
     _check_backbone(config, source, path)
     report = [f"initial weights from {path}: {source.kind}, {_grids(*grids)} tokens, {config.embed_dim} channels"]
@@ -126,44 +126,33 @@ def match_exits(source: Sequence[int], target: Sequence[int]) -> list[int]:
     ]
 
 
-def _read_own(path: Path) -> _Source:
-    checkpoint = read_checkpoint(path)
-    model = checkpoint.model
-    prefixes = [f"exits.{k}." for k in range(model.num_exits)]
-    exits, unknown = _by_exit(with_shared(model, checkpoint.weights), prefixes)
-    return _Source(f"a checkpoint of {model.name}", model.tokenizer, model.num_heads, exits, unknown, [])
-
-
-def _read_pytorch(config: ModelConfig, path: Path) -> _Source:
-    file = read_weights(path)
-    prefixes = [f"{prefix}." for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in file.tensors)]
-    kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({file.key or 'the whole file'})"
-    # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
-    unshared = replace(config, share_blocks=False)
-    ours = {row.theirs: row.ours for row in exit_rows(unshared, config.num_exits - 1)} | {"dist_token": "dist_token"}
-    flat = {
-        name: value.reshape(len(value), -1) if value.ndim == 4 and len(value) else value
-        for name, value in file.tensors.items()
-    }
-    exits, unknown = _by_exit(flat, prefixes or [""], ours)
-    tokenizer = "patch" if any("patch_embed." in name for name in flat) else "t2t"
-    return _Source(kind, tokenizer, file.model and file.model.num_heads, exits, unknown, file.notes)
-
-
-def _by_exit(
-    weights: Weights, prefixes: list[str], ours: Mapping[str, str] | None = None
-) -> tuple[list[Weights], list[str]]:
-    """The weights below each prefix, by our names if theirs are others, and the names of the rest."""
-    exits: list[Weights] = [{} for _ in prefixes]
+def _read(config: ModelConfig, path: Path) -> _Source:
+    if kind_of(path) == "PyTorch":
+        file = read_weights(path)
+        tensors, num_heads, notes = file.tensors, file.model and file.model.num_heads, file.notes
+        prefixes = [prefix for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in tensors)]
+        kind = f"a {'DVT' if prefixes else 'plain backbone'} from PyTorch ({file.key or 'the whole file'})"
+        # Names alone, so those of any exit will do; the last one has them all, unless it shares some.
+        rows = exit_rows(replace(config, share_blocks=False), config.num_exits - 1)
+        ours = {row.theirs: row.ours for row in rows} | {"dist_token": "dist_token"}
+    else:
+        checkpoint = read_checkpoint(path)
+        tensors, num_heads, notes = with_shared(checkpoint.model, checkpoint.weights), checkpoint.model.num_heads, []
+        prefixes = [f"exits.{k}" for k in range(checkpoint.model.num_exits)]
+        kind, ours = f"a checkpoint of {checkpoint.model.name}", None
+    exits: dict[str, Weights] = {prefix: {} for prefix in prefixes or [""]}
     unknown = []
-    for name, value in weights.items():
-        index = next((k for k, prefix in enumerate(prefixes) if name.startswith(prefix)), 0)
-        below = name.removeprefix(prefixes[index])
-        if not name.startswith(prefixes[index]) or (ours and below not in ours):
-            unknown.append(name)
+    for name, value in tensors.items():
+        prefix = next((each for each in prefixes if name.startswith(f"{each}.")), "")
+        below = name.removeprefix(f"{prefix}.")
+        if prefix in exits and (ours is None or below in ours):
+            exits[prefix][ours[below] if ours else below] = (
+                value.reshape(len(value), -1) if value.ndim == 4 and len(value) else value
+            )
         else:
-            exits[index][ours[below] if ours else below] = value
-    return exits, unknown
+            unknown.append(name)
+    tokenizer = "patch" if any("patch_embed." in name or "tokens.proj." in name for name in tensors) else "t2t"
+    return _Source(kind, tokenizer, num_heads, list(exits.values()), unknown, notes)
 
 
 def _grid(exit_: Weights, source: _Source, path: Path) -> int:
@@ -211,7 +200,14 @@ def start_exit(
         the columns of feature reuse, which stand last; and lines on what was not simply copied.
     """
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
-    taken, positions = _positions(config, config.grid_sizes[index], found, found_grid)
+    grid, taken, origin = config.grid_sizes[index], {}, "fixed sinusoids, computed for this grid"
+    if config.tokenizer == "patch":
+        origin = "as in the file" if grid == found_grid else f"resized from {_grids(found_grid)} to {_grids(grid)}"
+        positions = found["pos_embed"]
+        if "dist_token" in found:
+            positions = np.delete(positions, 1, axis=1)
+            origin += ", without that of the distillation token"
+        taken = {"pos_embed": positions if grid == found_grid else resize_positions(positions, grid)}
     parts: Weights = {}
     left: dict[str, list[str]] = {}  # what was done -> layers or tensors
     others = (name for name in shapes if name != "pos_embed")
@@ -226,7 +222,8 @@ def start_exit(
                 left.setdefault("freshly initialised, not in the file", []).extend(missing)
             continue
         has, needs = misfits[0]
-        if layer.startswith("blocks.") and all(_is_widened(*shapes_) for shapes_ in misfits):
+        widened = all(a[:-1] == b[:-1] and abs(a[-1] - b[-1]) == FEATURE_CHANNELS for a, b in misfits)
+        if widened and layer.startswith("blocks."):
             parts |= {name: value[..., : shapes[name][-1]] for name, value in there.items()}
             rest = "the rest, for feature reuse, freshly initialised" if has < needs else "the rest left out"
             done = f"the first {min(has[-1], needs[-1])} columns taken, {rest}"
@@ -236,25 +233,8 @@ def start_exit(
             why = "made for patches of another size" if layer.startswith("tokens.") else "of another shape"
             done = f"freshly initialised, {why} ({has} in the file, {needs} here)"
         left.setdefault(done, []).append(layer)
-    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; positions: {positions}"]
+    lines = [f"taken: {len(taken)} of {len(shapes)} tensors; positions: {origin}"]
     return taken, parts, lines + [f"{done}: {_kinds(names)}" for done, names in left.items()]
-
-
-def _positions(config: ModelConfig, grid: int, found: Mapping[str, np.ndarray], found_grid: int) -> tuple[Weights, str]:
-    """The positions of one exit by name, none for T2T, and where they come from."""
-    if config.tokenizer == "t2t":
-        return {}, "fixed sinusoids, computed for this grid"
-    positions, origin = found["pos_embed"], "as in the file"
-    if grid != found_grid:
-        origin = f"resized from {_grids(found_grid)} to {_grids(grid)}"
-    if "dist_token" in found:
-        positions = np.delete(positions, 1, axis=1)
-        origin += ", without that of the distillation token"
-    return {"pos_embed": positions if grid == found_grid else resize_positions(positions, grid)}, origin
-
-
-def _is_widened(found: tuple[int, ...], needed: tuple[int, ...]) -> bool:
-    return found[:-1] == needed[:-1] and abs(needed[-1] - found[-1]) == FEATURE_CHANNELS
 
 
 def _kinds(names: Iterable[str]) -> str:
