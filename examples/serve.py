@@ -30,7 +30,9 @@ def run() -> int:
         parser.add_argument("--allowed_hosts", nargs="+", help=text)
         options, given = parser.parse(argv)
         listening = listen(options.host, options.port)
-        cascade = Cascade(options.bundle, graph_format=options.format, threads=options.threads)
+        runtime = {name: getattr(options, name) for name in ("threads", "precision", "providers")}
+        cascade = Cascade(options.bundle, options.backend, options.format, **runtime)
+        print(f"running on {cascade.runs_on}", file=sys.stderr)
         app = create_app(cascade, options.limits, given["allowed_hosts"] or hosts_of(options.host))
         try:
             DrainingServer(app, listening, options.limits.drain_seconds).run()

@@ -1,7 +1,7 @@
 """The HTTP side: an application that classifies images with a cascade.
 
 POST /predict   an image file as body -> label, confidence, exit, milliseconds
-GET  /model     classes, exits and named thresholds of the bundle
+GET  /model     classes, exits and named thresholds of the bundle, and what it runs on
 GET  /healthz   200, or 503 while shutting down
 GET  /metrics   for Prometheus
 GET  /          a page to drop images on
@@ -149,6 +149,7 @@ def create_app(
         manifest = cascade.manifest
         return {
             "model": manifest.model.name,
+            "runs_on": cascade.runs_on,
             "class_names": manifest.class_names,
             "image_size": manifest.model.image_size,
             "cumulative_gmacs": manifest.cumulative_gmacs,

@@ -53,14 +53,20 @@ class ServeOptions:
         bundle: Folder that export.py wrote.
         host: Address to listen on; 0.0.0.0 for all.
         port: Port to listen on.
-        threads: Threads of ONNX Runtime; null lets it choose.
-        format: Files to run: ONNX or ONNX_INT8.
+        backend: What runs the bundle: onnxruntime or openvino.
+        threads: Threads of the backend; null lets it choose.
+        format: Files to run, such as ONNX_INT8; null takes those of the backend.
+        precision: float32, or bfloat16 with openvino.
+        providers: Execution providers of ONNX Runtime, such as CUDA, with commas in between; null for the CPU.
         limits: Limits of the service.
     """
 
     bundle: str = field(metadata=PATH)
     host: str = "127.0.0.1"
     port: int = 8000
+    backend: str = "onnxruntime"
     threads: int | None = None
-    format: str = "ONNX"
+    format: str | None = None
+    precision: str = "float32"
+    providers: str | None = None
     limits: ServiceSettings = field(default_factory=ServiceSettings)

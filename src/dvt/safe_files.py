@@ -214,3 +214,34 @@ def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     os.fsync(handle)
     os.close(handle)
+
+
+def private_cache(name: str) -> Path:
+    """The folder `name` of this package in the user's cache, made for this user alone.
+
+    What is in it is removed if others could have changed it. Raises PermissionError if they still could, other OSErrors
+    if it cannot be made, RuntimeError if there is no home folder.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dvt" / name
+    for each in reversed((folder, *folder.parents)):
+        each.mkdir(stat.S_IRWXU, exist_ok=True)
+    mine = [each for each in (folder, folder.parent) if each.stat().st_uid == os.geteuid()]
+    if not all(only_ours(each.resolve()) for each in mine):  # 0.1.0 left them to the umask
+        for file in filter(Path.is_file, folder.iterdir()):
+            file.unlink()
+    for each in mine:
+        each.chmod(stat.S_IRWXU)
+    folder = folder.resolve()
+    for each in (folder, *folder.parents):
+        if not only_ours(each):
+            remedy = "set XDG_CACHE_HOME to a folder of your own, or take their rights away (chmod go-w)"
+            raise PermissionError(f"other users could change what is in {each}; {remedy}")
+    return folder
+
+
+def only_ours(path: Path) -> bool:
+    """Whether this user and root (who owns /) alone own `path` and may write to it, or to what others have in it."""
+    info = path.lstat()  # symbolic links count as open to all
+    kept_apart = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
+    closed = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return info.st_uid in (os.geteuid(), 0, Path("/").stat().st_uid) and bool(closed or kept_apart)

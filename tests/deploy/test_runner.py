@@ -10,6 +10,7 @@ from pathlib import Path
 import bundles
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from dvt import AdaptiveClassifier
@@ -95,10 +96,10 @@ def test_neither_mindspore_nor_training_is_imported(bundle: Path, photographs: n
     assert json.loads(done.stdout) == Cascade(bundle).predict(photographs[:20]).exit_index.tolist()
 
 
-@pytest.mark.parametrize(("backend", "package"), [("onnxruntime", "onnxruntime"), ("mindspore", "mindspore")])
-def test_a_missing_runtime_is_named(backend: str, package: str, bundle: Path):
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino", "mindspore"])
+def test_a_missing_runtime_is_named(backend: str, bundle: Path):
     code = (
-        f"import sys\nsys.modules[{package!r}] = None\nfrom dvt.deploy import Cascade\nfrom dvt.errors import *\n"
+        f"import sys\nsys.modules[{backend!r}] = None\nfrom dvt.deploy import Cascade\nfrom dvt.errors import *\n"
         f"try:\n    Cascade({str(bundle)!r}, {backend!r})\nexcept DeviceError as error:\n    print(error)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
@@ -132,7 +133,9 @@ def test_lite_without_lite(bundle: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_bundles_that_cannot_be_run(bundle: Path, tmp_path: Path, photographs: np.ndarray):
-    with pytest.raises(ConfigError, match="unknown backend 'tensorrt'; choose from onnxruntime, mindspore, lite"):
+    with pytest.raises(
+        ConfigError, match="unknown backend 'tensorrt'; choose from onnxruntime, openvino, mindspore, lite"
+    ):
         Cascade(bundle, "tensorrt")
     with pytest.raises(
         BundleError, match="holds MINDIR, ONNX, ONNX_INT8, but not ONNX_FP8; make it with export.py --format"
@@ -149,6 +152,22 @@ def test_bundles_that_cannot_be_run(bundle: Path, tmp_path: Path, photographs: n
     path.write_bytes(b"\0" * len(content))
     with pytest.raises(BundleError, match=r"ONNX Runtime .* cannot load .*exit_1.onnx"):
         Cascade(folder, verify=False)
+
+
+def test_execution_providers(bundle: Path, photographs: np.ndarray):
+    cascade = Cascade(bundle, providers=["CPU"])
+    assert cascade.runs_on == f"ONNX Runtime {onnxruntime.__version__}, CPUExecutionProvider" == Cascade(bundle).runs_on
+    assert len(cascade.predict(photographs[:2]).labels) == 2
+    there = ", ".join(onnxruntime.get_available_providers())
+    for name, full, remedy in (
+        ("cann", "CANNExecutionProvider", "the package onnxruntime-cann brings it"),
+        ("CUDAExecutionProvider", "CUDAExecutionProvider", "the package onnxruntime-gpu brings it"),
+        ("Abacus", "AbacusExecutionProvider", "choose one of these"),
+    ):
+        if full in there:
+            continue
+        with pytest.raises(DeviceError, match=f"this ONNX Runtime has no {full}; it has {there}; {remedy}"):
+            Cascade(bundle, providers=f"CPU, {name}")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ function describe({ name, expected_gmacs: gmacs, accuracy }) {
 
 document.querySelector("#about").textContent =
   `${model.model}: ${exits} exits, from ${model.cumulative_gmacs[0].toPrecision(3)} to ` +
-  `${model.cumulative_gmacs[exits - 1].toPrecision(3)} GMACs per image.`;
+  `${model.cumulative_gmacs[exits - 1].toPrecision(3)} GMACs per image, on ${model.runs_on}.`;
 for (const each of model.settings) setting.append(new Option(describe(each), each.name));
 setting.append(new Option("Thresholds of your own", OWN));
 for (let exit = 1; exit < exits; exit++) {

@@ -20,14 +20,14 @@ class ExportOptions:
     Args:
         checkpoint: Checkpoint of a trained or converted model.
         output: Folder for the bundle; null for the folder "export" beside the checkpoint.
-        format: One or more of MINDIR, ONNX and ONNX_INT8, with commas in between.
+        format: One or more of MINDIR, ONNX, ONNX_INT8 and ONNX_BF16, with commas in between.
         precision: Type of weights and arithmetic; images and probabilities stay float32.
         batch_size: Fixed number of images per call of the MindIR files; null leaves it open.
         batch_sizes: Numbers of images that MindSpore Lite is prepared for.
         device_target: Device on which the MindIR files are checked; auto takes the best one that is there.
-        calibration_path: Where the data set of the training run lies now, for the calibration images of ONNX_INT8;
+        calibration_path: Where the data set of the training run lies now, for its calibration images;
             null where it lay then.
-        calibration_images: Images with which the thresholds of ONNX_INT8 are measured, at most all there are.
+        calibration_images: Images to measure the thresholds of ONNX_INT8 and ONNX_BF16 with, at most all there are.
         replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
     """
 

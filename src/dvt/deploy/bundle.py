@@ -24,8 +24,19 @@ from dvt import device
 from dvt.checkpoint.native import Checkpoint, load_model
 from dvt.config.files import config_from_dict
 from dvt.data import load_splits
+from dvt.deploy.backends import require_bfloat16
 from dvt.deploy.lite import write_ascend_configs
-from dvt.deploy.manifest import FORMATS, PRECISIONS, GraphSet, Manifest, Setting, named_settings, write_manifest
+from dvt.deploy.manifest import (
+    BFLOAT16,
+    FORMATS,
+    MEASURED,
+    PRECISIONS,
+    GraphSet,
+    Manifest,
+    Setting,
+    named_settings,
+    write_manifest,
+)
 from dvt.deploy.publish import merged, publish, staged
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.runner import Cascade
@@ -48,14 +59,14 @@ class BundleOptions:
     """What `dvt.deploy.export_bundle` writes. Raises ConfigError for what does not fit, and packages that are missing.
 
     Args:
-        formats: Of "MINDIR", "ONNX" and "ONNX_INT8"; the last also needs ONNX and `calibration`.
+        formats: Of "MINDIR", "ONNX", "ONNX_INT8" and "ONNX_BF16"; the last two also need ONNX and `calibration`.
         thresholds: One threshold per exit, or a dict of such vectors by name, the first the default; None for none.
         class_names: Names of the classes, in the order of the outputs.
         preprocessing: What makes model inputs of images, `Splits.preprocessing` of `dvt.data`.
         batch_sizes: Numbers of images that backends with fixed shapes (MindSpore Lite) are prepared for.
         precision: "float32" or "float16". Images and probabilities stay float32, what exits hand on does not.
         batch_size: Fixes the number of images per call of the MindIR files; None leaves it open.
-        calibration: Images and classes with which the thresholds of ONNX_INT8 are measured.
+        calibration: Images and classes with which the thresholds of ONNX_INT8 and ONNX_BF16 are measured.
         replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
     """
 
@@ -78,14 +89,16 @@ class BundleOptions:
             raise ConfigError(f"precision is {self.precision!r}; choose from {', '.join(PRECISIONS)}")
         if self.batch_size is not None and self.batch_size < 1:
             raise ConfigError(f"batch_size is {self.batch_size}; it must be at least 1, or None to leave it open")
-        int8 = "ONNX_INT8" in self.formats
-        if int8 and ("ONNX" not in self.formats or self.precision != "float32"):
-            raise ConfigError("ONNX_INT8 is made of float32 ONNX files: ask for both formats, with precision float32")
-        if int8 and self.calibration is None:
-            raise ConfigError("ONNX_INT8 moves confidences: give calibration images to measure its thresholds with")
+        for name in set(MEASURED).intersection(self.formats):
+            if "ONNX" not in self.formats or self.precision != "float32":
+                raise ConfigError(f"{name} is made of float32 ONNX files: ask for both formats, with precision float32")
+            if self.calibration is None:
+                raise ConfigError(f"{name} moves confidences: give calibration images to measure its thresholds with")
         for package in ("onnx", "onnxruntime") if "ONNX" in self.formats else ():
             if find_spec(package) is None:
                 raise ConfigError(f"ONNX export needs the package {package}: pip install 'dvt-mindspore[export]'")
+        if BFLOAT16 in self.formats:
+            require_bfloat16()
 
 
 def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **options: Any) -> list[Path]:
@@ -123,8 +136,8 @@ def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **opt
             for backend, name in {"mindspore": "MINDIR", "onnxruntime": "ONNX"}.items():
                 if name in graphs:
                     log.info("%s: largest deviation from the model %.1e", name, check(Cascade(stage, backend), model))
-            if "ONNX_INT8" in graphs:
-                remeasure(stage, "ONNX_INT8", *options.calibration)
+            for name in set(MEASURED).intersection(options.formats):
+                remeasure(stage, name, *options.calibration)
             names = publish(stage, folder, options.replace)
     log.info("wrote %s to %s", ", ".join(names), folder)
     return [folder / name for name in names]
@@ -168,13 +181,13 @@ def export_checkpoint(
 ) -> list[Path]:
     """`export_bundle` for a checkpoint's model with the thresholds, class names and preprocessing that it holds.
 
-    `dvt.cli.export.ExportOptions` describes the arguments, further ones are fields of `BundleOptions`. ONNX_INT8 takes
-    calibration images of the training run, spread evenly over those that are there.
+    `dvt.cli.export.ExportOptions` describes the arguments, further ones are fields of `BundleOptions`. ONNX_INT8 and
+    ONNX_BF16 take calibration images of the training run, spread evenly over those that are there.
     """
     used = device.set_up(device_target)
     model, loaded = load_model(checkpoint, kernels=False)
     stored = loaded.metadata
-    if "ONNX_INT8" in formats:
+    if set(MEASURED).intersection(formats):
         options["calibration"] = _calibration_of_run(checkpoint, loaded, calibration_path, calibration_images)
     log.info("exporting %s from %s, checked on %s", loaded.model.name, checkpoint, used.description)
     known = (stored_settings(stored), stored.get("class_names"), stored.get("preprocessing"))
@@ -186,8 +199,8 @@ def _calibration_of_run(checkpoint: str, loaded: Checkpoint, path: str | None, m
     saved = loaded.metadata.get("config")
     if saved is None:
         raise ConfigError(
-            f"{checkpoint} does not say which data set it was trained on, and ONNX_INT8 needs calibration images: give "
-            "them to dvt.deploy.export_bundle in Python"
+            f"{checkpoint} does not say which data set it was trained on, whose calibration images are needed: give "
+            "some to dvt.deploy.export_bundle in Python"
         )
     config = config_from_dict(saved, f"the configuration stored in {checkpoint}")
     data = config.data if path is None else dataclasses.replace(config.data, path=path)

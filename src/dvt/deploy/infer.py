@@ -30,8 +30,10 @@ class InferRequest:
         bundle: Folder that export.py wrote.
         data_path: An image, a folder of images, or a folder of class folders (also below `val/`), whose classes are
             then compared with the predictions.
-        backend: What runs it: onnxruntime, mindspore or lite.
+        backend: What runs it: onnxruntime, openvino, mindspore or lite.
         format: Files to run; None for those that the backend takes.
+        precision: float32, or bfloat16 with openvino.
+        providers: Execution providers of ONNX Runtime, such as CUDA, with commas in between; None for the CPU.
         thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
         batch_size: Images per call.
         device_id: Card of MindSpore Lite on Ascend.
@@ -42,6 +44,8 @@ class InferRequest:
     data_path: Path = field(metadata=PATH)
     backend: str = "onnxruntime"
     format: str | None = None
+    precision: str = "float32"
+    providers: str | None = None
     thresholds: str | None = None
     batch_size: int = field(default=8, metadata=bounds(1))
     device_id: int = 0
@@ -57,7 +61,8 @@ def infer(request: InferRequest) -> int:
     Images that cannot be read are named on standard error and left out. Returns how many these are. Raises BundleError,
     ConfigError and DataError before the first image, and ConfigError where the output cannot be written.
     """
-    with Cascade(request.bundle, request.backend, request.format, device_id=request.device_id) as cascade:
+    options = {"device_id": request.device_id, "precision": request.precision, "providers": request.providers}
+    with Cascade(request.bundle, request.backend, request.format, **options) as cascade:
         if cascade.preprocessing is None:
             raise BundleError(
                 f"{request.bundle} does not say how images become model inputs; export it from a checkpoint that does "
@@ -94,7 +99,7 @@ def infer(request: InferRequest) -> int:
                     correct += true_labels is not None and label == true_labels[index]
                 stream.flush()
     count = left.sum()
-    summary = [f"{count} images"]
+    summary = [f"{cascade.runs_on}: {count} images"]
     if count:
         shares = ", ".join(f"{number}: {100 * each / count:.1f} %" for number, each in enumerate(left, start=1))
         summary[0] += f", {count / seconds:.1f} images/s without preprocessing"

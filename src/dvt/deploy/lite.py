@@ -9,13 +9,16 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dvt.deploy import lite_session
 from dvt.deploy.manifest import CONVERTED, GraphSet, describe_file, read_manifest, write_manifest
 from dvt.errors import BundleError, DeviceError
+
+if TYPE_CHECKING:
+    from dvt.deploy.backends import RuntimeOptions
 
 PYTHON_VARIABLE = "DVT_LITE_PYTHON"  # names the interpreter that has mindspore_lite, if it is not this one
 
@@ -72,7 +75,7 @@ class LiteBackend:
 
     pads = True
 
-    def __init__(self, folder: Path, graphs: GraphSet, threads: int | None, device_id: int) -> None:
+    def __init__(self, folder: Path, graphs: GraphSet, options: "RuntimeOptions") -> None:
         self._python = os.environ.get(PYTHON_VARIABLE, sys.executable)
         if PYTHON_VARIABLE not in os.environ and importlib.util.find_spec("mindspore_lite") is None:
             raise DeviceError(
@@ -87,9 +90,10 @@ class LiteBackend:
             self._process = subprocess.Popen([self._python, lite_session.__file__, "serve"], env=environment, **pipes)
         except OSError as error:
             raise DeviceError(f"{PYTHON_VARIABLE}={self._python} cannot be run: {error.strerror}") from error
-        files = [str(folder / entry.file) for entry in graphs.exits]
+        files, target = [str(folder / entry.file) for entry in graphs.exits], graphs.details.get("target", "cpu")
+        self.description = f"MindSpore Lite, {target}"
         try:
-            self._ask(files, graphs.details.get("target", "cpu"), device_id, threads)
+            self._ask(files, target, options.device_id, options.threads)
         except RuntimeError as error:
             self.close()
             raise error if isinstance(error, DeviceError) else BundleError(f"the files of {folder}: {error}") from error

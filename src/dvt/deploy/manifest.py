@@ -25,7 +25,9 @@ from dvt.value_checks import bounds, from_plain
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
-FORMATS = ("MINDIR", "ONNX", "ONNX_INT8")  # what can be exported; ONNX_INT8 is made of ONNX
+BFLOAT16 = "ONNX_BF16"  # the ONNX files, with thresholds for computing in bfloat16
+MEASURED = ("ONNX_INT8", BFLOAT16)  # made of ONNX, with thresholds measured for them
+FORMATS = ("MINDIR", "ONNX", *MEASURED)  # what can be exported
 CONVERTED = "LITE"  # what MindSpore Lite's converter makes of them
 PRECISIONS = ("float32", "float16")
 RULE = (
@@ -86,7 +88,7 @@ class Setting:
 class GraphSet:
     """The files of one format, how they were made, and what was measured with them (`details`)."""
 
-    precision: Literal["float32", "float16", "int8"]
+    precision: Literal["float32", "float16", "bfloat16", "int8"]
     exits: tuple[GraphFile, ...]  # one per exit
     whole: GraphFile | None = None  # all exits in one, in bundles of version 0.1.0 that were asked for it
     thresholds: dict[str, Setting] | None = None  # to be used instead of the bundle's; None where these hold

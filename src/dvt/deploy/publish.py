@@ -50,10 +50,11 @@ def merged(folder: Path, new: Manifest, replaces: bool) -> Manifest:
         remedy = "choose another folder, or replace it with --replace (in Python replace=True)"
         raise ConfigError(f"{folder} holds a bundle ({', '.join(earlier.graphs)}) that {which}: {remedy}")
     kept = {name: graphs for name, graphs in earlier.graphs.items() if name not in new.graphs}
-    converted = kept.get(CONVERTED)  # made of another format, for the batch sizes in the manifest
-    if converted and (converted.details.get("converted_from") in new.graphs or earlier.batch_sizes != new.batch_sizes):
-        log.warning("%s files are removed: convert the bundle again", CONVERTED)
-        del kept[CONVERTED]
+    for name, graphs in list(kept.items()):
+        resized = name == CONVERTED and earlier.batch_sizes != new.batch_sizes  # it is made for these
+        if resized or graphs.details.get("converted_from") in new.graphs:
+            log.warning("%s is removed, since what it was made of is replaced: make it again", name)
+            del kept[name]
     return replace(new, graphs={**kept, **new.graphs})
 
 

@@ -1,4 +1,4 @@
-"""Thresholds for files whose confidences differ from those of the bundle's float32 files: int8, or float16 on Ascend.
+"""Thresholds where confidences differ from those of the bundle's float32 files: int8, bfloat16, float16 on Ascend.
 
 Axis letters: K exits, n images, C classes.
 """
@@ -13,8 +13,8 @@ import numpy as np
 
 from dvt import early_exit
 from dvt.data.progress import progress
-from dvt.deploy.backends import BACKENDS
-from dvt.deploy.manifest import Setting, read_manifest, write_manifest
+from dvt.deploy.backends import BACKENDS, require_bfloat16
+from dvt.deploy.manifest import BFLOAT16, GraphSet, Setting, read_manifest, write_manifest
 from dvt.deploy.runner import Cascade
 from dvt.errors import BundleError, DataError
 
@@ -24,37 +24,51 @@ BATCH = 32  # images per call
 def remeasure(
     folder: str | os.PathLike, graph_format: str, images: np.ndarray, labels: np.ndarray | None = None
 ) -> dict[str, Setting]:
-    """Finds thresholds for the files of one format ("ONNX_INT8" or "LITE") and writes them into the manifest, with what
+    """Finds thresholds for one format ("ONNX_INT8", "ONNX_BF16" or "LITE") and writes them into the manifest, with what
     was measured.
 
     Each of the bundle's settings gets thresholds with which as many of the images (n, I, S, S), best those that its own
     were found with, leave at each exit as do with its float32 files (ONNX, else MINDIR). `labels` are their classes
     (n,); None leaves out the accuracies.
 
+    ONNX_BF16 is the ONNX files in bfloat16 by OpenVINO, on a processor that has it.
+
     Raises BundleError for a bundle without one of the two formats, ConfigError if the manifest cannot be written,
-    DataError for no images, or labels that do not fit them.
+    DataError for no images, or labels that do not fit them, DeviceError where the format cannot be run.
     """
     images = np.asarray(images)
     if len(images) == 0 or (labels is not None and np.shape(labels) != (len(images),)):
         raise DataError(f"there are {len(images)} images and labels of shape {np.shape(labels)}; one each is needed")
     manifest = read_manifest(folder)
     float32 = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
-    if float32 is None or graph_format in (float32, "MINDIR"):
+    if float32 is None or graph_format in (float32, "MINDIR") or (graph_format == BFLOAT16 and float32 != "ONNX"):
         needed = f"measuring {graph_format} needs these files beside float32 ones, ONNX or MINDIR"
+        if graph_format == BFLOAT16:
+            needed = f"{BFLOAT16} is made of ONNX files"
         raise BundleError(f"{folder} holds {', '.join(manifest.graphs)}; {needed}")
-    reference, measured = (_probabilities(folder, name, images) for name in (float32, graph_format))
+    if graph_format == BFLOAT16:
+        require_bfloat16()
+        graphs = GraphSet("bfloat16", manifest.graphs["ONNX"].exits, details={"converted_from": "ONNX"})
+        cascade = Cascade(folder, "openvino", "ONNX", precision="bfloat16")
+    else:
+        cascade = _opened(folder, graph_format)
+        graphs = manifest.graphs[graph_format]
+    reference, measured = (_probabilities(each, images) for each in (_opened(folder, float32), cascade))
     settings, details = remeasured(reference, measured, labels, manifest.thresholds, manifest.cumulative_gmacs)
-    graphs = manifest.graphs[graph_format]
     graphs = dataclasses.replace(graphs, thresholds=settings, details={**graphs.details, "measured": details})
     write_manifest(Path(folder), dataclasses.replace(manifest, graphs={**manifest.graphs, graph_format: graphs}))
     return settings
 
 
-def _probabilities(folder: str | os.PathLike, graph_format: str, images: np.ndarray) -> np.ndarray:
-    """(K, n, C) with the files of one format."""
+def _opened(folder: str | os.PathLike, graph_format: str) -> Cascade:
     backend = next((name for name, (_, formats) in BACKENDS.items() if graph_format in formats), "onnxruntime")
-    with Cascade(folder, backend, graph_format) as cascade:
-        starts = progress(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {graph_format}")
+    return Cascade(folder, backend, graph_format)
+
+
+def _probabilities(cascade: Cascade, images: np.ndarray) -> np.ndarray:
+    """(K, n, C)."""
+    with cascade:
+        starts = progress(range(0, len(images), BATCH), unit="batch", desc=f"calibration, {cascade.runs_on}")
         return np.concatenate([cascade.all_exits(images[start : start + BATCH]) for start in starts], axis=1)
 
 

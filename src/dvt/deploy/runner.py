@@ -1,20 +1,25 @@
 """`Cascade`: a bundle that is loaded and run, exit by exit."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dvt.data.preprocess import Preprocessing
-from dvt.deploy.backends import BACKENDS
-from dvt.deploy.manifest import CONVERTED, Manifest, check_files, read_manifest
+from dvt.deploy.backends import BACKENDS, RuntimeOptions, has_bfloat16
+from dvt.deploy.manifest import BFLOAT16, CONVERTED, Manifest, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 from dvt.value_checks import expanded
+
+log = logging.getLogger(__name__)
 
 
 class Cascade(AbstractContextManager):
@@ -25,16 +30,15 @@ class Cascade(AbstractContextManager):
 
     Args:
         folder: The bundle, made by `dvt.deploy.export_bundle` or export.py.
-        backend: "onnxruntime", "mindspore" or "lite" (MindSpore Lite, on converted files).
+        backend: "onnxruntime", "openvino", "mindspore" or "lite" (MindSpore Lite, on converted files).
         graph_format: Which files to run, such as "ONNX_INT8"; by default ONNX, MINDIR or LITE, as the backend takes.
-        threads: Threads of the CPU backends; None lets the runtime choose.
-        device_id: Card of MindSpore Lite on Ascend.
-        verify: Compare the files with the hashes of the manifest before they are loaded.
+        values: Those of `RuntimeOptions`, in its order: threads, device_id, verify, precision, providers.
+        options: Those of `RuntimeOptions`, by name.
 
     Raises:
         BundleError: The folder is no bundle, files are missing or altered, or the format is not among them.
-        ConfigError: Unknown backend.
-        DeviceError: The backend's runtime is not installed.
+        ConfigError: Unknown backend, or an option that it does not have.
+        DeviceError: The backend's runtime, or an execution provider, is not installed.
     """
 
     def __init__(
@@ -42,33 +46,39 @@ class Cascade(AbstractContextManager):
         folder: str | os.PathLike,
         backend: str = "onnxruntime",
         graph_format: str | None = None,
-        threads: int | None = None,
-        device_id: int = 0,
-        verify: bool = True,
+        *values: Any,
+        **options: Any,
     ) -> None:
         if backend not in BACKENDS:
             raise ConfigError(f"unknown backend {backend!r}; choose from {', '.join(BACKENDS)}")
         make, formats = BACKENDS[backend]
+        options, graph_format = _resolved(RuntimeOptions(*values, **options), backend, graph_format)
         folder = Path(expanded(folder, "the bundle"))
         self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
-            converts = self.graph_format == CONVERTED
-            command = "scripts/run_lite_convert.sh" if converts else f"export.py --format {self.graph_format}"
+            commands = {CONVERTED: "scripts/run_lite_convert.sh"}
+            commands[BFLOAT16] = f"export.py --format ONNX,{BFLOAT16}, or dvt.deploy.remeasure and calibration images"
+            command = commands.get(self.graph_format, f"export.py --format {self.graph_format}")
             there = ", ".join(self.manifest.graphs) or "no graphs"
             raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; make it with {command}")
         graphs = self.manifest.graphs[self.graph_format]
-        if verify:
+        if options.verify:
             check_files(folder, graphs)
         model = self.manifest.model
         self._exits, self._image_shape = graphs.exits, (model.in_channels, model.image_size, model.image_size)
-        self._backend = make(folder, graphs, threads, device_id)
+        self._backend = make(folder, graphs, options)
         fixed = graphs.exits[0].inputs[0].shape[0]
         self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
         self._pads = self._backend.pads or fixed is not None
         self.class_names = self.manifest.class_names
         stored = self.manifest.preprocessing
         self.preprocessing = None if stored is None else Preprocessing.from_dict(stored)
+
+    @property
+    def runs_on(self) -> str:
+        """The runtime, and the device, providers or precision that it uses."""
+        return self._backend.description
 
     @property
     def thresholds(self) -> dict[str, tuple[float, ...]]:
@@ -123,3 +133,23 @@ class Cascade(AbstractContextManager):
                 raise ConfigError(f"the bundle has no thresholds {thresholds!r}; it has: {there}")
             thresholds = settings[thresholds]
         return check_thresholds(thresholds, len(self._exits))
+
+
+def _resolved(options: RuntimeOptions, backend: str, graph_format: str | None) -> tuple[RuntimeOptions, str | None]:
+    """The options, and the format, that go with the precision: thresholds for bfloat16 are those of `ONNX_BF16`.
+
+    Raises ConfigError for what the backend does not have.
+    """
+    if options.providers and backend != "onnxruntime":
+        raise ConfigError(f"the {backend} backend has no execution providers; they are those of onnxruntime")
+    if graph_format == BFLOAT16:
+        options = replace(options, precision="bfloat16")
+    if options.precision == "float32":
+        return options, graph_format
+    if options.precision != "bfloat16" or backend != "openvino":
+        asked = f"precision is {options.precision!r} for the {backend} backend"
+        raise ConfigError(f"{asked}; it must be float32, or bfloat16 with openvino")
+    if not has_bfloat16():
+        log.warning("this processor does not compute in bfloat16: running in float32")
+        return replace(options, precision="float32"), "ONNX" if graph_format == BFLOAT16 else graph_format
+    return options, graph_format or BFLOAT16

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dvt import device
+from dvt.safe_files import only_ours, private_cache
 
 SOURCE = Path(__file__).with_name("cpu_kernels.cc")
 COMPILE_FLAGS = ("-O3", "-ffast-math", "-std=c++17", "-fPIC", "-pthread")
@@ -59,9 +60,9 @@ def _compiled() -> str | None:
         return None
     flags = COMPILE_FLAGS + PROCESSOR_FLAGS.get(platform.machine(), ())
     try:
-        folder = _private_folder()
+        folder = private_cache("kernels")
         stem = f"cpu_kernels-{_fingerprint(compiler, flags)}"
-        ours = (path for path in folder.glob(f"{stem}-*.so") if _only_ours(path))
+        ours = (path for path in folder.glob(f"{stem}-*.so") if only_ours(path))
         path = next((path for path in ours if path.name == f"{stem}-{_hash(path)}.so"), None)
         if path is None:
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -93,35 +94,6 @@ def _run(*command: str | Path) -> str:
         command, check=True, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS
     )
     return done.stdout
-
-
-def _private_folder() -> Path:
-    """The folder of the libraries, made for this user alone. Raises PermissionError if others could change it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "dvt" / "kernels"
-    for each in reversed((folder, *folder.parents)):
-        each.mkdir(stat.S_IRWXU, exist_ok=True)
-    mine = [each for each in (folder, folder.parent) if each.stat().st_uid == os.geteuid()]
-    if not all(_only_ours(each.resolve()) for each in mine):  # 0.1.0 left them to the umask
-        for library in folder.glob("*.so"):
-            library.unlink()
-    for each in mine:
-        each.chmod(stat.S_IRWXU)
-    folder = folder.resolve()
-    for each in (folder, *folder.parents):
-        if not _only_ours(each):
-            raise PermissionError(
-                f"other users could change what is in {each}; set XDG_CACHE_HOME to a folder of your own, or take "
-                "their rights away (chmod go-w)"
-            )
-    return folder
-
-
-def _only_ours(path: Path) -> bool:
-    """Whether this user and root (who owns /) alone own `path` and may write to it, or to what others have in it."""
-    info = path.lstat()  # symbolic links count as open to all
-    kept_apart = stat.S_ISDIR(info.st_mode) and info.st_mode & stat.S_ISVTX
-    closed = not info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return info.st_uid in (os.geteuid(), 0, Path("/").stat().st_uid) and bool(closed or kept_apart)
 
 
 def _hash(path: Path) -> str:
