@@ -2,6 +2,7 @@
 
     python benchmarks/deploy.py --model dvt_deit_small --backends onnxruntime mindspore --batch_sizes 1 8
     python benchmarks/deploy.py --bundle runs/mine/export --rounds 50 --json out.json
+    python benchmarks/deploy.py --backends openvino --format ONNX --precision bfloat16
 
 Loading (files hashed and loaded) and preprocessing (a JPEG file to a model input) are measured apart. Each backend
 runs in a process of its own, so that its peak memory is its own; a large matrix product is timed in turn with it, so
@@ -44,6 +45,7 @@ def main() -> int:
     parser.add_argument("--model", default="dvt_deit_small", help="model to export where there is no bundle")
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=["onnxruntime"])
     parser.add_argument("--format", help="files to run, such as ONNX_INT8; by default those that the backend takes")
+    parser.add_argument("--precision", default="float32", help="bfloat16 for openvino")
     parser.add_argument("--batch_sizes", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int)
@@ -79,7 +81,7 @@ def run_apart(options: argparse.Namespace, backend: str, bundle: str) -> dict[st
     """`measure` in a process of its own."""
     command = [sys.executable, __file__, "--bundle", bundle, "--one", backend, "--rounds", str(options.rounds)]
     command += ["--batch_sizes", *map(str, options.batch_sizes)]
-    for name in ("format", "threads"):
+    for name in ("format", "threads", "precision"):
         if getattr(options, name) is not None:
             command += [f"--{name}", str(getattr(options, name))]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
@@ -92,13 +94,15 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All numbers of one backend."""
     try:
         started = time.perf_counter()
-        cascade = Cascade(options.bundle, options.one, options.format, threads=options.threads)
+        runtime = {"threads": options.threads, "precision": options.precision}
+        cascade = Cascade(options.bundle, options.one, options.format, **runtime)
         load_seconds = time.perf_counter() - started
     except DVTError as error:
         raise SystemExit(f"error: {error}") from None
     manifest = cascade.manifest
     return {
         "backend": options.one,
+        "runs_on": cascade.runs_on,
         "format": cascade.graph_format,
         "model": manifest.model.name,
         "load_seconds": load_seconds,
@@ -189,7 +193,7 @@ def table(report: dict[str, Any]) -> str:
     lines = [report["machine"]]
     for result in report["results"]:
         lines.append(
-            f"\n{result['model']}, {result['backend']} ({result['format']}): loaded in {result['load_seconds']:.1f} s, "
+            f"\n{result['model']}, {result['runs_on']} ({result['format']}): loaded in {result['load_seconds']:.1f} s, "
             f"preprocessing {result['preprocess_ms']:.1f} ms per image, peak memory {result['peak_gb']:.2f} GB"
         )
         lines.append(f"{'batch':>6} {'what':<20} {'p50 ms':>9} {'p90 ms':>9} {'p99 ms':>9} {'images/s':>9}")
