@@ -6,7 +6,7 @@ thresholds, `temperature` scales what they are compared with. `certify` gives th
 `candidates` and the tests of `bounds`; `audit` watches it in production. All but `classifier` is plain NumPy.
 """
 
-from dvt.early_exit.decisions import (
+from dvt.early_exit.decisions import (  # noqa: F401
     ALWAYS,
     NEVER,
     PUBLISHED_POINTS,
@@ -23,21 +23,3 @@ from dvt.early_exit.decisions import (
     find_thresholds,
     sweep,
 )
-
-__all__ = [
-    "ALWAYS",
-    "NEVER",
-    "PUBLISHED_POINTS",
-    "Evaluation",
-    "Sweep",
-    "assign_exits",
-    "budget_shares",
-    "check_thresholds",
-    "confidence",
-    "evaluate",
-    "evaluate_many",
-    "evaluate_scores",
-    "find_sweep_thresholds",
-    "find_thresholds",
-    "sweep",
-]

@@ -12,29 +12,22 @@ from math import lgamma, log, log1p, log2
 
 import numpy as np
 
+from dvt.early_exit.bounds import edge
+
 _RATIOS = np.array([1.5, 2.0, 3.0])  # rates to watch for, in multiples of the largest allowed
 _ENOUGH = 1e12  # evidence is not counted beyond
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The audited images of one setting so far; `add` returns the next state.
+    """The audited images of one setting so far; `add` returns the next state."""
 
-    Args:
-        bound: Largest share of all images whose answer may change, in points: `Certificate.change_bound`.
-        confidence: Of the interval, and that there is no alarm while the bound holds, however long that is.
-        audited: Images that left early and were run to the last exit.
-        changed: Of them, those with another answer there.
-        alarm: Whether the bound was ever excluded; stays.
-        evidence: Against the bound, one number for each of the rates watched for.
-    """
-
-    bound: float
-    confidence: float = 0.95
-    audited: int = 0
-    changed: int = 0
-    alarm: bool = False
-    evidence: tuple[float, ...] = (0.0,) * len(_RATIOS)
+    bound: float  # points: largest share of all images whose answer may change, `Certificate.change_bound`
+    confidence: float = 0.95  # of the interval, and that there is no alarm while the bound holds, however long that is
+    audited: int = 0  # images that left early and were run to the last exit
+    changed: int = 0  # of them, those with another answer there
+    alarm: bool = False  # whether the bound was ever excluded; stays
+    evidence: tuple[float, ...] = (0.0,) * len(_RATIOS)  # against the bound, for each of the rates watched for
 
     def add(self, changed: bool, leaving: float) -> "Audit":
         """The state after one more audited image; `leaving`, 0..1, is the share of the images that leave early so far.
@@ -66,7 +59,7 @@ class Audit:
 
 
 def _reserve(audited: int) -> float:
-    """What is left of the stake for changes after so many images; 1 at the start, and so slow that it lasts."""
+    """What is left of the stake for changes after so many images; it falls so slowly that it lasts."""
     return 1 / log2(audited + 2)
 
 
@@ -81,18 +74,10 @@ def rate_interval(audited: int, changed: int, confidence: float = 0.95) -> tuple
     same = audited - changed
     mixed = lgamma(changed + 0.5) + lgamma(same + 0.5) - lgamma(audited + 1) - log(np.pi)
 
-    def inside(share: float) -> bool:
+    def outside(share: float) -> bool:
         if not 0 < share < 1:
-            return (share == 0 and changed == 0) or (share == 1 and same == 0)
-        return mixed - changed * log(share) - same * log1p(-share) < -log(1 - confidence)
+            return bool(changed if share == 0 else same)
+        return mixed - changed * log(share) - same * log1p(-share) >= -log(1 - confidence)
 
-    def edge(outside: float) -> float:
-        if inside(outside):
-            return outside
-        within = changed / audited
-        for _ in range(50):
-            middle = (within + outside) / 2
-            within, outside = (middle, outside) if inside(middle) else (within, middle)
-        return outside
-
-    return edge(0.0), edge(1.0)
+    ends = (edge(outside, changed / audited, end, 50) if outside(end) else end for end in (0.0, 1.0))
+    return next(ends), next(ends)

@@ -43,7 +43,7 @@ def share_upper(count: int, n: int, level: float) -> float:
     """Upper bound of the share in the population when `count` of n images counted (Clopper and Pearson)."""
     if count >= n:
         return 1.0
-    return _edge(lambda share: share_at_most(count, n, share) <= level, count / n, _HALVINGS)
+    return edge(lambda share: share_at_most(count, n, share) <= level, count / n, 1.0, _HALVINGS)
 
 
 def share_lower(count: int, n: int, level: float) -> float:
@@ -51,13 +51,12 @@ def share_lower(count: int, n: int, level: float) -> float:
     return 1.0 - share_upper(n - count, n, level)
 
 
-def _edge(holds: Callable[[float], bool], low: float, halvings: int) -> float:
-    """From where on it holds, between `low` and 1."""
-    high = 1.0
+def edge(holds: Callable[[float], bool], start: float, end: float, halvings: int) -> float:
+    """From where on it holds, on the way from `start`, where it does not, to `end`, where it does."""
     for _ in range(halvings):
-        middle = (low + high) / 2
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high
+        middle = (start + end) / 2
+        start, end = (start, middle) if holds(middle) else (middle, end)
+    return end
 
 
 @lru_cache(maxsize=1 << 16)
@@ -69,9 +68,9 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
     chance of a result at least as good as this one is bounded by that at the cell's most favourable corner, fewest
     worse and most better; the largest of these chances must stay below the rest of the level.
     """
-    counted, edge = worse + better, abs(limit)
+    counted, least = worse + better, abs(limit)
     spent = _NUISANCE_SHARE * level
-    low, high = max(share_lower(counted, n, spent / 2), edge), share_upper(counted, n, spent / 2)
+    low, high = max(share_lower(counted, n, spent / 2), least), share_upper(counted, n, spent / 2)
     if high <= low:
         return True  # so few images count that a loss of `limit` is out of the question
     edges = np.linspace(low, high, _CELLS + 1)
@@ -82,10 +81,10 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
 
     # At least as good is (worse - better - n limit) / sqrt(counted + n |limit| / 2 + 1/2) at most as large as here. It
     # rises with `worse` and falls with `better`, so for m images that count there is a largest number of worse ones.
-    here = (worse - better - n * limit) / np.sqrt(counted + n * edge / 2 + 0.5)
+    here = (worse - better - n * limit) / np.sqrt(counted + n * least / 2 + 0.5)
     margin = 6 * np.sqrt(n * high) + 20  # what lies beyond is added to the chance below
     m = np.arange(max(0, int(n * low - margin)), min(n, int(n * high + margin)) + 1)
-    most = np.floor((m + n * limit + here * np.sqrt(m + n * edge / 2 + 0.5)) / 2 + 1e-9)
+    most = np.floor((m + n * limit + here * np.sqrt(m + n * least / 2 + 0.5)) / 2 + 1e-9)
     most = np.clip(np.maximum.accumulate(most), -1, m)
     most = (m + np.minimum.accumulate(most - m)).astype(int)  # rises by 0 or 1, as it must, whatever the rounding
 
@@ -107,7 +106,8 @@ def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) 
 
 def net_loss_upper(worse: int, better: int, n: int, level: float) -> float:
     """The limit from which on `net_loss_below` holds."""
-    return _edge(lambda limit: net_loss_below(worse, better, n, limit, level), (worse - better) / n, _HALVINGS // 2)
+    here = (worse - better) / n
+    return edge(lambda limit: net_loss_below(worse, better, n, limit, level), here, 1.0, _HALVINGS // 2)
 
 
 def cost_upper(leaving: np.ndarray, costs: np.ndarray, level: float) -> float:

@@ -1,7 +1,4 @@
-"""From a budget to thresholds, and what these bring on images that they were not chosen on.
-
-Used by the evaluation and, on a stored file, by `dvt thresholds`. Plain NumPy. Axis letters: K exits, P points.
-"""
+"""From a budget to thresholds, and what these bring on other images. Axis letters: K exits, P points."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -23,15 +20,10 @@ SHOWN_POINTS = 60  # of a frontier, in reports
 
 @dataclass(frozen=True)
 class Costs:
-    """Average cost per image of leaving at each exit, earlier ones included.
+    """Average cost per image of leaving at each exit, earlier ones included."""
 
-    Attributes:
-        gmacs: (K,) computed.
-        seconds: (K,) measured on this device at the batch size in use; None if nothing was measured.
-    """
-
-    gmacs: np.ndarray
-    seconds: np.ndarray | None = None
+    gmacs: np.ndarray  # (K,) computed
+    seconds: np.ndarray | None = None  # (K,) measured on this device at the batch size in use
 
     def of(self, budget: Budget) -> np.ndarray:
         """(K,) costs in the unit that the budget is about. Raises ConfigError if no times were measured."""
@@ -83,7 +75,6 @@ class Choice:
     rule: ExitRule
     reason: str
     budget: Budget | None = None
-    search: SearchName | None = None
     calibration_accuracy: float | None = None  # percent
 
     def to_metadata(self, found: Recommended) -> dict[str, Any]:
@@ -91,13 +82,10 @@ class Choice:
 
         `thresholds` is None for another rule than the plain confidence: who reads nothing else compares confidences.
         """
-        kept = asdict(found)
-        early_exit = {
-            "thresholds": [float(value) for value in self.thresholds],
-            "exit_rule": self.rule.to_dict(),
-            **{key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")},
-        }
-        return {"early_exit": early_exit, "thresholds": early_exit["thresholds"] if self.rule == CONFIDENCE else None}
+        kept, row = asdict(found), self.thresholds.tolist()
+        early_exit = {key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")}
+        early_exit = {"thresholds": row, "exit_rule": self.rule.to_dict(), **early_exit}
+        return {"early_exit": early_exit, "thresholds": row if self.rule == CONFIDENCE else None}
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":
@@ -111,11 +99,9 @@ class Choice:
 
 def requested_budget(settings: EvalSection) -> Budget:
     """The budget that the section `eval` of a configuration asks for."""
-    if settings.budget_gmacs is not None:
-        return Budget("gmacs", settings.budget_gmacs)
-    if settings.budget_images_per_second is not None:
-        return Budget("images_per_second", settings.budget_images_per_second)
-    return Budget("accuracy_drop", settings.max_accuracy_drop)
+    budgets = {"gmacs": settings.budget_gmacs, "images_per_second": settings.budget_images_per_second}
+    given = (Budget(kind, amount) for kind, amount in budgets.items() if amount is not None)
+    return next(given, Budget("accuracy_drop", settings.max_accuracy_drop))
 
 
 def choose_thresholds(
@@ -126,7 +112,7 @@ def choose_thresholds(
     `temperatures` (K,) are those that the scores were taken at. Raises ConfigError for a budget that cannot be met.
     """
     budget, search = requested_budget(settings), settings.threshold_search
-    rule = ExitRule(settings.exit_rule, None if temperatures is None else tuple(temperatures))
+    rule = ExitRule(settings.exit_rule, temperatures)
     frontier = calibration.frontier(rule.name, costs.of(budget), search)
     point = choose(frontier, budget, calibration.accuracy[-1])
     what = {
@@ -137,18 +123,18 @@ def choose_thresholds(
     how = "optimised" if search == "optimised" else "of the published sweep"
     reason = f"{what}, {how} on {len(calibration.labels):,} calibration images; exit rule: {describe(rule)}"
     row = np.asarray(frontier.thresholds[point], np.float32)
-    return Choice(row, rule, reason, budget, search, float(frontier.accuracy[point]))
+    return Choice(row, rule, reason, budget, float(frontier.accuracy[point]))
 
 
 def evaluate_thresholds(outcomes: Outcomes, costs: Costs, thresholds: np.ndarray, rule: str = "confidence") -> Setting:
     """Accuracy and cost of one threshold vector (K,) on these images."""
     found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, [thresholds])
-    fractions = found.exit_fractions[0]
+    (accuracy,), (gmacs,), _, (fractions,) = found
     return Setting(
         thresholds=[float(value) for value in thresholds],
-        accuracy=float(found.accuracy[0]),
-        expected_gmacs=float(found.expected_cost[0]),
-        cost_fraction=float(found.expected_cost[0] / costs.gmacs[-1]),
+        accuracy=float(accuracy),
+        expected_gmacs=float(gmacs),
+        cost_fraction=float(gmacs / costs.gmacs[-1]),
         exit_fractions=fractions.tolist(),
         expected_images_per_second=None if costs.seconds is None else float(1 / (fractions @ costs.seconds)),
     )
@@ -162,21 +148,19 @@ def setting(outcomes: Outcomes, costs: Costs, row: np.ndarray, rule: str = "conf
 def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> Recommended:
     """What chosen thresholds bring on held-out images, and how they keep their budget there and on `calibration`."""
 
-    def used(outcomes: Outcomes, found: Setting) -> float:
+    def used(outcomes: Outcomes) -> float:
+        found = evaluate_thresholds(outcomes, costs, choice.thresholds, choice.rule.name)
         return {
             "gmacs": found.expected_gmacs,
             "images_per_second": found.expected_images_per_second,
             "accuracy_drop": outcomes.accuracy[-1] - found.accuracy,
         }[budget.kind]
 
-    held_out, use = evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name), None
+    use = None
     if (budget := choice.budget) is not None:
-        before = calibration and used(
-            calibration, evaluate_thresholds(calibration, costs, choice.thresholds, choice.rule.name)
-        )
-        use = BudgetUse(budget.kind, budget.unit, budget.amount, before, used(val, held_out))
+        use = BudgetUse(budget.kind, budget.unit, budget.amount, calibration and used(calibration), used(val))
     return Recommended(
-        **vars(held_out),
+        **vars(evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name)),
         rule=choice.reason,
         exit_rule=choice.rule,
         budget=use,
@@ -185,13 +169,13 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
 
 
 def evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of the places 0 to count - 1, evenly spread, the first and the last among them."""
+    """At most `most` of the places 0 to count - 1, the first and the last among them."""
     return np.unique(np.linspace(0, count - 1, most, dtype=int))
 
 
 @dataclass(frozen=True)
 class FrontierCurve:
-    """P points of a frontier, judged on other images; by rising cost on the calibration images."""
+    """P points of a frontier, judged on other images."""
 
     thresholds: list[list[float]]  # (P, K)
     accuracy: list[float]  # percent
@@ -205,13 +189,8 @@ def frontier_curve(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str
     frontier = calibration.frontier(rule, costs.gmacs)
     shown = evenly_spread(len(frontier.cost), SHOWN_POINTS)
     found = evaluate_scores(val.scores_of(rule), val.correct, costs.gmacs, frontier.thresholds[shown])
-    return FrontierCurve(
-        thresholds=found.thresholds.tolist(),
-        accuracy=found.accuracy.tolist(),
-        expected_gmacs=found.expected_cost.tolist(),
-        calibration_accuracy=frontier.accuracy[shown].tolist(),
-        calibration_gmacs=frontier.cost[shown].tolist(),
-    )
+    columns = (found.thresholds, found.accuracy, found.expected_cost, frontier.accuracy[shown], frontier.cost[shown])
+    return FrontierCurve(*(column.tolist() for column in columns))
 
 
 @dataclass(frozen=True)
@@ -248,12 +227,8 @@ def compare_rules(calibration: Outcomes, val: Outcomes, costs: Costs) -> list[Ru
 
 def compare_searches(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> list[SearchComparison]:
     """The published sweep and the optimised thresholds at those of `COMPARED_BUDGETS` that both can keep."""
-    pairs = zip(
-        _at_budgets(calibration, val, costs, rule, "published"),
-        _at_budgets(calibration, val, costs, rule, "optimised"),
-        strict=True,
-    )
-    return [SearchComparison(one.budget_gmacs, one, other) for one, other in pairs if one and other]
+    both = (_at_budgets(calibration, val, costs, rule, search) for search in ("published", "optimised"))
+    return [SearchComparison(one.budget_gmacs, one, other) for one, other in zip(*both, strict=True) if one and other]
 
 
 def _at_budgets(
@@ -261,13 +236,11 @@ def _at_budgets(
 ) -> list[BudgetPoint | None]:
     """The most accurate affordable thresholds at each of `COMPARED_BUDGETS`."""
     frontier, first, last = calibration.frontier(rule, costs.gmacs, search), costs.gmacs[0], costs.gmacs[-1]
-    points: list[BudgetPoint | None] = []
-    for share in COMPARED_BUDGETS:
-        budget = float(first + share * (last - first))
-        best = frontier.within(budget)
-        if best is None:
-            points.append(None)
-            continue
+
+    def point(budget: float) -> BudgetPoint | None:
+        if (best := frontier.within(budget)) is None:
+            return None
         found = evaluate_thresholds(val, costs, frontier.thresholds[best], rule)
-        points.append(BudgetPoint(budget, found.accuracy, found.expected_gmacs, float(frontier.accuracy[best])))
-    return points
+        return BudgetPoint(budget, found.accuracy, found.expected_gmacs, float(frontier.accuracy[best]))
+
+    return [point(float(first + share * (last - first))) for share in COMPARED_BUDGETS]

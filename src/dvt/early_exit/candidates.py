@@ -1,9 +1,7 @@
 """What a certificate is made from: the outcomes on calibration images, and candidates found on the first part of them.
 
-The search does not have to be right for the guarantee to hold: poor candidates, or a poor order, only cost more.
-Plain NumPy.
-
-Axis letters: K exits, n images, P candidates.
+The guarantee does not need the search to be right: poor candidates, or a poor order, only cost more. Plain NumPy. Axis
+letters: K exits, n images, P candidates.
 """
 
 from dataclasses import dataclass, replace
@@ -42,10 +40,9 @@ class CalibrationSet:
     labels: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        shape, shapes = np.shape(self.scores), {"predicted": np.shape(self.predicted), "costs": np.shape(self.costs)}
-        wanted = {"predicted": shape, "costs": shape[:1]}
-        if self.labels is not None:
-            shapes["labels"], wanted["labels"] = np.shape(self.labels), shape[1:]
+        shape = np.shape(self.scores)
+        wanted = {"predicted": shape, "costs": shape[:1]} | ({} if self.labels is None else {"labels": shape[1:]})
+        shapes = {name: np.shape(getattr(self, name)) for name in wanted}
         if len(shape) != 2 or shapes != wanted:
             raise DataError(f"scores have shape {shape}, which must be (exits, images), and {shapes}; give {wanted}")
         if not np.isfinite(self.scores).all():
@@ -91,15 +88,15 @@ class Candidates(NamedTuple):
 
     thresholds: np.ndarray  # (P, K)
     worse: np.ndarray  # (P,) share of the images
-    better: np.ndarray  # (P,) share of the images
+    better: np.ndarray  # (P,)
 
 
 def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int) -> Candidates:
     """Candidates for a limit, 0..1, from the first part; `tested` images will judge them.
 
-    Of all combinations on a grid of quantiles those are kept that no other one beats in cost and in expected loss. So
-    that the luckiest is not preferred, an image's loss is replaced by what a smooth model expects from its scores, and
-    the sum is raised by some standard errors of both parts, since a loss that varies less passes its test sooner.
+    They are those on a grid that no other one beats in cost and in expected loss. So that luck is not preferred, an
+    image's loss is replaced by what a smooth model expects from its scores, and the sum is raised by some standard
+    errors of both parts, since a loss that varies less passes its test sooner.
     """
     scores, losses, costs = np.asarray(first.scores), first.losses(risk), np.asarray(first.costs, np.float64)
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # NEVER is beyond float16
@@ -120,10 +117,7 @@ def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int
 
 
 def _expected(scores: np.ndarray, event: np.ndarray) -> np.ndarray:
-    """(n,) chance of an event, (n,) bool, by logistic regression on scores (exits, n).
-
-    A score between 0 and 1 enters as the logarithm of its odds, any other as it is; both standardised.
-    """
+    """(n,) chance of an event, (n,) bool, by logistic regression on scores (exits, n), or on their log odds in 0..1."""
     n, share = len(event), event.mean()
     if share == 0:
         return np.zeros(n)

@@ -1,13 +1,9 @@
 """Thresholds with a guarantee: on the population, they lose no more than asked, with a stated confidence.
 
-Learn then Test with one fixed sequence. Candidates are found and ordered, from dear to cheap, on the first part of the
-calibration images; each is tested on the second part, at the full level; the first that fails ends the sequence and the
-last that passed is taken. `docs/certified.md` says why that holds and where it ends. Plain NumPy.
-
-Axis letters: K exits, n images, P candidates, G classes. Limits and bounds that users see are points of 100.
-
-Sources: Angelopoulos et al., "Learn then Test", arXiv 2110.01052 (the method); Jazbec et al., "Fast yet Safe",
-arXiv 2405.20915 (for early exits). The tests are those of `bounds`.
+Candidates are found and ordered, from dear to cheap, on the first part of the calibration images; each is tested on the
+second part, at the full level; the first that fails ends the sequence and the last that passed is taken.
+`docs/certified.md` says why that holds and where it ends. Source: Angelopoulos et al., "Learn then Test",
+arXiv 2110.01052. Plain NumPy. Axis letters: K exits, n images, P candidates. Limits and bounds are points of 100.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,6 +16,7 @@ from dvt.early_exit import bounds
 from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, find_candidates
 from dvt.early_exit.decisions import assign_exits
 from dvt.errors import ConfigError, DataError
+from dvt.value_checks import from_plain
 
 METHOD = "fixed-sequence testing, exact binomial or paired test"
 LEAST_IMAGES = 20
@@ -27,10 +24,7 @@ LEAST_IMAGES = 20
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is guaranteed of thresholds, and what it rests on.
-
-    Limit, change bound and cost bound hold with the confidence each, not together.
-    """
+    """What is guaranteed of thresholds; limit, change bound and cost bound hold with the confidence each alone."""
 
     thresholds: tuple[float, ...]  # (K,)
     risk: Risk
@@ -53,12 +47,12 @@ class Certificate:
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Certificate":
-        """The inverse of `to_json`. Raises TypeError for other names."""
-        return cls(**stored | {"thresholds": tuple(stored["thresholds"])})
+        """The inverse of `to_json`. Raises ConfigError, naming what is missing or not as it must be."""
+        return from_plain(cls, stored, "certificate")
 
 
 class NotCertifiedError(ConfigError):
-    """These images certify a limit of `smallest` points at best; the wish needs about `images`, None if none help."""
+    """The images certify `smallest` points at best; the wish needs about `images` of them, None if no number helps."""
 
     def __init__(self, message: str, smallest: float, images: int | None) -> None:
         super().__init__(message)
@@ -148,7 +142,7 @@ def cost_bound(images: CalibrationSet, thresholds: np.ndarray, confidence: float
 
 
 class ClassDrop(NamedTuple):
-    """What the images of one class lose, in points of that class."""
+    """What one class loses, in points of its images."""
 
     label: int
     images: int

@@ -1,7 +1,4 @@
-"""Inference that really stops early: exit by exit, images that are confident enough leave, the others go on.
-
-Axis letters: B images, K exits.
-"""
+"""Inference that really stops early. Axis letters: B images, K exits."""
 
 import copy
 import time
@@ -32,19 +29,16 @@ from dvt.models.cost import handed_on_shapes
 
 
 class AdaptiveClassifier:
-    """Classifies images with as few tokens as their difficulty asks for (paper, section 3.1; spec: early exit).
+    """Classifies images with as few tokens as their difficulty asks for (paper, section 3.1).
 
     Two modes decide alike: `predict` answers each call at once (latency), `predict_batches` lets the images that an
     exit does not settle wait until the next one has a full batch of them (throughput). The model is put into evaluation
     mode, and used with the weights that it has when it is called.
 
-    Each exit is compiled, in graph and in PyNative mode, for the numbers of images in `batch_sizes`, each when first
-    needed; any other number is cut and padded to these. Static shapes are what Ascend wants, and on the CPU they run
-    this model three times as fast as one graph for every number.
-
-    Several threads may share a classifier: exits run one after the other (`dvt.device.GRAPH_LOCK`), each of them on all
-    cores. Results of an image differ by float rounding (1e-6) with the batch it comes in, so an image whose confidence
-    is that close to a threshold may leave one exit earlier or later.
+    Each exit is compiled for the numbers of images in `batch_sizes`, each when first needed; any other number is cut
+    and padded to these: static shapes are what Ascend wants, and three times as fast on the CPU. Several threads may
+    share a classifier; exits run one after the other. Results of an image differ by float rounding (1e-6) with the
+    batch it comes in, so one whose confidence is that close to a threshold may leave one exit earlier or later.
     """
 
     def __init__(
@@ -78,21 +72,17 @@ class AdaptiveClassifier:
         timing: Timing | None = None,
     ) -> Iterator[Predictions]:
         """Classifies many batches (B, I, S, S) and yields the predictions of each, in order, when all its images are
-        settled; images of later batches may have been looked at by then.
+        settled; images of later batches may have been looked at by then. Raises as `predict`, naming the batch.
 
         Args:
             batches: Normalised float32 images, any number each.
             thresholds: (K,) in place of the classifier's own.
-            batch_size: Images that an exit waits for, the last one for half of it; by default the largest of the
-                compiled sizes. Each exit is compiled for its number alone, and what is left at the end is padded to
-                it: on the CPU every compiled graph holds memory of its own, some 120 MiB per image for the last exit
-                of a DVT-DeiT-S, three times as much as for the one before.
+            batch_size: Images that an exit waits for, and is compiled for, the last one for half of it, since on the
+                CPU its graph takes some 120 MiB per image of a DVT-DeiT-S, three times as much as the one before.
             timing: Filled with the seconds spent in the exits and between them.
-
-        Raises as `predict` does; the message names the batch, counted from 0.
         """
         thresholds = self._chosen(thresholds)
-        sizes = self._gathered_sizes(self.batch_sizes[-1] if batch_size is None else check_batch_sizes([batch_size])[0])
+        sizes = self._gathered_sizes(check_batch_sizes(self.batch_sizes if batch_size is None else [batch_size])[-1])
 
         def checked() -> Iterator[np.ndarray]:
             for number, images in enumerate(batches):
@@ -117,10 +107,7 @@ class AdaptiveClassifier:
         handed_on: Mapping[str, np.ndarray],
         batch_sizes: Sequence[int] | None = None,
     ) -> tuple[np.ndarray, HandedOn]:
-        """One exit on n images: (n, I, S, S) and what the exit before handed on -> probabilities, what is handed on.
-
-        `batch_sizes` take the place of the classifier's own.
-        """
+        """One exit on n images: (n, I, S, S) and what the exit before handed on -> probabilities, what is handed on."""
         cell = self._exits[index]
         if cell.exit.training:  # the model went back to training in between
             cell.set_train(False)
@@ -145,8 +132,7 @@ class AdaptiveClassifier:
         return other
 
     def exit_seconds(self, images: np.ndarray) -> np.ndarray:
-        """Seconds (K,) that each exit takes on all of these images, (B, I, S, S), in the sizes of throughput mode at
-        batches of B; a first call also compiles."""
+        """Seconds (K,) that each exit takes on all of these images (B, I, S, S), in throughput mode's sizes for B."""
         images, handed_on, seconds = self._checked(images), {}, []
         for index, size in enumerate(self._gathered_sizes(len(images))):
             started = time.perf_counter()
@@ -156,8 +142,8 @@ class AdaptiveClassifier:
 
     def _gathered_sizes(self, batch_size: int) -> list[int]:
         """Images that each exit runs on in throughput mode (K,)."""
-        later = self.config.num_exits > 1
-        return [batch_size] * (self.config.num_exits - 1) + [max(1, batch_size // 2) if later else batch_size]
+        before = self.config.num_exits - 1
+        return [batch_size] * before + [max(1, batch_size // 2) if before else batch_size]
 
     def _chosen(self, thresholds: Sequence[float] | None) -> np.ndarray:
         thresholds = self.thresholds if thresholds is None else check_thresholds(thresholds, self.config.num_exits)
@@ -174,11 +160,7 @@ class AdaptiveClassifier:
 
 
 class ExitCell(nn.Cell):
-    """One exit as it is run and exported: what `input_names` lists -> what `output_names` lists, in these orders.
-
-    Three words: an *exit* is a place where images may leave the cascade; `Backbone` is the network of one exit in the
-    model, which returns logits; `ExitCell` wraps it for inference and returns probabilities.
-    """
+    """One exit as it is run and exported: what `input_names` lists -> what `output_names` lists, in these orders."""
 
     def __init__(self, model: nn.Cell, exit_index: int) -> None:
         super().__init__(auto_prefix=False)

@@ -1,14 +1,15 @@
 """Exit decisions (`>=` at the threshold), the published way to thresholds, budgeted evaluation. Plain NumPy.
 
-Axis letters: K exits, n images, C classes, P points of a sweep. Exits are counted from 0. Source: paper, section 3.3
-("budgeted batch classification"), and the published evaluation code, whose numbers these functions reproduce.
+Axis letters: K exits, n images, C classes, P points of a sweep. Source: paper, section 3.3 ("budgeted batch
+classification"), and the published evaluation code, whose numbers these functions reproduce. All raise DataError for
+outputs and labels, ConfigError for shares, costs and thresholds that are NaN, out of range or of another shape.
 """
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
@@ -35,17 +36,16 @@ class Sweep(NamedTuple):
 
 
 def confidence(probabilities: ArrayLike) -> np.ndarray:
-    """Largest softmax probability: (..., C) -> (...). Raises DataError for NaN and for what is not a probability."""
-    return _predictions(_floats("probabilities", probabilities))[1]
+    """Largest softmax probability: (..., C) -> (...)."""
+    return _predictions(probabilities)[1]
 
 
 def budget_shares(p: float, num_exits: int) -> np.ndarray:
-    """Shares (K,) of the images that exits 0..K-1 should take: proportional to (p/20)^1..(p/20)^K, float32, sum 1.
+    """Shares (K,) of the images that exits 0..K-1 should take: proportional to (p/20)^1..(p/20)^K, sum 1.
 
-    p = 20 spreads them evenly; a smaller p favours early exits. float32, in the published order of operations, because
-    `find_thresholds` rounds n * share down. Raises ConfigError unless 0 < p and num_exits >= 1.
+    A smaller p favours early exits. float32, in the published order of operations, since `find_thresholds` rounds down.
     """
-    if isinstance(num_exits, bool) or not isinstance(num_exits, int | np.integer) or num_exits < 1:
+    if not isinstance(num_exits, int | np.integer) or num_exits < 1:
         raise ConfigError(f"num_exits is {num_exits!r}; it must be a whole number of at least 1")
     if not (np.ndim(p) == 0 and np.isfinite(p) and p > 0):
         raise ConfigError(f"p is {p!r}; it must be one number above 0 (the published sweep uses 1 to 59)")
@@ -58,22 +58,18 @@ def budget_shares(p: float, num_exits: int) -> np.ndarray:
 
 
 def find_thresholds(confidence: ArrayLike, shares: ArrayLike) -> np.ndarray:
-    """Thresholds (K,) that let about n * shares[k] of the n calibration images leave at exit k.
+    """Thresholds (K,), of confidences (K, n) and in their precision; about n * shares[k] images leave at exit k.
 
     Exit by exit: T_k is the confidence of the floor(n * shares[k])-th most confident image (product in float32) among
     those that have not left before, or 1e8 if there is none; then every image with confidence >= T_k has left, ties
-    beyond the count included. The last threshold is -1e8. `confidence` is (K, n), `shares` (K,); the result has the
-    precision of `confidence`. Raises DataError for a confidence, ConfigError for shares that are NaN or of other shape.
+    beyond the count included. The last threshold is -1e8.
     """
     values = _confidence_matrix(confidence)
     num_exits, num_images = values.shape
-    shares = _per_exit("shares", shares, num_exits).astype(np.float32)
-    if (shares < 0).any():
-        raise ConfigError(f"shares are {shares.tolist()}; none may be negative")
-    counts = np.floor(np.float32(num_images) * shares)
-
-    thresholds = np.full(num_exits, NEVER, dtype=values.dtype)
-    thresholds[-1] = ALWAYS
+    counts = np.floor(
+        np.float32(num_images) * _per_exit("shares", shares, num_exits, nothing_below_0=True).astype(np.float32)
+    )
+    thresholds = np.array([NEVER] * (num_exits - 1) + [ALWAYS], dtype=values.dtype)
     left = np.zeros(num_images, dtype=bool)
     for k in range(num_exits - 1):
         here = values[k, ~left]
@@ -87,50 +83,41 @@ def find_thresholds(confidence: ArrayLike, shares: ArrayLike) -> np.ndarray:
 def leaving(
     exit_index: int, probabilities: np.ndarray, thresholds: np.ndarray, rule: ExitRule = CONFIDENCE
 ) -> np.ndarray:
-    """(n,) bool: which images of one exit's softmax outputs (n, classes) leave there; at the last exit all.
-
-    Raises DataError for probabilities that are not finite.
-    """
+    """(n,) bool: which images of one exit's softmax outputs (n, classes) leave there; at the last exit all."""
     scores = rule.scores(exit_index, probabilities)
     if not np.isfinite(scores).all():
         raise DataError(
             f"exit {exit_index + 1} returned probabilities that are not finite: its weights hold NaN or infinity, or "
             "its precision is too low for them"
         )
-    last = exit_index == len(thresholds) - 1
-    return np.ones(len(scores), bool) if last else scores >= thresholds[exit_index]
+    return (scores >= thresholds[exit_index]) | (exit_index == len(thresholds) - 1)
 
 
 def assign_exits(confidence: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     """`exit_index` (n,), int64: the first exit k with confidence[k] >= thresholds[k], from 0.
 
     The last exit takes every image that is left, whatever its threshold. Thresholds are compared in the precision of
-    `confidence` (K, n). Raises DataError for a confidence, ConfigError for thresholds that are NaN or of other shape.
+    `confidence` (K, n).
     """
     values = _confidence_matrix(confidence)
-    return _assign(values, _per_exit("thresholds", thresholds, values.shape[0]))
+    leaves = values >= check_thresholds(thresholds, len(values), values.dtype)[:, None]
+    leaves[-1] = True
+    return leaves.argmax(axis=0)
 
 
-def check_thresholds(thresholds: ArrayLike, num_exits: int) -> np.ndarray:
-    """Thresholds as float32 (num_exits,), ready to be compared with float32 confidences as `assign_exits` does.
-
-    Raises ConfigError for NaN and for another number of them.
-    """
-    return _cast(_per_exit("thresholds", thresholds, num_exits), np.float32)
+def check_thresholds(thresholds: ArrayLike, num_exits: int, dtype: DTypeLike = np.float32) -> np.ndarray:
+    """Thresholds (num_exits,) in the precision of the confidences that they are compared with."""
+    with np.errstate(over="ignore"):  # a threshold beyond float32 becomes infinite, which compares the same
+        return _per_exit("thresholds", thresholds, num_exits).astype(dtype)
 
 
 def evaluate(
     probabilities: ArrayLike, labels: ArrayLike, cumulative_cost: ArrayLike, thresholds: ArrayLike
 ) -> Evaluation:
-    """Accuracy in percent and expected cost per image of one threshold vector.
+    """Accuracy in percent and expected cost per image of thresholds (K,) on softmax outputs (K, n, C) of all exits.
 
-    Args:
-        probabilities: Softmax outputs (K, n, C) of all exits on all images.
-        labels: True classes (n,), from 0.
-        cumulative_cost: Cost (K,) of an image that leaves at exit k, earlier exits included; GMACs, say.
-        thresholds: Confidence (K,) from which an image leaves.
-
-    Raises DataError for outputs and labels, ConfigError for costs and thresholds that are NaN or do not fit each other.
+    `labels` (n,) are the true classes from 0, `cumulative_cost` (K,) is that of an image that leaves at exit k, earlier
+    exits included; GMACs, say.
     """
     sweep = evaluate_many(probabilities, labels, cumulative_cost, [thresholds])
     return Evaluation(float(sweep.accuracy[0]), float(sweep.expected_cost[0]))
@@ -140,11 +127,10 @@ def evaluate_many(
     probabilities: ArrayLike, labels: ArrayLike, cumulative_cost: ArrayLike, thresholds: ArrayLike
 ) -> Sweep:
     """`evaluate` for each row of `thresholds` (P, K), such as the stored sweep of a checkpoint; arguments as there."""
-    outputs = _floats("probabilities", probabilities)
-    if outputs.ndim != 3:
-        raise DataError(f"probabilities have shape {outputs.shape}; (exits, images, classes) is needed")
-    predicted, values = _predictions(outputs)  # both (K, n)
-    correct = predicted == _labels(labels, *outputs.shape[1:])  # (K, n)
+    if np.ndim(probabilities) != 3:
+        raise DataError(f"probabilities have shape {np.shape(probabilities)}; (exits, images, classes) is needed")
+    predicted, values = _predictions(probabilities)  # both (K, n)
+    correct = predicted == _labels(labels, *np.shape(probabilities)[1:])  # (K, n)
     return evaluate_scores(values, correct, cumulative_cost, thresholds)
 
 
@@ -155,28 +141,23 @@ def evaluate_scores(scores: ArrayLike, correct: ArrayLike, cumulative_cost: Arra
     num_exits, num_images = values.shape
     if correct.shape != values.shape:
         raise DataError(f"scores have shape {values.shape}, correct {correct.shape}; they must be the same")
-    cost = _per_exit("cumulative_cost", cumulative_cost, num_exits)
-    if not (np.isfinite(cost).all() and (cost >= 0).all()):
-        raise ConfigError(f"cumulative_cost is {cost.tolist()}; every cost must be finite and not negative")
+    cost = _per_exit("cumulative_cost", cumulative_cost, num_exits, nothing_below_0=True)
     if np.ndim(thresholds) == 0 or len(thresholds) == 0:
         raise ConfigError(f"thresholds are {thresholds!r}; at least one row of {num_exits} thresholds is needed")
     rows = np.stack([_per_exit("thresholds", row, num_exits) for row in thresholds])  # (P, K)
-
-    hits = np.empty(len(rows), dtype=np.int64)
-    counts = np.empty((len(rows), num_exits), dtype=np.int64)
-    images = np.arange(num_images)
-    for point, row in enumerate(rows):
-        exit_index = _assign(values, row)
-        hits[point] = np.count_nonzero(correct[exit_index, images])
-        counts[point] = np.bincount(exit_index, minlength=num_exits)
-    fractions = counts / num_images
-    return Sweep(hits * 100.0 / num_images, fractions @ cost, rows, fractions)
+    hits, counts = [], []
+    for row in rows:
+        exit_index = assign_exits(values, row)
+        hits.append(np.count_nonzero(correct[exit_index, np.arange(num_images)]))
+        counts.append(np.bincount(exit_index, minlength=num_exits))
+    fractions = np.array(counts) / num_images
+    return Sweep(np.array(hits) * 100.0 / num_images, fractions @ cost, rows, fractions)
 
 
 def find_sweep_thresholds(confidence: ArrayLike, points: Iterable[float] = PUBLISHED_POINTS) -> np.ndarray:
     """Thresholds (P, K) of a sweep: `find_thresholds` for `budget_shares(p, K)` of each p in `points`."""
     values = _confidence_matrix(confidence)
-    rows = [find_thresholds(values, budget_shares(p, values.shape[0])) for p in points]
+    rows = [find_thresholds(values, budget_shares(p, len(values))) for p in points]
     if not rows:
         raise ConfigError("the sweep has no points; give at least one p, such as range(1, 60)")
     return np.stack(rows)
@@ -189,32 +170,17 @@ def sweep(
     calibration_confidence: ArrayLike,
     points: Iterable[float] = PUBLISHED_POINTS,
 ) -> Sweep:
-    """The published sweep: thresholds from `calibration_confidence` (K, m), evaluated on `probabilities` (K, n, C).
-
-    `confidence(calibration_probabilities)` gives `calibration_confidence`; the other arguments are those of `evaluate`.
-    """
+    """`evaluate` for thresholds found on calibration images, of which `confidence` gives (K, m)."""
     return evaluate_many(probabilities, labels, cumulative_cost, find_sweep_thresholds(calibration_confidence, points))
 
 
-def _assign(confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    leaves = confidence >= _cast(thresholds, confidence.dtype)[:, None]
-    leaves[-1] = True
-    return leaves.argmax(axis=0)
-
-
-def _cast(thresholds: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    with np.errstate(over="ignore"):  # a threshold beyond float32 becomes infinite, which compares the same
-        return thresholds.astype(dtype)
-
-
-def _predictions(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(probabilities: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """(..., C) -> predicted class (...), its probability (...); one pass over what may be 600 MB."""
-    if probabilities.ndim == 0 or probabilities.size == 0:
-        raise DataError(f"probabilities have shape {probabilities.shape}; at least one image and one class are needed")
-    predicted = probabilities.argmax(axis=-1)
-    values = np.take_along_axis(probabilities, predicted[..., None], axis=-1)[..., 0]
-    if np.isnan(values).any():  # argmax finds NaN
-        raise DataError("the probabilities hold NaN; the model that made them has diverged or its input was not finite")
+    outputs = _floats("probabilities", probabilities)
+    if outputs.ndim == 0 or outputs.size == 0:
+        raise DataError(f"probabilities have shape {outputs.shape}; at least one image and one class are needed")
+    predicted = outputs.argmax(axis=-1)  # finds NaN
+    values = _no_nan("probabilities", np.take_along_axis(outputs, predicted[..., None], axis=-1)[..., 0])
     if values.min() <= 0 or values.max() > 1.001:
         raise DataError(
             f"the largest probability of an image lies between {values.min():.4g} and {values.max():.4g}, outside "
@@ -227,8 +193,12 @@ def _confidence_matrix(confidence: ArrayLike) -> np.ndarray:
     values = _floats("confidence", confidence)
     if values.ndim != 2 or values.size == 0:
         raise DataError(f"confidence has shape {values.shape}; (exits, images) with at least one of each is needed")
+    return _no_nan("confidence", values)
+
+
+def _no_nan(name: str, values: np.ndarray) -> np.ndarray:
     if np.isnan(values).any():
-        raise DataError("the confidence holds NaN; the model that made it has diverged or its input was not finite")
+        raise DataError(f"there is NaN in {name}; the model that made it has diverged or its input was not finite")
     return values
 
 
@@ -244,7 +214,7 @@ def _floats(name: str, values: ArrayLike) -> np.ndarray:
     return array.astype(np.float32 if array.dtype == np.float16 else np.float64)
 
 
-def _per_exit(name: str, values: ArrayLike, num_exits: int) -> np.ndarray:
+def _per_exit(name: str, values: ArrayLike, num_exits: int, nothing_below_0: bool = False) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
@@ -253,6 +223,8 @@ def _per_exit(name: str, values: ArrayLike, num_exits: int) -> np.ndarray:
         raise ConfigError(f"{name} has shape {array.shape}; {num_exits} exits need shape ({num_exits},)")
     if np.isnan(array).any():
         raise ConfigError(f"{name} is {array.tolist()}; NaN cannot be compared; give numbers")
+    if nothing_below_0 and not (np.isfinite(array) & (array >= 0)).all():
+        raise ConfigError(f"{name} is {array.tolist()}; every one must be finite and not negative")
     return array
 
 

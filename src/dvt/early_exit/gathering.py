@@ -1,8 +1,7 @@
 """Throughput mode: images that an exit does not settle wait until the next exit has a full batch of them.
 
-`loop.run_cascade` answers each call at once, and later exits run on what few images a call leaves them. Over many
-batches it pays to let those wait: every exit then runs on full batches, whatever share of the images reaches it.
-Decisions are the same. Plain NumPy. Axis letters: B images of a batch, K exits, n images in general.
+So every exit runs on full batches, whatever share of the images reaches it; decisions are those of `loop.run_cascade`.
+Plain NumPy. Axis letters: B images of a batch, K exits, n images in general.
 """
 
 import contextlib
@@ -17,9 +16,9 @@ from dvt.early_exit.decisions import leaving
 from dvt.early_exit.loop import HandedOn, Predictions, RunExit
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 
+# Answers are given in the order of the images. One image that waits for a late exit holds up all after it, so after
+# so many batches of unanswered images the exits run on what they have.
 MOST_PENDING_BATCHES = 32
-"""Answers are given in the order of the images. One image that waits for a late exit holds up all after it, so after
-so many batches of unanswered images the exits that it waits for run on what they have."""
 
 
 @dataclass
@@ -31,16 +30,15 @@ class Timing:
 
 
 class _Waiting:
-    """Images in front of one exit: room for one batch, filled by copying each row once. `count` images wait."""
+    """`count` images in front of one exit, with room for one batch; each row is copied once."""
 
     def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.count = 0
+        self.batch_size, self.count = batch_size, 0
         self._tickets = np.zeros(batch_size, np.int64)  # numbers of the images in the order of arrival
         self._rows: HandedOn = {}
 
     def fill(self, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> int:
-        """Copies the `chosen` rows as far as there is room; returns how many fitted."""
+        """Copies the `chosen` rows that fit in; returns their number."""
         chosen = chosen[: self.batch_size - self.count]
         place = slice(self.count, self.count + len(chosen))
         if not self._rows:  # shapes are known with the first rows
@@ -52,15 +50,14 @@ class _Waiting:
         return len(chosen)
 
     def take(self) -> tuple[np.ndarray, HandedOn]:
-        """Tickets and rows of all that wait; views, to be used before the next `fill`."""
+        """Tickets and rows of all that wait; the rows are views, for use before the next `fill`."""
         count, self.count = self.count, 0
         return self._tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
 
 
 @dataclass
 class Gathering:
-    """A cascade that batches are pushed into; `run_gathered` does so with all batches of an iterable, and says what the
-    arguments are.
+    """A cascade that batches are pushed into, as `run_gathered` does with all batches of an iterable.
 
     Memory: between exits at most a batch of images waits per exit, with what is handed on to them, and answers of at
     most `MOST_PENDING_BATCHES` batches wait for their turn.
@@ -82,11 +79,11 @@ class Gathering:
     def push(self, images: np.ndarray) -> None:
         """Takes checked images (B, I, S, S); runs the exits that have a full batch, and all of them if the oldest batch
         without answers has waited for too many others."""
-        tickets = np.arange(self._arrived, self._arrived + len(images))
+        tickets = range(self._arrived, self._arrived + len(images))
         self._arrived += len(images)
-        self._pending.append(range(self._arrived - len(images), self._arrived))
+        self._pending.append(tickets)
         with self._time_of_moving():
-            self._enter(0, tickets, {"images": images}, np.arange(len(images)))
+            self._enter(0, np.array(tickets, np.int64), {"images": images}, np.arange(len(images)))
         if self._arrived - self._pending[0].start > MOST_PENDING_BATCHES * max(self.batch_sizes):
             self.flush()
 
@@ -141,15 +138,10 @@ def run_gathered(
     rule: ExitRule = CONFIDENCE,
     timing: Timing | None = None,
 ) -> Iterator[Predictions]:
-    """Runs the exits over many batches; yields the predictions of each, in order, once all its images are settled.
+    """Runs the exits over many batches (B, I, S, S); yields the predictions of each once all its images are settled.
 
-    Args as of `run_cascade`, and:
-        batches: Checked images (B, I, S, S), B as it comes.
-        batch_size: Images that the exits wait for, one number or one per exit.
-        timing: Filled with where the time went.
-
-    Raises:
-        DataError: An exit returned probabilities that are not finite.
+    Every exit waits for `batch_size` images, one number or one per exit; `timing` is filled with where the time went.
+    The other arguments, and what is raised, are those of `run_cascade`.
     """
     batch_sizes = [batch_size] * len(thresholds) if isinstance(batch_size, int) else batch_size
     gathering = Gathering(run_exit, thresholds, num_classes, batch_sizes, rule, timing or Timing())

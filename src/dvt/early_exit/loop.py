@@ -43,18 +43,9 @@ def run_cascade(
 ) -> Predictions:
     """Runs exit after exit, each only on the images that are left, with their rows of what the exit before handed on.
 
-    An image leaves at the first exit whose confidence is at least that exit's threshold; the last exit takes all that
-    are left (paper, section 3.1). Every image is answered at once; for many batches see `dvt.early_exit.gathering`.
-
-    Args:
-        run_exit: Runs one exit on any number of images.
-        images: Checked images (B, I, S, S).
-        thresholds: float32 (K,), from `dvt.early_exit.check_thresholds`.
-        num_classes: Number of classes.
-        rule: What is compared with the thresholds; by default the confidence.
-
-    Raises:
-        DataError: An exit returned probabilities that are not finite.
+    An image leaves at the first exit whose score by `rule` is at least that exit's threshold; the last exit takes all
+    that are left (paper, section 3.1). For many batches see `dvt.early_exit.gathering`. `images` (B, I, S, S) and
+    `thresholds`, float32 (K,), are checked. Raises DataError for probabilities that are not finite.
     """
     probabilities = np.zeros((len(images), num_classes), np.float32)
     exit_index = np.zeros(len(images), np.int64)
@@ -65,8 +56,7 @@ def run_cascade(
             break
         exit_probabilities, handed_on = run_exit(index, images[left], handed_on)
         leaves = leaving(index, exit_probabilities, thresholds, rule)
-        probabilities[left[leaves]] = exit_probabilities[leaves]
-        exit_index[left[leaves]] = index
+        probabilities[left[leaves]], exit_index[left[leaves]] = exit_probabilities[leaves], index
         if leaves.any():
             handed_on = {name: part[~leaves] for name, part in handed_on.items()}
         left = left[~leaves]
@@ -75,13 +65,10 @@ def run_cascade(
 
 def run_all(run_exit: RunExit, images: np.ndarray, num_exits: int, num_classes: int) -> np.ndarray:
     """Every exit on every one of the checked images (B, I, S, S) -> probabilities (K, B, classes)."""
-    if len(images) == 0:
-        return np.zeros((num_exits, 0, num_classes), np.float32)
-    results, handed_on = [], {}
-    for index in range(num_exits):
-        probabilities, handed_on = run_exit(index, images, handed_on)
-        results.append(probabilities)
-    return np.stack(results)
+    results, handed_on = np.zeros((num_exits, len(images), num_classes), np.float32), {}
+    for index in range(num_exits if len(images) else 0):
+        results[index], handed_on = run_exit(index, images, handed_on)
+    return results
 
 
 def run_in_batches(

@@ -1,17 +1,13 @@
 """What all exits say of many images, reduced to what questions about thresholds need, and the file that keeps it.
 
 `predictions.npz`, written by the evaluation, answers later what other thresholds would have given: `dvt thresholds`.
-Plain NumPy. Axis letters: K exits, n images, C classes.
-
-The file holds, for the validation images and, with the prefix `calibration_`, for the calibration images: `labels`
-(n,), `predicted` (K, n), and `confidence`, `entropy`, `margin` (K, n), the scores of the exit rules. Besides, where
-known: `exit_index` (n,) and `thresholds` (K,) of the recommended setting, `cumulative_gmacs` (K,), `cumulative_seconds`
-(K,) measured per image, `temperatures` (K,) that the scores were taken at, and `probabilities` (K, n, C) before them.
+Its arrays have the names of the fields here; those of the calibration images begin with `calibration_`. Plain NumPy.
+Axis letters: K exits, n images, C classes.
 """
 
 import os
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,37 +42,39 @@ class Outcomes:
         probabilities: np.ndarray,
         labels: np.ndarray,
         temperatures: Sequence[float] | None = None,
-        keep_probabilities: bool = False,
+        keep: bool = False,
     ) -> "Outcomes":
         """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
-        largest, scaled = confidence(probabilities), None if temperatures is None else tuple(temperatures)
-        scores = {name: stacked_scores(ExitRule(name, scaled), probabilities) for name in RULES}
+        largest = confidence(probabilities)
+        scores = {name: stacked_scores(ExitRule(name, temperatures), probabilities) for name in RULES}
         predicted = probabilities.argmax(axis=2).astype(np.int32)
-        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep_probabilities else None)
+        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep else None)
 
     @classmethod
     def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
         """The images of all parts, in order."""
         arrays = [part.to_arrays() for part in parts]
-        return _of_each_array(arrays[0], lambda name, axis: np.concatenate([each[name] for each in arrays], axis))
+        return cls.from_arrays(
+            {name: np.concatenate([each[name] for each in arrays], _axis(name)) for name in arrays[0]}
+        )
 
-    def chosen(self, mask: np.ndarray) -> "Outcomes":
-        """Some images, those where `mask` (n,) is true."""
-        arrays = self.to_arrays()
-        return _of_each_array(arrays, lambda name, axis: np.compress(mask, arrays[name], axis))
+    def chosen(self, images: np.ndarray) -> "Outcomes":
+        """Some of the images, by their places or as a mask (n,)."""
+        places = np.arange(len(self.labels))[images]
+        return self.from_arrays({name: array.take(places, _axis(name)) for name, array in self.to_arrays().items()})
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that is known, by name."""
-        optional = {"largest": self.largest, "probabilities": self.probabilities}
-        known = {name: array for name, array in optional.items() if array is not None}
-        return {"labels": self.labels, "predicted": self.predicted, **self.scores, **known}
+        arrays = {"labels": self.labels, "predicted": self.predicted, **self.scores}
+        arrays |= {"largest": self.largest, "probabilities": self.probabilities}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Outcomes":
         """The inverse of `to_arrays`, for names that start with `prefix`. Raises KeyError for a missing name."""
-        scores = {rule: arrays[prefix + rule] for rule in RULES}
+        predicted, labels, *scores = (arrays[prefix + name] for name in ("predicted", "labels", *RULES))
         optional = (arrays.get(prefix + name) for name in ("largest", "probabilities"))
-        return cls(arrays[f"{prefix}predicted"], arrays[f"{prefix}labels"], scores, *optional)
+        return cls(predicted, labels, dict(zip(RULES, scores, strict=True)), *optional)
 
     @property
     def correct(self) -> np.ndarray:
@@ -100,22 +98,22 @@ class Outcomes:
         return self._frontiers[key]
 
 
-def _of_each_array(names: Mapping[str, np.ndarray], made: Callable[[str, int], np.ndarray]) -> Outcomes:
-    """Of `made(name, axis of the images)`; arrays are (n,), (K, n) or (K, n, C)."""
-    return Outcomes.from_arrays({name: made(name, min(array.ndim - 1, 1)) for name, array in names.items()})
+def _axis(name: str) -> int:
+    """That of the images: arrays are (n,), (K, n) or (K, n, C)."""
+    return 0 if name == "labels" else 1
 
 
 @dataclass(frozen=True)
 class StoredPredictions:
-    """The content of `predictions.npz`; the docstring of this module says what it holds."""
+    """The content of `predictions.npz`, what is known of it."""
 
     val: Outcomes
-    cumulative_gmacs: np.ndarray
+    cumulative_gmacs: np.ndarray  # (K,)
     calibration: Outcomes | None = None
-    cumulative_seconds: np.ndarray | None = None
-    temperatures: np.ndarray | None = None
-    thresholds: np.ndarray | None = None
-    exit_index: np.ndarray | None = None
+    cumulative_seconds: np.ndarray | None = None  # (K,) measured, of an image
+    temperatures: np.ndarray | None = None  # (K,) that the scores were taken at
+    thresholds: np.ndarray | None = None  # (K,) of the recommended setting
+    exit_index: np.ndarray | None = None  # (n,) that the validation images take with them
 
     @work_begun()
     def save(self, path: Path) -> None:

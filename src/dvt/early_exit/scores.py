@@ -1,10 +1,7 @@
 """How sure an exit is of an image: the scores that are compared with thresholds, and temperatures before them.
 
-Every rule gives a score that rises with certainty, so that "leave where the score is at least the threshold" holds for
-all of them. Plain NumPy. Axis letters: K exits, n images, C classes.
-
-Sources: confidence is the paper's rule; entropy and random are those it compares with (paper, table "exit rule");
-margin is the gap between the two most probable classes.
+Every rule gives a score that rises with certainty. Plain NumPy. Axis letters: K exits, n images, C classes. Sources:
+confidence is the paper's rule; entropy and random are those it compares with (paper, table "exit rule").
 """
 
 from collections.abc import Sequence
@@ -64,8 +61,8 @@ class ExitRule:
             raise ConfigError(f"there are {len(self.temperatures)} temperatures for {num_exits} exits; give one each")
 
     def to_dict(self) -> dict[str, object]:
-        """Plain values for JSON; `from_dict` reads them back."""
-        return {"name": self.name, "temperatures": None if self.temperatures is None else list(self.temperatures)}
+        """Plain values for JSON."""
+        return {"name": self.name, "temperatures": self.temperatures and list(self.temperatures)}
 
     @classmethod
     def from_dict(cls, stored: dict | None) -> "ExitRule":
@@ -93,9 +90,8 @@ def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 def describe(rule: ExitRule) -> str:
     """ "confidence", or "margin at temperatures 1.32, 1.10, 0.97"."""
-    if rule.temperatures is None:
-        return rule.name
-    return f"{rule.name} at temperatures {', '.join(f'{t:.3g}' for t in rule.temperatures)}"
+    temperatures = ", ".join(f"{t:.3g}" for t in rule.temperatures or ())
+    return f"{rule.name} at temperatures {temperatures}" if temperatures else rule.name
 
 
 def stacked_scores(rule: ExitRule, probabilities: Sequence[np.ndarray]) -> np.ndarray:

@@ -1,12 +1,11 @@
 """Thresholds for a budget: the frontier of accuracy against cost on calibration images, and the choice on it.
 
 The paper takes thresholds from a one-parameter family of shares (59 points), or a genetic algorithm. Here they are
-searched directly: with K exits there are only K - 1 thresholds, and accuracy and cost of every combination on a grid of
-them come from one histogram, without going over the images again. The published points are always among the
-candidates, so that on the calibration images no budget gets less than the published sweep gives it.
+searched directly, and the published points are always among the candidates, so that on the calibration images no budget
+gets less than the published sweep gives it.
 
-Axis letters: K exits, n images, G grid points per threshold, P candidates. A score is what a rule of
-`dvt.early_exit.scores` gives; a cost is anything that adds up along the exits: GMACs, or seconds.
+Axis letters: K exits, n images, G grid points per threshold, P candidates. A cost is anything that adds up along the
+exits: GMACs, or seconds.
 """
 
 from collections.abc import Sequence
@@ -30,13 +29,9 @@ UNITS = {"gmacs": "GMACs/image", "images_per_second": "images/s", "accuracy_drop
 class Budget:
     """What the user can afford.
 
-    Args:
-        kind: "gmacs", average GMACs of an image; "images_per_second", at least so many; "accuracy_drop", percentage
-            points of the last exit's accuracy on the calibration images that may be lost, at the lowest cost.
-        amount: The number.
-
-    Raises:
-        ConfigError: An amount that is not above 0 (a drop may be 0).
+    `kind` is "gmacs", average GMACs of an image; "images_per_second", at least so many; or "accuracy_drop", points of
+    the last exit's accuracy that may be lost, at the lowest cost. Raises ConfigError for an amount that is not above 0
+    (a drop may be 0).
     """
 
     kind: BudgetKind
@@ -69,28 +64,23 @@ class Frontier(NamedTuple):
 def find_frontier(
     scores: np.ndarray, correct: np.ndarray, cumulative_cost: Sequence[float], search: SearchName = "optimised"
 ) -> Frontier:
-    """Candidates that no other one beats in both accuracy and cost.
+    """Candidates that no other one beats in both accuracy and cost, for scores (K, n) of the calibration images.
 
-    Args:
-        scores: (K, n) of the calibration images at each exit.
-        correct: (K, n) bool, whether each exit is right about them.
-        cumulative_cost: (K,) cost of leaving at each exit, earlier ones included; must rise.
-        search: "published" takes the 59 points of the published sweep alone.
-
-    Raises:
-        ConfigError: Costs that do not rise. DataError, ConfigError: see `early_exit.evaluate_scores`.
+    `correct` (K, n) says whether each exit is right about them, `cumulative_cost` (K,) what leaving there costs in all.
+    The search "published" takes the 59 points of the published sweep alone. Raises ConfigError for costs that fall, and
+    as `evaluate_scores`.
     """
     cost = np.asarray(cumulative_cost, np.float64)
     if (np.diff(cost) < 0).any():
-        raise ConfigError(
-            f"the cumulative costs are {cost.tolist()}; a later exit cannot cost less than an earlier one"
-        )
+        raise ConfigError(f"the costs are {cost.tolist()}; a later exit cannot cost less than an earlier one")
     rows = find_sweep_thresholds(scores)
     if search == "optimised" and len(scores) > 1:
         grid = ThresholdGrid(scores, GRID_CELLS, FINEST_GRID)
         hits = sum(grid.leaving_at(k, right) for k, right in enumerate(correct))
         spent = sum(each * grid.leaving_at(k) for k, each in enumerate(cost))
-        rows = np.concatenate([rows, _single_exits(len(scores)), grid.rows(undominated(hits, spent))])
+        single = np.where(np.eye(len(scores), dtype=bool), np.float32(ALWAYS), np.float32(NEVER))
+        single[:, -1] = ALWAYS
+        rows = np.concatenate([rows, single, grid.rows(undominated(hits, spent))])
     tried = evaluate_scores(scores, correct, cost, rows)
     kept = undominated(tried.accuracy, tried.expected_cost)
     return Frontier(rows[kept], tried.accuracy[kept], tried.expected_cost[kept])
@@ -98,11 +88,7 @@ def find_frontier(
 
 def choose(frontier: Frontier, budget: Budget, last_accuracy: float) -> int:
     """Which point of the frontier serves the budget: the most accurate that is affordable, or the cheapest that loses
-    no more than allowed.
-
-    `last_accuracy` is that of the last exit on the calibration images, in percent. Raises ConfigError, saying what can
-    be had, for a budget below the cheapest point.
-    """
+    no more than allowed of `last_accuracy`, percent. Raises ConfigError for a budget below the cheapest point."""
     if budget.kind == "accuracy_drop":
         good = np.flatnonzero(frontier.accuracy >= last_accuracy - budget.amount)
         return int(good[0]) if len(good) else len(frontier.cost) - 1
@@ -116,13 +102,6 @@ def choose(frontier: Frontier, budget: Budget, last_accuracy: float) -> int:
             "every image taken at the first one"
         )
     return point
-
-
-def _single_exits(num_exits: int) -> np.ndarray:
-    """(K, K) thresholds with which all images leave at one exit."""
-    rows = np.where(np.eye(num_exits, dtype=bool), np.float32(ALWAYS), np.float32(NEVER))
-    rows[:, -1] = ALWAYS
-    return rows
 
 
 class ThresholdGrid:

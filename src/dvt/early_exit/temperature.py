@@ -1,7 +1,6 @@
-"""How far an exit's confidence can be believed: reliability bins, expected calibration error, temperature scaling.
+"""How far an exit's confidence can be believed (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
-Plain NumPy. Axis letters: n images, C classes, M bins. Source: Guo et al., "On Calibration of Modern Neural Networks",
-ICML 2017.
+Plain NumPy. Axis letters: n images, C classes, M bins.
 """
 
 from typing import NamedTuple
@@ -17,34 +16,25 @@ _STEPS = 40  # of the golden section: 20 / 0.05 shrinks to a millionth
 
 
 class Reliability(NamedTuple):
-    """Bins of equal width between 0 and 1; what an empty bin would hold is NaN."""
+    """M bins of equal width between 0 and 1; what an empty bin would hold is NaN."""
 
-    edges: np.ndarray  # (M + 1,)
     counts: np.ndarray  # (M,) images whose confidence lies in the bin
     confidence: np.ndarray  # (M,) their mean confidence, 0..1
     accuracy: np.ndarray  # (M,) their accuracy, 0..1
-
-    @property
-    def expected_error(self) -> float:
-        """Expected calibration error: |accuracy - confidence| averaged over the images, 0..1."""
-        there = self.counts > 0
-        gaps = np.abs(self.accuracy[there] - self.confidence[there])
-        return float((gaps * self.counts[there]).sum() / self.counts.sum())
+    expected_error: float  # expected calibration error: |accuracy - confidence| averaged over the images
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
     """Confidence (n,) in 0..1 against what came true (n,) bool. Raises DataError without images."""
     if len(confidence) == 0 or np.shape(confidence) != np.shape(correct):
-        raise DataError(
-            f"confidence has shape {np.shape(confidence)}, correct {np.shape(correct)}; give both per image"
-        )
-    edges = np.linspace(0, 1, bins + 1)
+        raise DataError(f"confidence is {np.shape(confidence)}, correct {np.shape(correct)}; give both per image")
     place = np.clip(np.ceil(np.asarray(confidence, np.float64) * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(place, minlength=bins)
     with np.errstate(invalid="ignore"):
         mean = np.bincount(place, weights=confidence, minlength=bins) / counts
         accuracy = np.bincount(place, weights=correct, minlength=bins) / counts
-    return Reliability(edges, counts, mean, accuracy)
+    gaps = np.abs(accuracy - mean)[counts > 0]
+    return Reliability(counts, mean, accuracy, float((gaps * counts[counts > 0]).sum() / counts.sum()))
 
 
 def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> float:
