@@ -59,7 +59,8 @@ def test_dashes_and_underscores_are_alike_for_every_key():
     parser.add_config(shown=vars(RunConfig()))
     for key, hint in key_hints(RunConfig).items():
         text = {"float": "0.25", "int": "290", "str": "a-b_c", "bool": "true"}.get(getattr(hint, "__name__", ""))
-        text = text or ("null" if type(None) in get_args(hint) else get_args(hint)[0])
+        choices = get_args(hint)
+        text = text or ("null" if type(None) in choices else "0.25" if float in choices else choices[0])
         _, given = parser.parse([f"--{key}={text}"])
         assert key in given and parser.parse([f"--{key.replace('_', '-')}", text])[1] == given
 

@@ -22,6 +22,8 @@ from dvt.early_exit.budgets import (
     requested_budget,
     setting,
 )
+from dvt.early_exit.candidates import CalibrationSet, parts
+from dvt.early_exit.certify import Certificate, certify
 from dvt.early_exit.outcomes import Outcomes, Predictions, StoredPredictions
 from dvt.early_exit.scores import ExitRule
 from dvt.early_exit.search import Budget, Frontier, find_frontier
@@ -52,7 +54,7 @@ def test_the_configuration_says_which_budget(keys: dict, budget: Budget):
 @pytest.mark.parametrize("rule", ["confidence", "entropy", "margin"])
 @pytest.mark.parametrize("search", ["optimised", "published"])
 def test_a_budget_is_met_and_what_is_said_of_it_is_so(rule: str, search: str):
-    settings = EvalSection(budget_gmacs=1.5, exit_rule=rule, threshold_search=search)
+    settings = EvalSection(budget_gmacs=1.5, exit_rule=rule, threshold_search=search, confidence="none")
     choice = choose_thresholds(CALIBRATION, COSTS, settings)
     found = recommend(choice, CALIBRATION, VAL, COSTS)
     assert (found.budget.asked, found.budget.unit) == (1.5, "GMACs/image")
@@ -70,27 +72,83 @@ def test_a_budget_is_met_and_what_is_said_of_it_is_so(rule: str, search: str):
 
 
 def test_images_per_second_and_accuracy_drop():
-    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_images_per_second=30.0))
+    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_images_per_second=30.0, confidence="none"))
     budget = recommend(choice, CALIBRATION, VAL, COSTS).budget
     assert budget.calibration >= 30 and budget.held_out == pytest.approx(30, rel=0.1)
-    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(max_accuracy_drop=2.0))
+    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(max_accuracy_drop=2.0, confidence="none"))
     assert recommend(choice, CALIBRATION, VAL, COSTS).budget.calibration <= 2.0
     with pytest.raises(ConfigError, match="needs measured times"):
         choose_thresholds(CALIBRATION, Costs(COSTS.gmacs), EvalSection(budget_images_per_second=30.0))
 
 
 def test_a_checkpoint_keeps_thresholds_with_their_rule():
-    for rule in ("confidence", "margin"):
-        choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_gmacs=1.5, exit_rule=rule))
+    for rule, more in (("confidence", {"budget_gmacs": 1.5}), ("margin", {"max_accuracy_drop": 8.0})):
+        choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(exit_rule=rule, **more))
         metadata = json.loads(json.dumps(choice.to_metadata(recommend(choice, CALIBRATION, VAL, COSTS))))
         again = Choice.from_metadata(metadata)
         assert recommend(again, None, VAL, COSTS).budget is None  # what was asked for is not known any more
         assert again.rule == choice.rule
+        assert (again.certificate, again.gmacs_bound) == (choice.certificate, choice.gmacs_bound)
+        assert again.not_certified is None and again.describe() == choice.describe()
         np.testing.assert_array_equal(again.thresholds, choice.thresholds)
         # Readers of the plain row compare confidences, so it is there for that rule alone.
         assert (metadata["thresholds"] is None) == (rule == "margin")
     assert Choice.from_metadata({}) is None
-    assert Choice.from_metadata({"thresholds": [0.5, 0.0]}).rule == ExitRule()  # files of earlier versions
+    earlier = Choice.from_metadata({"thresholds": [0.5, 0.0]})
+    assert earlier.rule == ExitRule() and earlier.describe()[1] == "not certified: stored without a certificate"
+
+
+def test_what_is_certified_and_what_is_called_so(caplog: pytest.LogCaptureFixture):
+    certified = choose_thresholds(CALIBRATION, COSTS, EvalSection(max_accuracy_drop=8.0))
+    assert certified.certificate.limit == 8 and certified.not_certified is None
+    assert certified.certificate.thresholds == tuple(map(float, certified.thresholds))
+    found = recommend(certified, CALIBRATION, VAL, COSTS)
+    assert found.budget.held_out == pytest.approx(VAL.accuracy[-1] - found.accuracy) and found.budget.held_out < 8
+    assert sum(each.images for each in found.class_drops) == len(VAL.labels)
+    average = sum(each.images * each.drop for each in found.class_drops) / len(VAL.labels)
+    assert average == pytest.approx(found.budget.held_out)
+
+    changes = EvalSection(max_accuracy_drop=20.0, risk="changes")
+    found = recommend(choose_thresholds(CALIBRATION, COSTS, changes), CALIBRATION, VAL, COSTS)
+    exits = assign_exits(VAL.scores["confidence"], np.float32(found.thresholds))
+    differ = VAL.predicted[exits, np.arange(len(exits))] != VAL.predicted[-1]
+    assert found.budget.held_out == pytest.approx(100 * differ.mean()) and found.budget.unit == "points of changes"
+
+    plain = choose_thresholds(CALIBRATION, COSTS, EvalSection(max_accuracy_drop=8.0, confidence="none"))
+    for settings, unfit, why in (
+        (EvalSection(max_accuracy_drop=8.0), "trained on these images", "trained on these images"),
+        (EvalSection(max_accuracy_drop=8.0, confidence="none"), None, "no confidence was asked for"),
+        (EvalSection(max_accuracy_drop=0.1), None, "The smallest limit that these images can certify"),
+        (EvalSection(max_accuracy_drop=8.0, threshold_search="published"), None, "published sweep"),
+    ):
+        choice = choose_thresholds(CALIBRATION, COSTS, settings, unfit=unfit)
+        assert choice.certificate is None and why in choice.not_certified
+        assert settings.confidence == "none" or choice.not_certified in caplog.text
+        if settings.max_accuracy_drop == 8 and settings.threshold_search == "optimised":
+            np.testing.assert_array_equal(choice.thresholds, plain.thresholds)
+    for settings in (EvalSection(on_uncertified="fail"), changes):
+        with pytest.raises(ConfigError, match="not certified: trained"):
+            choose_thresholds(CALIBRATION, COSTS, settings, unfit="trained on these images")
+    with pytest.raises(ConfigError, match="needs eval.max_accuracy_drop with a confidence, and no budget"):
+        EvalSection(risk="changes", budget_gmacs=1.5)
+
+
+def test_a_budget_is_chosen_on_one_part_and_its_cost_bounded_on_the_other():
+    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_gmacs=1.5))
+    first, second = parts(len(CALIBRATION.labels))
+    same = choose_thresholds(CALIBRATION.chosen(first), COSTS, EvalSection(budget_gmacs=1.5, confidence="none"))
+    np.testing.assert_array_equal(choice.thresholds, same.thresholds)
+    exits = assign_exits(CALIBRATION.scores["confidence"][:, second], choice.thresholds)
+    assert COSTS.gmacs[exits].mean() < choice.gmacs_bound.gmacs < 1.3 * COSTS.gmacs[exits].mean()
+    assert choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_gmacs=1.5), unfit="no").gmacs_bound is None
+
+
+def test_a_single_exit_needs_no_certificate():
+    alone = Outcomes.of(REFERENCE["calibration_probs"][:1], REFERENCE["calibration_labels"])
+    costs = Costs(REFERENCE["flops"][:1])
+    choice = choose_thresholds(alone, costs, EvalSection())
+    found = recommend(choice, alone, alone, costs)
+    assert found.certificate is None and found.not_certified is None and not found.class_drops
 
 
 def test_rules_and_searches_are_compared_at_the_same_budgets():
@@ -112,7 +170,7 @@ def test_an_evaluation_searches_each_frontier_once(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("dvt.early_exit.outcomes.find_frontier", counted)
     calibration = Outcomes.of(REFERENCE["calibration_probs"], REFERENCE["calibration_labels"])
     for _ in range(2):
-        choose_thresholds(calibration, COSTS, EvalSection(budget_gmacs=1.5))
+        choose_thresholds(calibration, COSTS, EvalSection(budget_gmacs=1.5, confidence="none"))
         frontier_curve(calibration, VAL, COSTS, "confidence")
         compare_rules(calibration, VAL, COSTS)
         compare_searches(calibration, VAL, COSTS, "confidence")
@@ -138,8 +196,10 @@ def test_files_that_cannot_be_used_are_named(tmp_path: Path):
     with pytest.raises(DataError, match="there is no .*predictions.npz; `dvt eval` writes"):
         StoredPredictions.load(tmp_path)
     (tmp_path / "torn.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(DataError, match=r"torn.npz is not a predictions file"):
-        StoredPredictions.load(tmp_path / "torn.npz")
+    np.save(tmp_path / "plain.npy", np.zeros(3))
+    for name in ("torn.npz", "plain.npy"):
+        with pytest.raises(DataError, match=f"{name} is not a predictions file"):
+            StoredPredictions.load(tmp_path / name)
     np.savez(tmp_path / "other.npz", labels=np.zeros(3))
     with pytest.raises(DataError, match="lacks"):
         StoredPredictions.load(tmp_path / "other.npz")
@@ -164,3 +224,66 @@ def test_thresholds_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     stored(calibration=None).save(tmp_path / "predictions.npz")
     assert cli.main(["thresholds", file]) == 2
     assert "no calibration images" in capsys.readouterr().err
+
+
+def test_thresholds_command_certifies(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = str(tmp_path / "predictions.npz")
+    stored().save(tmp_path / "predictions.npz")
+    assert cli.main(["thresholds", file, "--max-accuracy-drop", "8"]) == 0
+    assert "not certified: the file does not say whether the model was trained" in capsys.readouterr().out
+    stored(unfit="").save(tmp_path / "predictions.npz")
+    assert cli.main(["thresholds", file, "--max-accuracy-drop", "8"]) == 0
+    assert "certified: with a confidence of 95 %, images of this kind lose at most 8 points" in capsys.readouterr().out
+    assert cli.main(["thresholds", file, "--max-accuracy-drop", "8", "--confidence", "0.99", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["certificate"]["confidence"] == 0.99 and found["not_certified"] is None
+    assert cli.main(["thresholds", file, "--max-accuracy-drop", "0.1", "--on-uncertified", "fail"]) == 2
+    assert "needs about" in capsys.readouterr().err
+    assert cli.main(["thresholds", file, "--confidence", "none", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["not_certified"] == "no confidence was asked for"
+    assert cli.main(["thresholds", file, "--budget-gmacs", "1.5"]) == 0
+    assert "with a confidence of 95 %" in capsys.readouterr().out
+
+
+ANY = {"confidence": CALIBRATION.scores["confidence"], "predicted": CALIBRATION.predicted, "cost": COSTS.gmacs}
+ANY |= {"labels": CALIBRATION.labels}
+
+
+def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "any.npz"
+    np.savez(file, **ANY)
+    assert cli.main(["thresholds", str(file), "--max-accuracy-drop", "8", "--json"]) == 0
+    found = Certificate.from_json(json.loads(capsys.readouterr().out))
+    images = CalibrationSet(ANY["confidence"], ANY["predicted"], ANY["cost"], ANY["labels"])
+    assert found == certify(images, "accuracy_drop", 8)
+    assert cli.main(["thresholds", str(file), "--max-accuracy-drop", "8"]) == 0
+    assert ", ".join(map(str, found.thresholds)) in capsys.readouterr().out
+    np.savez(file, **{name: array for name, array in ANY.items() if name != "labels"})
+    assert cli.main(["thresholds", str(file), "--risk", "changes", "--max-accuracy-drop", "30"]) == 0
+    assert cli.main(["thresholds", str(file)]) == 2
+    assert "needs labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"cost": None}, [], "lacks cost; it needs confidence"),
+        ({"confidence": None, "predicted": None}, [], "lacks confidence and predicted"),
+        ({"predicted": ANY["predicted"].astype(float)}, [], "predicted has type float64"),
+        ({"labels": ANY["labels"].astype(str)}, [], "labels has type <U"),
+        ({"labels": ANY["labels"][1:]}, [], "have shape"),
+        ({"cost": ANY["cost"][::-1]}, [], "that rise from exit to exit"),
+        ({"confidence": ANY["confidence"] * np.nan}, [], "NaN"),
+        ({}, ["--max-accuracy-drop", "200"], "0 to 100"),
+        ({}, ["--budget-gmacs", "1"], "--budget_gmacs has no effect"),
+        ({}, ["--confidence", "none"], "--confidence none has no effect"),
+        ({}, ["--confidence", "95"], "eval.confidence is 95.0"),
+    ],
+)
+def test_files_of_other_networks_that_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arrays: dict, options: list[str], message: str
+):
+    kept = {name: array for name, array in (ANY | arrays).items() if array is not None}
+    np.savez(tmp_path / "any.npz", **kept)
+    assert cli.main(["thresholds", str(tmp_path / "any.npz"), *options]) == 2
+    assert message in capsys.readouterr().err

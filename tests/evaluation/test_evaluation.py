@@ -12,13 +12,19 @@ from PIL import Image
 import dvt
 from dvt import early_exit
 from dvt.checkpoint import read_checkpoint, save_checkpoint
+from dvt.cli import main as cli
 from dvt.config import RunConfig
 from dvt.config.files import config_from_dict, config_to_dict
+from dvt.early_exit.candidates import CalibrationSet, parts
+from dvt.early_exit.certify import certify
+from dvt.early_exit.outcomes import StoredPredictions
 from dvt.errors import CheckpointError, ConfigError
 from dvt.evaluation import evaluate_checkpoint
 from dvt.evaluation.predict import Predictor
+from dvt.evaluation.stored import unfit_calibration
 from dvt.report import Results
 
+CERTAINTY = ("gmacs_bound", "certificate", "not_certified", "class_drops")
 WRITTEN_BY_0_1_0 = Path(__file__).parent / "results_0.1.0.json"
 SIZE = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 2, "num_heads": 2, "mlp_hidden": 16}
 
@@ -82,6 +88,7 @@ def test_mode_2_then_1_then_0(folder: Path, checkpoint: Path, tmp_path: Path, ca
             probabilities, labels, results.cumulative_gmacs, np.float32(sweep.thresholds[row])
         )
         assert (sweep.accuracy[row], sweep.expected_gmacs[row]) == pytest.approx((accuracy, cost))
+    assert "Not certified: trained on these images" in (report / "report.html").read_text()
     chosen = np.float32(results.recommended.thresholds)
     exit_index = early_exit.assign_exits(probabilities.max(axis=2), chosen)
     np.testing.assert_array_equal(saved["exit_index"], exit_index)
@@ -119,12 +126,18 @@ def test_results_are_those_of_0_1_0(folder: Path, checkpoint: Path, tmp_path: Pa
     text = WRITTEN_BY_0_1_0.read_text()
     expected = json.loads(text)
     del expected["rules"], expected["searches"]
-    assert json.loads(Results.from_json(text).to_json()) == expected
+    again = json.loads(Results.from_json(text).to_json())
+    assert not any(again["recommended"].pop(key) for key in CERTAINTY)  # 0.1.0 had no certificates
+    assert again == expected
     evaluate_checkpoint(str(checkpoint), 2, config(folder, temperature_scaling=True), str(tmp_path))
     written = json.loads((tmp_path / "results.json").read_text())
     for key in ("checkpoint", "date", "machine", "cumulative_seconds"):
         del written[key], expected[key]
     written["config"]["data"]["path"] = expected["config"]["data"]["path"]
+    for key in ("confidence", "risk", "on_uncertified"):
+        del written["config"]["eval"][key]
+    *nothing, why, drops = (written["recommended"].pop(key) for key in CERTAINTY)
+    assert nothing == [None, None] and why.startswith("trained on these images") and len(drops) == 3
     for results in (written, expected):
         speeds = results.pop("throughput")
         results["throughput"] = {key: value for key, value in speeds.items() if not MEASURED.search(key)}
@@ -153,6 +166,45 @@ def assert_alike(found: object, expected: object) -> None:
             assert_alike(one, other)
     else:
         assert found == (pytest.approx(expected, rel=1e-3) if isinstance(expected, float) else expected)
+
+
+def test_certified_where_the_model_was_trained_without_the_images(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    asked = config(folder, max_accuracy_drop=90.0, temperature_scaling=True, store=True, keep_probabilities=True)
+    asked.data.hold_out_calibration, asked.data.calibration_images = True, 24
+    loaded = read_checkpoint(checkpoint)
+    assert unfit_calibration(loaded, asked) == "the checkpoint does not say which images the model was trained on"
+    for keys in ({"on_uncertified": "fail"}, {"risk": "changes"}):
+        with pytest.raises(ConfigError, match="not certified: trained on these images"):
+            evaluate_checkpoint(str(checkpoint), 2, config(folder, **keys), str(tmp_path))
+    save_checkpoint(checkpoint, loaded.weights, loaded.metadata | {"config": config_to_dict(asked)})
+
+    found = evaluate_checkpoint(str(checkpoint), 2, asked, str(tmp_path)).recommended
+    promise = found.certificate.promise()
+    assert found.certificate.images == 24 and found.certificate.limit == 90 and found.certificate.exif is False
+    assert promise in capsys.readouterr().out
+    assert promise.partition("%, ")[2] in (tmp_path / "report.html").read_text()
+    stored = StoredPredictions.load(tmp_path)
+    assert stored.unfit == ""
+    images = CalibrationSet(
+        stored.calibration.scores["confidence"],
+        stored.calibration.predicted,
+        stored.cumulative_gmacs,
+        stored.calibration.labels,
+    )
+    again = certify(images, "accuracy_drop", 90)
+    assert again.thresholds == found.certificate.thresholds == tuple(found.thresholds)
+    first = stored.calibration.chosen(parts(24)[0])  # what temperatures are fitted on
+    assert len(first.labels) == 8 and stored.temperatures is not None
+
+    for words in (["thresholds", str(tmp_path), "--max-accuracy-drop", "90"], ["info", str(checkpoint)]):
+        assert cli.main(words) == 0
+        assert promise in capsys.readouterr().out
+    asked.eval.store = False
+    assert evaluate_checkpoint(str(checkpoint), 1, asked, str(tmp_path / "again")).recommended.certificate == (
+        found.certificate
+    )
 
 
 def test_what_a_converted_file_does_not_say_is_stored_with_its_thresholds(

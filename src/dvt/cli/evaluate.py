@@ -1,7 +1,7 @@
 """`dvt eval` with eval.py and `dvt report`, and `dvt thresholds`, which reads what they have stored."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +13,11 @@ from dvt.errors import ConfigError, DataError
 from dvt.value_checks import PATH
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from dvt.early_exit.budgets import Recommended
 
+FOR_ANY_NETWORK = {"max_accuracy_drop", "confidence", "risk", "on_uncertified"}
 SHOWN = ("data", "eval", "device_target", "seed", "output")
 
 
@@ -104,28 +107,60 @@ class ThresholdOptions:
 
 def thresholds(argv: Sequence[str], prog: str) -> None:
     """The command `dvt thresholds`."""
-    text = "--KEY stands for --eval.KEY; keys that run a model have no effect here."
+    text = (
+        "--KEY stands for --eval.KEY; keys that run a model have no effect here. The file may also be of any other "
+        "network: docs/certified.md. Each answer holds by itself: asking often and keeping the best spends the promise."
+    )
     options, _ = Parser(prog, ThresholdOptions, epilog=text).parse(argv)
     if options.eval.temperature_scaling:
         raise ConfigError("temperatures are fitted by the evaluation; run it with --eval.temperature_scaling")
-    from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
-    from dvt.early_exit.outcomes import StoredPredictions
+    from dvt.early_exit.outcomes import StoredPredictions, read_arrays
 
-    stored = StoredPredictions.load(options.predictions)
+    arrays = read_arrays(options.predictions)
+    if "cumulative_gmacs" not in arrays:
+        return _of_any_network(arrays, options)
+    from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
+
+    stored = StoredPredictions.from_arrays(arrays, options.predictions)
     if stored.calibration is None:
         place = options.predictions
         raise DataError(f"{place} holds no calibration images to choose thresholds on; evaluate with --mode 2")
     costs = Costs(stored.cumulative_gmacs, stored.cumulative_seconds)
-    choice = choose_thresholds(stored.calibration, costs, options.eval, stored.temperatures)
+    choice = choose_thresholds(stored.calibration, costs, options.eval, stored.temperatures, stored.unfit or None)
     found, last = recommend(choice, stored.calibration, stored.val, costs), stored.val.accuracy[-1]
     print(json.dumps(asdict(found) | {"last_exit_accuracy": last}) if options.json else _described(found, last))
 
 
+def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOptions) -> None:
+    """Certified thresholds for a network that this package has not run."""
+    from dvt.early_exit.certify import certify
+    from dvt.early_exit.outcomes import of_any_network
+
+    path, asked, plain = options.predictions, options.eval, vars(EvalSection())
+    changed = {key for key, value in vars(asked).items() if value != plain[key]} - FOR_ANY_NETWORK
+    if changed or asked.confidence == "none":
+        listed = ", ".join(f"--{key}" for key in sorted(changed)) or "--confidence none"
+        raise ConfigError(f"{path} is of another network, for which {listed} has no effect; leave it out")
+    images = of_any_network(arrays, path)
+    found = certify(images, asked.risk, asked.max_accuracy_drop, asked.confidence)
+    if options.json:
+        print(json.dumps(found.to_json()))
+        return
+    print(f"thresholds: {', '.join(map(str, found.thresholds))}\n{found.promise()}\n  from {found.evidence()}")
+    share = 100 * found.cost / images.costs[-1]
+    print(f"average cost of the images tested: {found.cost:.4g}, {share:.1f} % of that of the last exit")
+    if images.labels is not None:
+        print(f"accuracy of the last exit: {100 * (images.predicted[-1] == images.labels).mean():.2f} %")
+
+
 def _described(found: "Recommended", last_exit_accuracy: float) -> str:
+    from dvt.early_exit.budgets import certainty
+
     budget = found.budget
     lines = [
-        f"thresholds: {', '.join(f'{value:.6g}' for value in found.thresholds)}",
+        f"thresholds: {', '.join(f'{value:.9g}' for value in found.thresholds)}",
         f"chosen: {found.rule}",
+        *certainty(found),
         f"budget, {budget.unit}: asked for {budget.asked:.4g}, on the calibration images "
         f"{budget.calibration:.4g}, on held-out images {budget.held_out:.4g}",
         f"held-out images: {found.accuracy:.2f} % (last exit {last_exit_accuracy:.2f} %) at "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from dvt.cli.support import Parser, given_keys, print_if_asked
 from dvt.config.files import config_from_dict
+from dvt.errors import ConfigError
 from dvt.models.variants import ModelConfig
 
 
@@ -13,7 +14,7 @@ class InfoOptions:
     """List the models, or describe one: its parameters and its cost, exit by exit.
 
     Args:
-        variant: Which model to describe; null lists all.
+        variant: Which model to describe, or which checkpoint, NAME.ckpt, with its thresholds; null lists all models.
     """
 
     variant: str | None = None
@@ -25,6 +26,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_config(["model"])
     options, given = parser.parse(argv)
     keys = {key: value for key, value in given_keys(given).items() if key.startswith("model.")}
+    if options.variant is not None and options.variant.endswith(".ckpt"):
+        if keys or given["config"]:
+            raise ConfigError(f"{options.variant} says itself of which model it is; leave out the other keys")
+        _describe_checkpoint(options.variant)
+        return
     if options.variant is not None:
         keys["model.name"] = options.variant
     from dvt.models.cost import describe_all, describe_model
@@ -36,3 +42,13 @@ def run(argv: Sequence[str], prog: str) -> None:
     print_if_asked(given, config)
     classes, channels = config.model.num_classes or ModelConfig.num_classes, config.model.in_channels or 3
     print(describe_model(config.model.resolve(classes, channels)))
+
+
+def _describe_checkpoint(path: str) -> None:
+    from dvt.checkpoint.native import read_checkpoint
+    from dvt.early_exit.budgets import Choice
+    from dvt.models.cost import describe_model
+
+    loaded = read_checkpoint(path)
+    choice = Choice.from_metadata(loaded.metadata)
+    print(describe_model(loaded.model), *(choice.describe() if choice else ["no thresholds are stored"]), sep="\n")

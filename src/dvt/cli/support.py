@@ -37,6 +37,9 @@ ALIASES = {
     "budget_gmacs": "eval.budget_gmacs",
     "budget_images_per_second": "eval.budget_images_per_second",
     "max_accuracy_drop": "eval.max_accuracy_drop",
+    "confidence": "eval.confidence",
+    "risk": "eval.risk",
+    "on_uncertified": "eval.on_uncertified",
     "exit_rule": "eval.exit_rule",
 }
 

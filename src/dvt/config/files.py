@@ -153,7 +153,7 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     if isinstance(value, str) and str not in wanted:
         value = _value_of_text(value, wanted)
     check_value(key, value, hint)
-    if float in wanted and value is not None:
+    if float in wanted and isinstance(value, int):
         return float(value)  # 20 is a fine value for a float key; one type keeps saved files stable
     if list[float] in wanted and value is not None:
         return [float(each) for each in value]

@@ -264,8 +264,15 @@ class EvalSection:
         budget_gmacs: Average GMACs per image that may be spent; the most accurate thresholds within it are chosen.
         budget_images_per_second: Images/s to reach on this device at this batch size, by the measured times of the
             exits; the most accurate thresholds that reach it are chosen.
-        max_accuracy_drop: Without a budget: percentage points of the last exit's accuracy that may be lost on the
-            calibration images; the cheapest thresholds that keep it are chosen.
+        max_accuracy_drop: Without a budget: points of 100 that may be lost, of what eval.risk counts; the cheapest
+            thresholds that keep it are chosen.
+        confidence: With which images of the same kind as the calibration images keep max_accuracy_drop or, with a
+            budget, an upper bound of the average cost; needs images that the model was not trained on
+            (docs/certified.md). none chooses on all calibration images, without a certificate.
+        risk: What the certificate is about: accuracy_drop, the net loss against the last exit; regressions, wrong
+            answers where the last exit is right; changes, answers that differ from the last exit's.
+        on_uncertified: What happens where the calibration images certify nothing: warn says so and chooses as without a
+            certificate; fail ends with an error.
         threshold_search: optimised searches all thresholds; published takes the 59 points of the published sweep.
         exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
         temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
@@ -280,6 +287,9 @@ class EvalSection:
     budget_gmacs: float | None = field(default=None, metadata=bounds(above=0))
     budget_images_per_second: float | None = field(default=None, metadata=bounds(above=0))
     max_accuracy_drop: float = field(default=0.5, metadata=bounds(0))
+    confidence: float | Literal["none"] = field(default=0.95, metadata=bounds(above=0, below=1))
+    risk: Literal["accuracy_drop", "regressions", "changes"] = "accuracy_drop"
+    on_uncertified: Literal["warn", "fail"] = "warn"
     threshold_search: Literal["optimised", "published"] = "optimised"
     exit_rule: Literal["confidence", "entropy", "margin"] = "confidence"
     temperature_scaling: bool = False
@@ -287,10 +297,17 @@ class EvalSection:
     keep_probabilities: bool = False
     store: bool = False
 
+    @property
+    def has_budget(self) -> bool:
+        """Of cost or speed."""
+        return self.budget_gmacs is not None or self.budget_images_per_second is not None
+
     def __post_init__(self) -> None:
         check_fields(self, "eval.")
         if self.budget_gmacs is not None and self.budget_images_per_second is not None:
             raise ConfigError("eval.budget_gmacs and eval.budget_images_per_second are both set; give one budget")
+        if self.risk != "accuracy_drop" and (self.confidence == "none" or self.has_budget):
+            raise ConfigError(f"eval.risk {self.risk} needs eval.max_accuracy_drop with a confidence, and no budget")
         if self.budget_images_per_second is not None and self.throughput_images == 0:
             raise ConfigError("eval.budget_images_per_second needs measured times; leave eval.throughput_images 0 out")
 

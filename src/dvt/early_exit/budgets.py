@@ -1,12 +1,23 @@
 """From a budget to thresholds, and what these bring on other images. Axis letters: K exits, P points."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from dvt.config.sections import EvalSection
+from dvt.early_exit.candidates import CalibrationSet, parts
+from dvt.early_exit.certify import (
+    LEAST_IMAGES,
+    Certificate,
+    ClassDrop,
+    NotCertifiedError,
+    certify,
+    class_drops,
+    cost_bound,
+)
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import CONFIDENCE, RANDOM, RULES, ExitRule, describe
@@ -16,6 +27,8 @@ from dvt.errors import ConfigError
 # Shares of the way from the first exit's cost to the last's.
 COMPARED_BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHOWN_POINTS = 60  # of a frontier, in reports
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,14 @@ class BudgetUse:
     held_out: float
 
 
+@dataclass(frozen=True)
+class CostBound:
+    """Upper bound of the average GMACs of all images of the kind of the calibration images."""
+
+    gmacs: float
+    confidence: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recommended(Setting):
     """The chosen thresholds on held-out images, and how they were chosen."""
@@ -65,6 +86,10 @@ class Recommended(Setting):
     exit_rule: ExitRule = CONFIDENCE
     budget: BudgetUse | None = None  # None for thresholds that were stored before
     calibration_accuracy: float | None = None  # percent, on the images that they were chosen on
+    gmacs_bound: CostBound | None = None
+    certificate: Certificate | None = None
+    not_certified: str | None = None  # why there is none
+    class_drops: list[ClassDrop] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -76,6 +101,9 @@ class Choice:
     reason: str
     budget: Budget | None = None
     calibration_accuracy: float | None = None  # percent
+    gmacs_bound: CostBound | None = None
+    certificate: Certificate | None = None
+    not_certified: str | None = None
 
     def to_metadata(self, found: Recommended) -> dict[str, Any]:
         """What a checkpoint keeps: `early_exit`, all of the choice with its results, and `thresholds`, the row alone.
@@ -84,8 +112,14 @@ class Choice:
         """
         kept, row = asdict(found), self.thresholds.tolist()
         early_exit = {key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")}
-        early_exit = {"thresholds": row, "exit_rule": self.rule.to_dict(), **early_exit}
+        early_exit |= {"thresholds": row, "exit_rule": self.rule.to_dict(), "not_certified": self.not_certified}
+        early_exit |= {key: kept[key] for key in ("certificate", "gmacs_bound")}
         return {"early_exit": early_exit, "thresholds": row if self.rule == CONFIDENCE else None}
+
+    def describe(self) -> list[str]:
+        """Lines: the thresholds, and what is guaranteed of them."""
+        row = ", ".join(f"{value:.9g}" for value in self.thresholds)
+        return [f"thresholds {row}; exit rule: {describe(self.rule)}", *certainty(self)]
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":
@@ -93,8 +127,15 @@ class Choice:
         stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
         if stored["thresholds"] is None:
             return None
-        rule = ExitRule.from_dict(stored.get("exit_rule"))
-        return cls(np.asarray(stored["thresholds"], np.float32), rule, "stored in the checkpoint")
+        certificate, bound = (stored.get(key) for key in ("certificate", "gmacs_bound"))
+        return cls(
+            np.asarray(stored["thresholds"], np.float32),
+            ExitRule.from_dict(stored.get("exit_rule")),
+            "stored in the checkpoint",
+            gmacs_bound=bound and CostBound(**bound),
+            certificate=certificate and Certificate.from_json(certificate),
+            not_certified=stored.get("not_certified", None if certificate or bound else "stored without a certificate"),
+        )
 
 
 def requested_budget(settings: EvalSection) -> Budget:
@@ -105,14 +146,63 @@ def requested_budget(settings: EvalSection) -> Budget:
 
 
 def choose_thresholds(
-    calibration: Outcomes, costs: Costs, settings: EvalSection, temperatures: Sequence[float] | None = None
+    calibration: Outcomes,
+    costs: Costs,
+    settings: EvalSection,
+    temperatures: Sequence[float] | None = None,
+    unfit: str | None = None,
 ) -> Choice:
-    """The thresholds that serve the budget best on the calibration images.
+    """The thresholds that serve the budget best, certified or with a bound of their cost where that is asked for.
 
-    `temperatures` (K,) are those that the scores were taken at. Raises ConfigError for a budget that cannot be met.
+    Args:
+        calibration: Calibration images.
+        costs: Of the exits.
+        settings: The section `eval` of a configuration, which holds the budget.
+        temperatures: (K,) that the scores were taken at, fitted on the first of the `parts` alone.
+        unfit: Why the images can certify nothing, such as that the model was trained on them.
+
+    Raises:
+        ConfigError: A budget that cannot be met; with `on_uncertified` "fail", thresholds that cannot be certified.
     """
+    budget, rule = requested_budget(settings), ExitRule(settings.exit_rule, temperatures)
+    if len(costs.gmacs) == 1:
+        return _search(calibration, costs, settings, rule)
+    images, sure = _images(calibration, costs, rule), settings.confidence
+    why = _why_not_certified(settings, len(calibration.labels), unfit)
+    if why is None and settings.has_budget:
+        first, second = parts(len(calibration.labels))
+        choice = _search(calibration.chosen(first), costs, settings, rule)
+        bound = cost_bound(images.at(second), choice.thresholds, sure)
+        return replace(choice, gmacs_bound=CostBound(bound, sure))
+    if why is None:
+        try:
+            found = certify(images, settings.risk, min(budget.amount, 100.0), sure)
+            reason = f"cheapest that are certified; exit rule: {describe(rule)}"
+            row = np.asarray(found.thresholds, np.float32)
+            return Choice(row, rule, reason, budget, certificate=replace(found, exif=False))  # `data.decode` ignores it
+        except NotCertifiedError as error:
+            why = str(error)
+    if sure != "none":
+        if settings.on_uncertified == "fail" or settings.risk != "accuracy_drop":
+            raise ConfigError(f"not certified: {why}; --confidence none chooses without a certificate")
+        log.warning("not certified: %s", why)
+    return replace(_search(calibration, costs, settings, rule), not_certified=why)
+
+
+def _why_not_certified(settings: EvalSection, images: int, unfit: str | None) -> str | None:
+    """Before anything is tested."""
+    if settings.confidence == "none":
+        return "no confidence was asked for"
+    if unfit is None and images < LEAST_IMAGES:
+        return f"there are {images} calibration images, and {LEAST_IMAGES} are needed"
+    if unfit is None and settings.threshold_search == "published" and not settings.has_budget:
+        return "the thresholds of the published sweep are not tested"
+    return unfit
+
+
+def _search(calibration: Outcomes, costs: Costs, settings: EvalSection, rule: ExitRule) -> Choice:
+    """The thresholds that serve the budget best on these images."""
     budget, search = requested_budget(settings), settings.threshold_search
-    rule = ExitRule(settings.exit_rule, temperatures)
     frontier = calibration.frontier(rule.name, costs.of(budget), search)
     point = choose(frontier, budget, calibration.accuracy[-1])
     what = {
@@ -147,9 +237,12 @@ def setting(outcomes: Outcomes, costs: Costs, row: np.ndarray, rule: str = "conf
 
 def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> Recommended:
     """What chosen thresholds bring on held-out images, and how they keep their budget there and on `calibration`."""
+    risk = choice.certificate.risk if choice.certificate else "accuracy_drop"
 
     def used(outcomes: Outcomes) -> float:
         found = evaluate_thresholds(outcomes, costs, choice.thresholds, choice.rule.name)
+        if risk != "accuracy_drop":
+            return 100 * _images(outcomes, costs, choice.rule).mean_loss(risk, choice.thresholds)
         return {
             "gmacs": found.expected_gmacs,
             "images_per_second": found.expected_images_per_second,
@@ -158,14 +251,35 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
 
     use = None
     if (budget := choice.budget) is not None:
-        use = BudgetUse(budget.kind, budget.unit, budget.amount, calibration and used(calibration), used(val))
+        unit = budget.unit if risk == "accuracy_drop" else f"points of {risk}"
+        use = BudgetUse(budget.kind, unit, budget.amount, calibration and used(calibration), used(val))
+    early = len(costs.gmacs) > 1
     return Recommended(
         **vars(evaluate_thresholds(val, costs, choice.thresholds, choice.rule.name)),
         rule=choice.reason,
         exit_rule=choice.rule,
         budget=use,
         calibration_accuracy=choice.calibration_accuracy,
+        gmacs_bound=choice.gmacs_bound,
+        certificate=choice.certificate,
+        not_certified=choice.not_certified,
+        class_drops=class_drops(_images(val, costs, choice.rule), choice.thresholds) if early else [],
     )
+
+
+def _images(outcomes: Outcomes, costs: Costs, rule: ExitRule) -> CalibrationSet:
+    return CalibrationSet(outcomes.scores_of(rule.name), outcomes.predicted, costs.gmacs, outcomes.labels)
+
+
+def certainty(found: Recommended | Choice) -> list[str]:
+    """Lines that say what is guaranteed of thresholds, or that nothing is."""
+    if found.certificate:
+        return [found.certificate.promise(), f"  from {found.certificate.evidence()}"]
+    if bound := found.gmacs_bound:
+        return [
+            f"with a confidence of {100 * bound.confidence:g} %, the average is at most {bound.gmacs:.4g} GMACs/image"
+        ]
+    return [f"not certified: {found.not_certified}"] if found.not_certified else []
 
 
 def evenly_spread(count: int, most: int) -> np.ndarray:

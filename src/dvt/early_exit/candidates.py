@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from dvt.early_exit.decisions import assign_exits
 from dvt.early_exit.search import ThresholdGrid, undominated
 from dvt.errors import ConfigError, DataError
 
@@ -67,6 +68,11 @@ class CalibrationSet:
         drop = correct[-1] - correct
         return drop if risk == "accuracy_drop" else np.maximum(drop, 0)
 
+    def mean_loss(self, risk: Risk, thresholds: np.ndarray) -> float:
+        """Average over the images, 0..1, of what they lose with thresholds (K,)."""
+        taken = assign_exits(self.scores, thresholds)
+        return float(self.losses(risk)[taken, np.arange(len(taken))].mean())
+
     def at(self, images: np.ndarray) -> "CalibrationSet":
         """Some of the images, by their places or as a mask (n,)."""
         return replace(
@@ -78,9 +84,14 @@ class CalibrationSet:
 
     def parts(self, seed: int = 0) -> tuple["CalibrationSet", "CalibrationSet"]:
         """The first part, from which everything is fitted, and the second, which nothing has seen when it is tested."""
-        order = np.random.default_rng(seed).permutation(np.shape(self.scores)[1])
-        first, second = np.split(order, [round(FIRST_SHARE * len(order))])
+        first, second = parts(np.shape(self.scores)[1], seed)
         return self.at(first), self.at(second)
+
+
+def parts(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the images of the two parts, as of `CalibrationSet.parts`."""
+    first, second = np.split(np.random.default_rng(seed).permutation(images), [round(FIRST_SHARE * images)])
+    return first, second
 
 
 class Candidates(NamedTuple):

@@ -6,7 +6,7 @@ second part, at the full level; the first that fails ends the sequence and the l
 arXiv 2110.01052. Plain NumPy. Axis letters: K exits, n images, P candidates. Limits and bounds are points of 100.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -16,30 +16,33 @@ from dvt.early_exit import bounds
 from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, find_candidates
 from dvt.early_exit.decisions import assign_exits
 from dvt.errors import ConfigError, DataError
+from dvt.value_checks import bounds as numbers
 from dvt.value_checks import from_plain
 
 METHOD = "fixed-sequence testing, exact binomial or paired test"
 LEAST_IMAGES = 20
+POINTS = numbers(0, 100)
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What is guaranteed of thresholds; limit, change bound and cost bound hold with the confidence each alone."""
 
-    thresholds: tuple[float, ...]  # (K,)
+    thresholds: tuple[float, ...]  # (K,) unrounded
     risk: Risk
-    limit: float  # points of 100 images: the guarantee
-    confidence: float  # 0..1, that the guarantee holds
-    images: int  # calibration images in all
-    tested: int  # of them, those that the candidates were tested on
+    limit: float = field(metadata=POINTS)  # the guarantee
+    confidence: float = field(metadata=numbers(above=0, below=1))  # that the guarantee holds
+    images: int = field(metadata=numbers(LEAST_IMAGES))  # calibration images in all
+    tested: int = field(metadata=numbers(1))  # of them, those that the candidates were tested on
     method: str
-    loss: float  # points, on the tested images
-    bound: float  # points, upper bound for these thresholds by themselves; at most the limit
-    change_bound: float  # points: upper bound of the share of all images whose answer changes
-    cost: float  # average per image on the tested images, in the unit of the costs
-    cost_bound: float  # upper bound of that average in the population
+    loss: float = field(metadata=numbers(-100, 100))  # on the tested images
+    bound: float = field(metadata=numbers(-100, 100))  # upper one for these thresholds by themselves, at most the limit
+    change_bound: float = field(metadata=POINTS)  # upper one of the share of all images whose answer changes
+    cost: float = field(metadata=numbers(0))  # average per image on the tested images, in the unit of the costs
+    cost_bound: float = field(metadata=numbers(0))  # upper one of that average in the population
     seed: int  # of the split into two parts
     exif: bool | None = None  # whether the orientation in image files was honoured; None where it is not known
+    answers: int = field(default=1, metadata=numbers(1))  # certificates that hold together, this one among them
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
@@ -49,6 +52,24 @@ class Certificate:
     def from_json(cls, stored: dict[str, Any]) -> "Certificate":
         """The inverse of `to_json`. Raises ConfigError, naming what is missing or not as it must be."""
         return from_plain(cls, stored, "certificate")
+
+    def promise(self) -> str:
+        """The guarantee in a sentence."""
+        points = f"{self.limit:g} point{'s' * (self.limit != 1)}"
+        what = {
+            "accuracy_drop": f"lose at most {points} of accuracy against the last exit",
+            "regressions": f"have at most {self.limit:g} in 100 answers wrong that the last exit has right",
+            "changes": f"have at most {self.limit:g} in 100 answers that differ from those of the last exit",
+        }[self.risk]
+        together = "" if self.answers == 1 else f", together with {self.answers - 1} other settings"
+        return f"certified: with a confidence of {100 * self.confidence:g} %, images of this kind {what}{together}"
+
+    def evidence(self) -> str:
+        """What it rests on, and what else is bounded."""
+        return (
+            f"{self.images:,} calibration images ({self.loss:.2f} points lost on the {self.tested:,} for the test); at "
+            f"most {self.change_bound:.2f} % of all answers change, average cost at most {self.cost_bound:.4g}"
+        )
 
 
 class NotCertifiedError(ConfigError):
@@ -88,7 +109,7 @@ def certify(
     worse, better = int(tried.worse[tried.passed - 1]), int(tried.better[tried.passed - 1])
     taken, costs = assign_exits(second.scores, row), np.asarray(calibration.costs, np.float64)
     n, leaving = len(taken), np.bincount(taken, minlength=len(costs))
-    changed = second.losses("changes")[taken, np.arange(n)].sum()
+    changed = round(n * second.mean_loss("changes", row))
     return Certificate(
         thresholds=tuple(float(value) for value in row),
         risk=risk,
@@ -99,7 +120,7 @@ def certify(
         method=METHOD,
         loss=100 * (worse - better) / n,
         bound=min(100 * _bound(worse, better, n, level, risk), float(limit)),
-        change_bound=float(limit) if risk == "changes" else 100 * bounds.share_upper(int(changed), n, shared),
+        change_bound=float(limit) if risk == "changes" else 100 * bounds.share_upper(changed, n, shared),
         cost=float(leaving @ costs / n),
         cost_bound=bounds.cost_upper(leaving, costs, shared),
         seed=seed,
@@ -141,7 +162,8 @@ def cost_bound(images: CalibrationSet, thresholds: np.ndarray, confidence: float
     return bounds.cost_upper(leaving, np.asarray(images.costs, np.float64), 1 - confidence)
 
 
-class ClassDrop(NamedTuple):
+@dataclass(frozen=True)
+class ClassDrop:
     """What one class loses, in points of its images."""
 
     label: int

@@ -34,25 +34,23 @@ class _Waiting:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size, self.count = batch_size, 0
-        self._tickets = np.zeros(batch_size, np.int64)  # numbers of the images in the order of arrival
-        self._rows: HandedOn = {}
+        self._rows: HandedOn = {}  # "tickets", "images" and what is handed on
 
-    def fill(self, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> int:
+    def fill(self, rows: HandedOn, chosen: np.ndarray) -> int:
         """Copies the `chosen` rows that fit in; returns their number."""
         chosen = chosen[: self.batch_size - self.count]
         place = slice(self.count, self.count + len(chosen))
         if not self._rows:  # shapes are known with the first rows
             self._rows = {name: np.empty((self.batch_size, *part.shape[1:]), part.dtype) for name, part in rows.items()}
-        self._tickets[place] = tickets[chosen]
         for name, part in rows.items():
             np.take(part, chosen, axis=0, out=self._rows[name][place], mode="clip")  # "clip" writes without a buffer
         self.count += len(chosen)
         return len(chosen)
 
-    def take(self) -> tuple[np.ndarray, HandedOn]:
-        """Tickets and rows of all that wait; the rows are views, for use before the next `fill`."""
+    def take(self) -> HandedOn:
+        """The rows of all that wait; views, for use before the next `fill`."""
         count, self.count = self.count, 0
-        return self._tickets[:count].copy(), {name: part[:count] for name, part in self._rows.items()}
+        return {name: part[:count] for name, part in self._rows.items()}
 
 
 @dataclass
@@ -83,7 +81,7 @@ class Gathering:
         self._arrived += len(images)
         self._pending.append(tickets)
         with self._time_of_moving():
-            self._enter(0, np.array(tickets, np.int64), {"images": images}, np.arange(len(images)))
+            self._enter(0, {"tickets": np.array(tickets, np.int64), "images": images}, np.arange(len(images)))
         if self._arrived - self._pending[0].start > MOST_PENDING_BATCHES * max(self.batch_sizes):
             self.flush()
 
@@ -101,25 +99,25 @@ class Gathering:
             probabilities = np.array([values for values, _ in found], np.float32).reshape(-1, self.num_classes)
             yield Predictions.of(probabilities, np.array([index for _, index in found], np.int64))
 
-    def _enter(self, index: int, tickets: np.ndarray, rows: HandedOn, chosen: np.ndarray) -> None:
+    def _enter(self, index: int, rows: HandedOn, chosen: np.ndarray) -> None:
         """The `chosen` images reach exit `index`, which runs whenever it has a full batch."""
         waiting = self._waiting[index]
         while len(chosen):
-            chosen = chosen[waiting.fill(tickets, rows, chosen) :]
+            chosen = chosen[waiting.fill(rows, chosen) :]
             if waiting.count == waiting.batch_size:
                 self._run(index)
 
     def _run(self, index: int) -> None:
-        tickets, rows = self._waiting[index].take()
-        images = rows.pop("images")
+        rows = self._waiting[index].take()
+        arrived = {name: rows.pop(name) for name in ("tickets", "images")}
         started = time.perf_counter()
-        probabilities, handed_on = self.run_exit(index, images, rows)
+        probabilities, handed_on = self.run_exit(index, arrived["images"], rows)
         self.timing.exits += time.perf_counter() - started
         leaves = leaving(index, probabilities, self.thresholds, self.rule)
         for row in np.flatnonzero(leaves):
-            self._answers[int(tickets[row])] = (probabilities[row], index)
+            self._answers[int(arrived["tickets"][row])] = (probabilities[row], index)
         if not leaves.all():
-            self._enter(index + 1, tickets, {"images": images, **handed_on}, np.flatnonzero(~leaves))
+            self._enter(index + 1, arrived | handed_on, np.flatnonzero(~leaves))
 
     @contextlib.contextmanager
     def _time_of_moving(self) -> Iterator[None]:

@@ -7,12 +7,14 @@ Axis letters: K exits, n images, C classes.
 
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.decisions import confidence
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
@@ -20,6 +22,10 @@ from dvt.errors import ConfigError, DataError, work_begun
 from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
+ANY_NETWORK = (
+    "confidence (K exits, n images), predicted (K, n) in whole numbers, cost (K,) of leaving at each exit with those "
+    "before it, and labels (n,) for all risks but changes"
+)
 _CALIBRATION = "calibration_"  # before the names of the calibration images' arrays
 _STORED = ("labels", "predicted", *RULES)
 _OPTIONAL = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
@@ -42,13 +48,13 @@ class Outcomes:
         probabilities: np.ndarray,
         labels: np.ndarray,
         temperatures: Sequence[float] | None = None,
-        keep: bool = False,
+        keep_probabilities: bool = False,
     ) -> "Outcomes":
         """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
         largest = confidence(probabilities)
         scores = {name: stacked_scores(ExitRule(name, temperatures), probabilities) for name in RULES}
         predicted = probabilities.argmax(axis=2).astype(np.int32)
-        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep else None)
+        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep_probabilities else None)
 
     @classmethod
     def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
@@ -114,6 +120,8 @@ class StoredPredictions:
     temperatures: np.ndarray | None = None  # (K,) that the scores were taken at
     thresholds: np.ndarray | None = None  # (K,) of the recommended setting
     exit_index: np.ndarray | None = None  # (n,) that the validation images take with them
+    unfit: str = "the file does not say whether the model was trained on them; evaluate again"
+    """Why the calibration images can certify nothing, if there is a reason."""
 
     @work_begun()
     def save(self, path: Path) -> None:
@@ -123,29 +131,50 @@ class StoredPredictions:
         arrays |= {_CALIBRATION + name: calibration[name] for name in _STORED if name in calibration}
         arrays |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
         with explained(path, ConfigError), replacing(path) as written:
-            np.savez_compressed(written, cumulative_gmacs=self.cumulative_gmacs, **arrays)
+            np.savez_compressed(written, cumulative_gmacs=self.cumulative_gmacs, unfit=self.unfit, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "StoredPredictions":
         """Reads the file or that of a folder, without the probabilities. Raises DataError, naming the cause."""
-        path = Path(path)
-        if path.is_dir():
-            path = path / PREDICTIONS_FILE
-        if not path.is_file():
-            raise DataError(f"there is no {path}; `dvt eval` writes {PREDICTIONS_FILE} beside its report")
+        return cls.from_arrays(read_arrays(path), path)
+
+    @classmethod
+    def from_arrays(cls, stored: Mapping[str, np.ndarray], path: str | os.PathLike) -> "StoredPredictions":
+        """From what `read_arrays` found. Raises DataError, naming what is missing."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                stored = {name: file[name] for name in file.files if name != "probabilities"}
             return cls(
                 val=Outcomes.from_arrays(stored),
                 cumulative_gmacs=stored["cumulative_gmacs"],
                 calibration=Outcomes.from_arrays(stored, _CALIBRATION) if f"{_CALIBRATION}labels" in stored else None,
+                unfit=str(stored.get("unfit", cls.unfit)),
                 **{name: stored[name] for name in _OPTIONAL if name in stored},
             )
         except KeyError as error:
             raise DataError(f"{path} lacks what this version needs ({error.args[0]}); evaluate again") from error
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise DataError(f"{path} is not a predictions file, or only part of one: {error}") from error
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """All arrays of a file, or of the predictions in a folder, without the probabilities. Raises DataError."""
+    path = Path(path)
+    path = path / PREDICTIONS_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise DataError(f"there is no {path}; `dvt eval` writes {PREDICTIONS_FILE} beside its report")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != "probabilities"}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is not a predictions file, or only part of one: {error}") from error
+
+
+def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> CalibrationSet:
+    """The arrays of a file that any framework wrote (`ANY_NETWORK`). Raises DataError, ConfigError."""
+    kinds = {"confidence": "fiu", "predicted": "iu", "cost": "fiu", "labels": "iu"}
+    for name, kind in kinds.items():
+        if name in arrays and arrays[name].dtype.kind not in kind:
+            raise DataError(f"{path}: {name} has type {arrays[name].dtype}; the file needs {ANY_NETWORK}")
+    if missing := [name for name in kinds if name not in arrays and name != "labels"]:
+        raise DataError(f"{path} lacks {' and '.join(missing)}; it needs {ANY_NETWORK}")
+    return CalibrationSet(arrays["confidence"], arrays["predicted"], arrays["cost"], arrays.get("labels"))
 
 
 Predictions = StoredPredictions  # its name in 0.1.0

@@ -20,6 +20,7 @@ from dvt.data import Splits, load_splits, load_validation
 from dvt.data.bad_images import LEFT_OUT
 from dvt.early_exit import budgets
 from dvt.early_exit.budgets import Choice, Costs
+from dvt.early_exit.candidates import parts
 from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.early_exit.temperature import fit_temperature, reliability
@@ -27,7 +28,14 @@ from dvt.errors import ConfigError, work_begun
 from dvt.evaluation.all_exits import Keep, Partial, run_all_exits
 from dvt.evaluation.published import published_curve
 from dvt.evaluation.speed import SpeedTest
-from dvt.evaluation.stored import check_calibration, check_fit, store_results, stored_results, stored_summary
+from dvt.evaluation.stored import (
+    check_calibration,
+    check_fit,
+    store_results,
+    stored_results,
+    stored_summary,
+    unfit_calibration,
+)
 from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.page import write_report
@@ -61,8 +69,10 @@ def evaluate_checkpoint(
         return None
     used = device.set_up(config.device_target)
     model = model_of(loaded, checkpoint)
+    unfit = ""
     if mode == 2:
         check_calibration(loaded, config, checkpoint)
+        unfit = unfit_calibration(loaded, config)
         splits = load_splits(config.data, loaded.model.image_size, config.seed)
     else:  # no training image is needed, nor looked at
         known = loaded.metadata.get("preprocessing") or {}
@@ -85,6 +95,7 @@ def evaluate_checkpoint(
     }
     partial = Partial(folder, identity)
     evaluation = _Evaluation(model, splits, config, partial)
+    evaluation.unfit = unfit
     if stored is None:
         evaluation.find_thresholds()
     else:
@@ -107,6 +118,7 @@ class _Evaluation:
         sweep: (P, K) thresholds of the published sweep.
         choice: The recommended thresholds; None for a checkpoint that stores only a sweep.
         calibration: What the exits say of the images that thresholds were found on; None for stored ones.
+        unfit: Why these images can certify nothing, if there is a reason.
     """
 
     def __init__(self, model: nn.Cell, splits: Splits, config: RunConfig, partial: Partial) -> None:
@@ -117,6 +129,7 @@ class _Evaluation:
         self.sweep: np.ndarray | None = None
         self.choice: Choice | None = None
         self.calibration: Outcomes | None = None
+        self.unfit = ""
 
     @cached_property
     def costs(self) -> Costs:
@@ -143,9 +156,10 @@ class _Evaluation:
         settings, temperatures = self._config.eval, None
         found = self._run("calibration", None, settings.temperature_scaling)
         if settings.temperature_scaling:
-            temperatures = [fit_temperature(each, found.labels) for each in found.probabilities]
+            fitted = found if self.unfit else found.chosen(parts(len(found.labels))[0])  # others are for a certificate
+            temperatures = [fit_temperature(each, fitted.labels) for each in fitted.probabilities]
             found = Outcomes.of(found.probabilities, found.labels, temperatures)
-        self.choice = budgets.choose_thresholds(found, self.costs, settings, temperatures)
+        self.choice = budgets.choose_thresholds(found, self.costs, settings, temperatures, self.unfit or None)
         self.sweep, self.calibration = early_exit.find_sweep_thresholds(found.largest), found
 
     @work_begun()
@@ -163,6 +177,7 @@ class _Evaluation:
             temperatures=None if rule.temperatures is None else np.asarray(rule.temperatures),
             thresholds=choice and choice.thresholds,
             exit_index=exit_index,
+            unfit=self.unfit,
         ).save(folder / PREDICTIONS_FILE)
 
         # The published sweep compares confidences at no temperature, whatever the exit rule.

@@ -50,6 +50,23 @@ def check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) ->
             )
 
 
+def unfit_calibration(loaded: Checkpoint, config: RunConfig) -> str:
+    """Why the calibration images can certify nothing; "" if the model was trained without them.
+
+    Raises ConfigError where nothing else will do.
+    """
+    asked, why = config.eval, ""
+    if not config.data.hold_out_calibration:
+        why = "trained on these images; train with --data.hold_out_calibration true"
+    elif not loaded.metadata.get("config"):
+        why = "the checkpoint does not say which images the model was trained on"
+    elif asked.temperature_scaling and asked.confidence == "none":
+        why = "the temperatures were fitted on all calibration images"
+    if why and asked.confidence != "none" and (asked.on_uncertified == "fail" or asked.risk != "accuracy_drop"):
+        raise ConfigError(f"not certified: {why}")
+    return why
+
+
 def stored_results(loaded: Checkpoint, checkpoint: str) -> dict[str, Any]:
     """Those of the file `checkpoint`. Raises CheckpointError if it has none."""
     results = loaded.metadata.get("results")

@@ -60,7 +60,7 @@ def page(results: Results, light: dict[str, bytes], dark: dict[str, bytes]) -> s
         "budget": text(budget_use(early.budget)) if early and early.budget else "",
         "exits": tables.exits(results),
         "groups": tables.groups(results),
-        "speed": tables.throughput(results) + tables.classes(results),
+        "speed": tables.throughput(results) + tables.class_drops(results) + tables.classes(results),
         "errors": calibration_errors(results),
         "run": tables.facts("Run", _run(results)),
         "machine": tables.facts("Machine", results.machine),

@@ -80,6 +80,17 @@ def classes(results: Results) -> str:
     return _share_table(caption, results.num_exits, shown)
 
 
+def class_drops(results: Results) -> str:
+    """The classes that pay most for leaving early: the average of a certificate can hide one."""
+    drops = results.recommended.class_drops[: MOST_CLASSES // 2] if results.recommended else []
+    rows = [
+        [text(results.class_names[d.label]), f"{d.images:,}", f"{d.drop:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}"]
+        for d in drops
+    ]
+    caption = "What classes lose against the last exit, in points, the largest first; each interval holds with 95 %."
+    return table(caption, ["class", "images", "loses", "interval"], rows)
+
+
 def _share_table(caption: str, num_exits: int, groups: Mapping[str, Group]) -> str:
     """How many images, how accurate, and the share of them that leaves at each exit, as a bar."""
     rows = [
