@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import bundles
@@ -210,28 +211,18 @@ def test_a_file_with_other_inputs_than_the_manifest_says(bundle: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_onnx_runtime_looks_up_no_host_and_writes_no_identity(bundle: Path, tmp_path: Path):
-    """As its official builds do from version 1.29 on, but where CI is set."""
-    if (strace := shutil.which("strace")) is None:
-        pytest.skip("strace is not installed")
+@pytest.mark.parametrize(("backend", "writes"), [("onnxruntime", ["trace"]), ("openvino", ["cache", "trace"])])
+def test_runtimes_look_up_no_host_and_write_no_identity(backend: str, writes: list[str], bundle: Path, tmp_path: Path):
+    """As ONNX Runtime's official builds do from version 1.29 on, and OpenVINO does, but where CI is set."""
+    if (strace := shutil.which("strace")) is None or find_spec(backend) is None:
+        pytest.skip(f"strace or {backend} is not installed")
     environment = {key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")}
     environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(SRC)}
-    code = f"import time; from dvt.deploy import Cascade; Cascade({str(bundle)!r}); time.sleep(1)"
-    traced = [
-        strace,
-        "-f",
-        "-qq",
-        "-e",
-        "trace=socket,connect",
-        "-o",
-        str(tmp_path / "trace"),
-        sys.executable,
-        "-c",
-        code,
-    ]
+    code = f"import time; from dvt.deploy import Cascade; Cascade({str(bundle)!r}, {backend!r}); time.sleep(1)"
+    traced = [strace, "-f", "-qq", "-e", "trace=socket,connect", "-o", tmp_path / "trace", sys.executable, "-c", code]
     done = subprocess.run(traced, capture_output=True, text=True, timeout=300, env=environment, check=False)
     if "ptrace" in done.stderr and done.returncode:
         pytest.skip(f"strace may not trace here: {done.stderr.strip()[-100:]}")
     assert done.returncode == 0, done.stderr
     assert "AF_INET" not in (tmp_path / "trace").read_text()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["trace"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == writes
