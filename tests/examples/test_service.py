@@ -75,8 +75,9 @@ def test_the_budget_is_chosen_per_request(service: Service, service_bundle: Path
     assert service.ask(file, f"?setting={settings[-1]}").content["setting"] == settings[-1]
     exits = [service.ask(file, f"?thresholds={values}").content["exit"] for values in ("0,0,0", "2,0,0", "2,2,0")]
     assert exits == [1, 2, 3]
-    listed = service.request("GET", "/model").content["settings"]
-    assert [setting["name"] for setting in listed] == settings
+    model = service.request("GET", "/model").content
+    assert [setting["name"] for setting in model["settings"]] == settings
+    assert re.match(r"ONNX Runtime \S+, CPUExecutionProvider", model["runs_on"])
 
 
 @pytest.mark.parametrize(
