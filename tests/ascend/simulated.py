@@ -14,6 +14,7 @@
 One child compiles all functions of a file, one after the other: starting it takes longer than a tiny graph.
 """
 
+import csv
 import importlib.util
 import json
 import os
@@ -56,6 +57,7 @@ class Graphs:
         error: The traceback of what it raised; empty if all went well.
         kernels: How often each (operator, kind) is launched; kinds are the values of `dvt.cluster.simulation.KINDS`.
         nodes: The operators of the graphs.
+        order: Names of what is launched, scope and operator, in the order in which the last graph launches it.
         peak_bytes: Memory of the card that the function needed at most.
         log: What MindSpore and the package said.
     """
@@ -63,6 +65,7 @@ class Graphs:
     error: str
     kernels: Kernels
     nodes: tuple[Node, ...]
+    order: tuple[str, ...]
     peak_bytes: int
     log: str = field(repr=False)
 
@@ -118,7 +121,11 @@ def _graphs(log: str, folder: Path) -> Graphs:
     result = json.loads((folder / "result.json").read_text())
     texts = [path.read_text(errors="replace") for path in sorted(folder.rglob("graph_build_*.ir"))]
     nodes = tuple(node for text in texts for node in _nodes(text))
-    return Graphs(result["error"], kernels_in(log), nodes, result["peak_bytes"], without_chatter(log))
+    order: tuple[str, ...] = ()
+    for path in folder.rglob("execute_order.csv"):
+        with path.open(newline="") as file:
+            order = tuple(row["node_name"] for row in csv.DictReader(file))
+    return Graphs(result["error"], kernels_in(log), nodes, order, result["peak_bytes"], without_chatter(log))
 
 
 # "  %5(name) = Im2Col(%1, ...) ..." with "      : (<Tensor[Float32], (4, 3)>) -> (...)" below, then the scope.

@@ -1,6 +1,7 @@
 """The dry run as users call it: the script, its report, what it refuses, and what it leaves behind."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ascend.simulated import Ascend
+from dvt.cli.train import Compiled, _largest
 from dvt.training.dry_run import first_error
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +41,7 @@ def dry_run(folder: Path, cards: str, **variables: str) -> subprocess.CompletedP
 
 @pytest.mark.slow
 def test_the_script_reports_and_leaves_nothing_behind(ascend: Ascend, folder: Path) -> None:
-    done = dry_run(folder, "8", RANK_ID="3")
+    done = dry_run(folder, "8", RANK_ID="3", DRY_RUN="largest")
     assert done.returncode == 0, done.stderr
     assert "rank 3 of 8 simulated Ascend card(s)" in done.stderr
     lines = done.stdout.splitlines()
@@ -47,8 +49,27 @@ def test_the_script_reports_and_leaves_nothing_behind(ascend: Ascend, folder: Pa
     assert any(line.split()[0] == "HCCL" and "AllReduce" in line for line in lines[2:])
     assert any(line.split()[0] == "aclnn" and "MatMul" in line for line in lines[2:])
     assert any(line.startswith("peak memory of a card at 2 images: 0.") and "of 60.0 GiB" in line for line in lines)
+    assert re.match(r"largest batch that fits: \d{3,} images, \d+\.\d\d of 60\.0 GiB", lines[-5])
     assert lines[-4] == "Not checked, since nothing was computed:"
     assert {path.name for path in folder.iterdir()} == {"images", "recipe.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("start", "per_image", "fixed", "largest"),
+    [(2, 100, 1000, 84), (128, 100, 1000, 84), (8, 0, 500, 2**14), (1, 6000, 3000, 1), (1, 6000, 5000, 0)],
+    ids=["fits", "too large", "a tiny model", "one image", "none"],
+)
+def test_the_largest_batch_is_found_in_a_few_compiles(start: int, per_image: int, fixed: int, largest: int) -> None:
+    asked = []
+
+    def compiled(images: int) -> Compiled:
+        asked.append(images)
+        return Compiled(peak_bytes=fixed + per_image * images + images % 3, usable_bytes=9600)
+
+    said = _largest(start, compiled(start), compiled)
+    found = int(said.split()[4]) if largest else 0
+    assert said.startswith("largest batch that fits: " if largest else "no batch fits, not even one of 1 images")
+    assert max(1, largest - 8) <= max(1, found) <= max(1, largest) and len(asked) <= 5
 
 
 def test_a_rank_outside_the_job_is_refused(folder: Path) -> None:

@@ -97,26 +97,12 @@ def test_training_overfits_a_batch_at_every_exit(model) -> None:
     assert (losses[-1] < 0.2 * losses[0]).all()
 
 
-def test_average_follows_the_weights_and_the_counter_the_steps(model) -> None:
+def test_exit_weights_choose_which_exits_learn() -> None:
+    ms.set_context(mode=ms.GRAPH_MODE)
+    model = dvt.build_model("dvt_deit_small", **TWO)
     images, labels = batch()
     before = {p.name: p.asnumpy().copy() for p in model.trainable_params()}
-    rates = np.array([1e-3, 0.0], np.float32)
-    step = TrainStep(model, TrainSection(ema_decay=0.75, weight_decay=0.05), rates)
-    step.set_train()
-    step(Tensor(images), Tensor(labels))
-    moved = {p.name: p.asnumpy().copy() for p in model.trainable_params()}
-    for name, average in step.ema_weights().items():
-        np.testing.assert_allclose(average, 0.75 * before[name] + 0.25 * moved[name], atol=1e-6)
-    step(Tensor(images), Tensor(labels))  # learning rate 0: nothing moves
-    for parameter in model.trainable_params():
-        np.testing.assert_array_equal(parameter.asnumpy(), moved[parameter.name])
-    assert int(step.global_step.asnumpy()) == 2
-
-
-def test_exit_weights_choose_which_exits_learn(model) -> None:
-    images, labels = batch()
-    before = {p.name: p.asnumpy().copy() for p in model.trainable_params()}
-    train = TrainSection(ema_decay=0.0, weight_decay=0.0, exit_weights=[1.0, 0.0, 0.0])
+    train = TrainSection(ema_decay=0.0, weight_decay=0.0, exit_weights=[1.0, 0.0])
     step = TrainStep(model, train, np.full(1, 1e-3, np.float32))
     step(Tensor(images), Tensor(labels))
     changed = {p.name.split(".")[1] for p in model.trainable_params() if (p.asnumpy() != before[p.name]).any()}
@@ -126,7 +112,7 @@ def test_exit_weights_choose_which_exits_learn(model) -> None:
 ONE = TINY | {"grid_sizes": (2,), "depth": 1}
 
 
-def one_step(train: TrainSection, rate: float = 1e-2, steps: int = 8, seed: int = 0, **model_keys: object):
+def one_step(train: TrainSection, rate: float | np.ndarray = 1e-2, steps: int = 8, seed: int = 0, **model_keys: object):
     """A fresh one-exit model, always the same, and its step."""
     ms.set_context(mode=ms.GRAPH_MODE)
     ms.set_seed(0)
@@ -145,6 +131,20 @@ def weights_of(model) -> dict[str, np.ndarray]:
 def assert_close(model, others: dict[str, np.ndarray], atol: float) -> None:
     for name, value in weights_of(model).items():
         np.testing.assert_allclose(value, others[name], atol=atol, err_msg=name)
+
+
+def test_average_follows_the_weights_and_the_counter_the_steps() -> None:
+    images, labels = batch()
+    rates = np.array([1e-3, 0.0], np.float32)
+    model, step = one_step(TrainSection(ema_decay=0.75, weight_decay=0.05), rates, steps=2)
+    before = weights_of(model)
+    step(Tensor(images), Tensor(labels))
+    moved = weights_of(model)
+    for name, average in step.ema_weights().items():
+        np.testing.assert_allclose(average, 0.75 * before[name] + 0.25 * moved[name], atol=1e-6)
+    step(Tensor(images), Tensor(labels))  # learning rate 0: nothing moves
+    assert_close(model, moved, atol=0)
+    assert int(step.global_step.asnumpy()) == 2
 
 
 def test_accumulation_equals_one_large_batch() -> None:
@@ -246,33 +246,30 @@ def test_mixed_precision_follows_the_float32_step() -> None:
     assert_close(half_model, weights_of(exact_model), atol=5e-3)
 
 
-def test_noise_follows_seed_and_batch_and_nothing_else() -> None:
+def test_noise_follows_seed_and_batch_alone_also_where_blocks_are_recomputed() -> None:
     """Equal weights (learning rate 0), equal batches: what differs is stochastic depth and dropout."""
     images, labels = batch()
+    train, noise = TrainSection(optimizer="sgd"), {"drop_path_rate": 0.5, "dropout_rate": 0.2, "depth": 2}
+    rates = np.array([0.0, 0.0, 0.0, 0.0, 1e-2, 1e-2, 0.0, 0.0], np.float32)
 
-    def losses(seed: int) -> list[float]:
-        _, step = one_step(TrainSection(), rate=0.0, seed=seed, drop_path_rate=0.5, dropout_rate=0.2, depth=2)
-        return [float(step(Tensor(images), Tensor(labels)).asnumpy()[0]) for _ in range(3)]
+    def losses(step: TrainStep, count: int) -> list[float]:
+        return [float(step(Tensor(images), Tensor(labels)).asnumpy()[0]) for _ in range(count)]
 
-    first = losses(seed=1)
+    model, step = one_step(train, rates, seed=1, **noise)
+    first = losses(step, 3)
     assert len(set(first)) == 3
-    assert losses(seed=1) == first
-    assert not set(losses(seed=2)) & set(first)
+    step.load_state({"batches": 0})
+    assert losses(step, 1) == first[:1]
+    _, other = one_step(train, rates, seed=2, **noise)
+    assert not set(losses(other, 3)) & set(first)
 
-
-def test_recomputed_blocks_give_the_same_step() -> None:
-    images, labels = batch()
-    results = []
-    for recompute in (False, True):
-        model, step = one_step(TrainSection(optimizer="sgd"), drop_path_rate=0.5, dropout_rate=0.2, depth=2)
-        if recompute:
-            for block in model.exits[0].blocks:
-                block.recompute()
-        losses = [step(Tensor(images), Tensor(labels)).asnumpy() for _ in range(2)]
-        results.append((losses, weights_of(model)))
-    np.testing.assert_allclose(results[1][0], results[0][0], atol=1e-6)
-    for name, value in results[1][1].items():
-        np.testing.assert_allclose(value, results[0][1][name], atol=1e-6, err_msg=name)
+    recomputed, again = one_step(train, rates, seed=1, **noise)
+    for block in recomputed.exits[0].blocks:
+        block.recompute()
+    np.testing.assert_allclose(losses(again, 3), first, atol=1e-6)
+    again.load_state({"batches": 0})
+    np.testing.assert_allclose(losses(again, 4), first[:1] + losses(step, 3), atol=1e-6)  # two of which move weights
+    assert_close(recomputed, weights_of(model), atol=1e-6)
 
 
 def test_heads_learn_at_their_own_rate() -> None:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dvt.cli.support import Parser, given_keys, print_if_asked
@@ -21,7 +21,7 @@ from dvt.errors import ConfigError, DeviceError
 from dvt.value_checks import expanded
 
 GIB = 2**30
-TRIES = 4  # to confirm the largest batch
+TRIES = 4  # compiles, to find the largest batch
 ROUND_TO, MOST = 8, 2**14  # images of the largest batch
 SHOWN = 8  # operators of a kind
 
@@ -110,7 +110,7 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
         child = simulation.environment(Path(folder), cards, rank)
 
         def compiled(images: int) -> Compiled:
-            return _compile(replace(config, train=replace(config.train, batch_size=images)), child, folder)
+            return _compile(config, images, child, folder)
 
         first = compiled(config.train.batch_size)
         _print_report(config, first)
@@ -121,7 +121,7 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
     return 1 if first.error else 0
 
 
-def _compile(config: RunConfig, variables: Mapping[str, str], folder: str) -> Compiled:
+def _compile(config: RunConfig, images: int, variables: Mapping[str, str], folder: str) -> Compiled:
     """In a process of its own: MindSpore must find the variables when it is imported, and leaves files behind in its
     working directory."""
     values = config_to_dict(config)
@@ -129,7 +129,7 @@ def _compile(config: RunConfig, variables: Mapping[str, str], folder: str) -> Co
         values[section][key] = values[section][key] and os.path.abspath(values[section][key])
     command = [sys.executable, "-m", "dvt.training.dry_run"]
     how = {"capture_output": True, "text": True, "errors": "replace", "env": dict(variables), "cwd": folder}
-    done = subprocess.run(command, input=json.dumps(values), **how)
+    done = subprocess.run(command, input=json.dumps({"config": values, "images": images}), **how)
     answer = (done.stdout.strip().splitlines() or [""])[-1]
     if not answer.startswith("{"):
         last = "\n".join(simulation.without_chatter(done.stderr).splitlines()[-5:])
@@ -159,13 +159,18 @@ def _print_report(config: RunConfig, found: Compiled) -> None:
 def _largest(batch: int, found: Compiled, compiled: Callable[[int], Compiled]) -> str:
     """The largest batch whose peak fits, in words. Memory grows in proportion to the images, so two compiles give a
     guess, which is compiled too."""
-    other = max(1, batch // 2) if batch > 1 else 2
-    per_image = (found.peak_bytes - compiled(other).peak_bytes) / (batch - other)
-    images = min(MOST, int(batch + (found.usable_bytes - found.peak_bytes) / max(per_image, 1)))
-    for _ in range(TRIES):
+    tried = {batch: found}
+    images = 2 * batch if found.fits else max(1, batch // 2)
+    while images not in tried and len(tried) <= TRIES:
+        tried[images] = compiled(images)
+        peaks = {count: each.peak_bytes for count, each in tried.items() if not each.error}
+        least, most = min(peaks), max(peaks)
+        per_image = (peaks[most] - peaks[least]) / max(most - least, 1)
+        images = most + int((found.usable_bytes - peaks[most]) / per_image) if per_image > 0 else MOST
+        images = min(images, MOST, *(count - 1 for count, each in tried.items() if not each.fits))
         images = max(1, images - images % ROUND_TO if images > ROUND_TO else images)
-        tried = compiled(images)
-        if tried.fits:
-            return f"largest batch that fits: {images} images, {tried.memory()}"
-        images -= ROUND_TO
-    return f"no batch of {images} images or more fits"
+    failed = [f"\n{count} images do not compile: {each.error}" for count, each in tried.items() if each.error]
+    largest = max((count for count, each in tried.items() if each.fits), default=0)
+    if not largest:
+        return f"no batch fits, not even one of {min(tried)} images"
+    return f"largest batch that fits: {largest} images, {tried[largest].memory()}{''.join(failed)}"

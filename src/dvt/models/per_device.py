@@ -28,6 +28,9 @@ class Operators(NamedTuple):
         pad: (B, I, S, S), padding of each side -> the images within zeros.
         branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
             on the CPU it costs less than computing both and selecting.
+        chained: Whether a message to other ranks must wait for the result of the one before, lest ranks send them in
+            different orders. On Ascend their order is that of the graph, and to wait would put them behind the
+            backward pass.
         all_finite: Tuple of float32 tensors -> whether all their elements are finite, a boolean scalar.
         word, number: From int32 tensors to words and back.
         add, multiply: A word and a word, a word and a Python int32 -> their sum or product modulo 2**32.
@@ -37,6 +40,7 @@ class Operators(NamedTuple):
     unfold: Callable[[Tensor, int, int, int], Tensor]
     pad: Callable[[Tensor, int], Tensor]
     branches: bool
+    chained: bool
     all_finite: Callable[[tuple[Tensor, ...]], Tensor]
     word: Callable[[Tensor], Word]
     number: Callable[[Word], Tensor]
@@ -141,11 +145,12 @@ def _fold_halves(x: Halves, bits: int) -> Halves:
     return ops.bitwise_xor(high, _quotient(high, 0x8000)), ops.bitwise_xor(low, moved)
 
 
-ON_CPU = Operators(_unfold, _pad, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
+ON_CPU = Operators(_unfold, _pad, True, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
 ON_GPU = ON_CPU._replace(branches=False, all_finite=amp.all_finite)
 ON_ASCEND = Operators(
     _unfold_on_ascend,
     _pad_on_ascend,
+    False,
     False,
     amp.all_finite,
     _halves,

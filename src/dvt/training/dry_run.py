@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
+from mindspore import Tensor
 
 from dvt import device
 from dvt.cluster.ranks import Ranks
@@ -19,18 +21,17 @@ from dvt.config.files import config_from_dict
 from dvt.config.sections import RunConfig
 from dvt.data import load_splits
 from dvt.errors import DVTError
-from dvt.training.feed import Feed
 from dvt.training.folder import RunFolder
 from dvt.training.run import build
 
 PACKAGE = Path(__file__).parents[1]
 
 
-def compiled(config: RunConfig) -> dict[str, Any]:
+def compiled(config: RunConfig, images: int) -> dict[str, Any]:
     """Compiles all graphs of one step of the optimizer; `seconds` for that and `peak_bytes` of the card's memory.
 
-    The batches are those of the run. They are not sunk to the card, nothing is written, and a resumed run is compiled
-    as from its start.
+    The batch is the first one of the run, cut or repeated to so many images. It is not sunk to the card, nothing is
+    written, and a resumed run is compiled as from its start.
     """
     train = replace(config.train, dataset_sink_mode=False)
     config = replace(config, train=train, resume=False, device_target="Ascend")
@@ -39,11 +40,12 @@ def compiled(config: RunConfig) -> dict[str, Any]:
     ranks = Ranks(used.rank, used.world_size)
     splits = load_splits(config.data, config.model.input_size, config.seed, config.augment, train.label_smoothing)
     run = build(config, splits, RunFolder(config, writes=False), ranks)
-    results = Feed(run.state.step, splits, train, ranks).epoch()
+    first = next(splits.training(train.batch_size, ranks.shard, train.accumulation_steps).epoch(0))
+    batch = [Tensor(np.resize(each, (images, *each.shape[1:]))) for each in first]
     print(STEP_BEGINS, file=sys.stderr, flush=True)
     began = time.monotonic()
     for _ in range(train.accumulation_steps):
-        next(results).asnumpy()
+        run.state.step(*batch).asnumpy()
     return {"seconds": time.monotonic() - began, "peak_bytes": ms.runtime.max_memory_allocated()}
 
 
@@ -58,7 +60,8 @@ def first_error(error: Exception) -> str:
 
 def main() -> int:
     try:
-        found = compiled(config_from_dict(json.load(sys.stdin)))
+        asked = json.load(sys.stdin)
+        found = compiled(config_from_dict(asked["config"]), asked["images"])
     except DVTError as error:
         found = {"refused": str(error)}
     except Exception as error:

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from mindspore import Tensor, nn, ops
 
+from dvt.models.per_device import operators
+
 MESSAGE_ELEMENTS = 25 * 2**18  # float32, 25 MiB
 """So many gradients are sent together: enough that the start of a message costs little, few enough that the first
 messages are under way while the other gradients are computed."""
@@ -42,7 +44,7 @@ class GradientsMean(nn.Cell):
 
     def __init__(self, sizes: Sequence[int], count: int, most: int = MESSAGE_ELEMENTS) -> None:
         super().__init__()
-        self.mean = Mean(count)
+        self.mean, self.chained = Mean(count), operators().chained
         self.sizes = tuple(sizes)
         self.messages = tuple(messages(sizes, most))
         self.map = ops.HyperMap()
@@ -53,8 +55,9 @@ class GradientsMean(nn.Cell):
             joined = ops.concat(self.map(_flatten, tensors[first:stop]))
             if before is not None:  # in this order on all ranks
                 joined = ops.depend(joined, before)
-            before = self.mean(joined)
-            cut_out = ops.partial(_cut_out, before)
+            mean = self.mean(joined)
+            before = mean if self.chained else joined
+            cut_out = ops.partial(_cut_out, mean)
             means = self.map(cut_out, starts, self.sizes[first:stop], tensors[first:stop]) + means
         return means
 
