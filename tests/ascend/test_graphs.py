@@ -6,7 +6,6 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +15,7 @@ from mindspore import Tensor, ops
 
 from ascend.simulated import Ascend, Graphs
 from dvt import device
-from dvt.cluster.ranks import ALONE, Ranks
+from dvt.cluster.ranks import Ranks
 from dvt.config import TrainSection
 from dvt.deploy.writers import exportable
 from dvt.early_exit.classifier import ExitCell
@@ -35,11 +34,11 @@ LABELS = np.array([0, 1, 2, 3], np.int32)
 
 STEPS: dict[str, tuple[ModelConfig, dict[str, Any], np.ndarray]] = {
     "soft_sgd": (tiny.patch_config(**ONE), {"optimizer": "sgd"}, np.eye(7, dtype=np.float32)[LABELS]),
-    "labels_clipped_averaged": (tiny.patch_config(**ONE), {"clip_norm": 1.0, "ema_decay": 0.9}, LABELS),
     "accumulation_o2": (tiny.patch_config(**ONE), {"accumulation_steps": 2, "amp_level": "O2"}, LABELS),
     "t2t": (tiny.t2t_config(**ONE, soft_splits=((6, 4, 1),)), {}, LABELS),
     "reuse_distillation_o1": (tiny.patch_config(**TWO), {"distillation": 0.5, "amp_level": "O1"}, LABELS),
     "no_reuse_padded": (tiny.patch_config(**TWO, image_size=16, feature_reuse=False, relation_reuse=False), {}, LABELS),
+    "eight_ranks": (tiny.patch_config(**ONE, depth=4), {"clip_norm": 1.0, "ema_decay": 0.9}, LABELS),
 }
 """Model, what `TrainSection` has besides its defaults, and targets of the step of each name. Each has some factors that
 meet in no operator: a graph takes seconds to compile."""
@@ -61,9 +60,10 @@ REVIEWED = {
 }
 
 
-def one_step(name: str, ranks: Ranks = ALONE, **model_keys: Any) -> None:
+def one_step(name: str) -> None:
     config, options, targets = STEPS[name]
-    config = replace(config, **model_keys)
+    used = device.set_up("Ascend")
+    ranks = Ranks(used.rank, used.world_size)
     train = TrainSection(**options)
     model = build_from_config(config)
     model.set_train(True)
@@ -79,12 +79,6 @@ def one_step(name: str, ranks: Ranks = ALONE, **model_keys: Any) -> None:
 
 for _name in STEPS:
     globals()[_name] = partial(one_step, _name)
-
-
-def eight_ranks() -> None:
-    used = device.set_up("Ascend")
-    assert (used.rank, used.world_size) == (3, 8)
-    one_step("labels_clipped_averaged", Ranks(used.rank, used.world_size), depth=6)
 
 
 def performer_o2() -> None:
@@ -116,7 +110,8 @@ def export_float16() -> None:
 
 @pytest.fixture(scope="module")
 def graphs(ascend: Ascend) -> dict[str, Graphs]:
-    return ascend.compile(__file__, [*STEPS, *FORWARD])
+    alone = [name for name in (*STEPS, *FORWARD) if name != "eight_ranks"]
+    return ascend.compile(__file__, alone) | ascend.compile(__file__, ["eight_ranks"], cards=8, rank=3)
 
 
 @pytest.mark.parametrize("name", [*STEPS, *FORWARD])
@@ -149,13 +144,13 @@ def test_an_accumulated_batch_is_two_graphs_of_which_one_updates(graphs: dict[st
     assert operators["AllFinite"] == 1 and operators["OneHot"] == 2
 
 
-def test_one_of_eight_ranks(ascend: Ascend) -> None:
-    """Gradients travel in messages of which all but those of the first layers leave during the backward pass."""
-    graphs = ascend.compile(__file__, ["eight_ranks"], cards=8, rank=3)["eight_ranks"]
-    assert not graphs.error
-    backward = [place for place, name in enumerate(graphs.order) if "Gradients/" in name]
-    messages = [place for place, name in enumerate(graphs.order) if re.search("reduce_gradients.*/AllReduce", name)]
-    assert graphs.of_kind("HCCL") == {"AllReduce": 1 + len(messages)} and len(messages) >= 7  # losses, and gradients
+def test_gradients_leave_during_the_backward_pass(graphs: dict[str, Graphs]) -> None:
+    """In messages, of which all but those of the first layers start before its last kernels."""
+    order = graphs["eight_ranks"].order
+    backward = [place for place, name in enumerate(order) if "Gradients/" in name]
+    messages = [place for place, name in enumerate(order) if re.search("reduce_gradients.*/AllReduce", name)]
+    launched = graphs["eight_ranks"].of_kind("HCCL")
+    assert launched == {"AllReduce": 1 + len(messages)} and len(messages) >= 7  # losses, and gradients
     left = [sum(place > message for place in backward) for message in messages]
     assert left[0] > 0.6 * len(backward) and left[-4] > 0
 

@@ -6,7 +6,6 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from ascend.simulated import Ascend, Graphs
-from dvt import device
 
 pytestmark = pytest.mark.slow
 
@@ -23,26 +22,12 @@ class Refused(nn.Cell):
         return ops.one_hot(labels, 3)
 
 
-class Mean(nn.Cell):
-    def __init__(self) -> None:
-        super().__init__()
-        self.all_reduce = ops.AllReduce()
-
-    def construct(self, x: Tensor) -> Tensor:
-        return self.all_reduce(x)
-
-
 def mixed() -> None:
     Mixed()(Tensor(np.ones((2, 3, 512, 512), np.float32)))
 
 
 def refused() -> None:
     Refused()(Tensor(np.zeros(4, np.int32)))
-
-
-def reduced() -> None:
-    assert device.set_up("Ascend").world_size == 8 and device.set_up("Ascend").rank == 3
-    Mean()(Tensor(np.ones(4, np.float32)))
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +46,3 @@ def test_kernels_types_and_memory(graphs: dict[str, Graphs]) -> None:
 
 def test_an_error_is_that_of_ascend(graphs: dict[str, Graphs]) -> None:
     assert "For OneHot on Ascend" in graphs["refused"].error and not graphs["refused"].kernels
-
-
-def test_one_of_eight(ascend: Ascend) -> None:
-    reduced = ascend.compile(__file__, ["reduced"], cards=8, rank=3)["reduced"]
-    assert not reduced.error and reduced.of_kind("HCCL") == {"AllReduce": 1}
