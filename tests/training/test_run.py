@@ -70,7 +70,7 @@ def config(folder: Path, output: Path, **changes: object) -> RunConfig:
     return config_from_dict(values)
 
 
-ONE_EPOCH = {"train__epochs": 1, "train__batch_size": 3, "train__learning_rate": 1e-2, "eval": {"batch_size": 3}}
+ONE_EPOCH = {"train__epochs": 1, "train__batch_size": 5, "train__learning_rate": 1e-2, "eval": {"batch_size": 3}}
 
 
 @pytest.fixture(scope="module")
