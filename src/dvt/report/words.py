@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dvt.early_exit.budgets import BudgetUse
+from dvt.early_exit.budgets import BudgetUse, certainty
 from dvt.early_exit.decisions import NEVER
 from dvt.report.results import Results, Throughput
 
@@ -68,6 +68,7 @@ def summary(results: Results) -> str:
             f"{share(chosen.cost_fraction)} of the last exit's cost",
             "  images that leave at each exit: " + ", ".join(map(share, chosen.exit_fractions)),
         ]
+        lines += [f"  {line}" for line in certainty(chosen)]
         if budget := chosen.budget:
             lines.append(f"  budget in {budget_use(budget)}")
     if measured:
@@ -99,7 +100,9 @@ def headline(results: Results) -> str:
         sentence = f"Stopping early {'keeps' if drop >= 0 else 'reaches'} {reached} accuracy (last exit: {last})"
     cost = 100.0 * chosen.cost_fraction
     sentence += f" at {cost:.1f} % of the cost" + ("" if cost < 99.95 else ", which saves nothing")
-    return sentence + _speed_remark(results.throughput) + _single_exit_remark(results)
+    sentence += _speed_remark(results.throughput) + _single_exit_remark(results)
+    promise = "".join(certainty(chosen)[:1])
+    return f"{sentence} {promise[0].upper()}{promise[1:]}." if promise else sentence
 
 
 def _speed_remark(measured: Throughput | None) -> str:
