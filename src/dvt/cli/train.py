@@ -173,4 +173,5 @@ def _largest(batch: int, found: Compiled, compiled: Callable[[int], Compiled]) -
     largest = max((count for count, each in tried.items() if each.fits), default=0)
     if not largest:
         return f"no batch fits, not even one of {min(tried)} images"
-    return f"largest batch that fits: {largest} images, {tried[largest].memory()}{''.join(failed)}"
+    more = "; more were not tried" if largest == MOST else ""
+    return f"largest batch that fits: {largest} images, {tried[largest].memory()}{more}{''.join(failed)}"
