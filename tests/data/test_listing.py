@@ -10,6 +10,7 @@ from data_files import write_image
 
 from dvt.config import DataSection
 from dvt.data import load_splits
+from dvt.data.classes import ModelClasses
 from dvt.data.image_files import AGAIN, DANGLING, HIDDEN, NO_FILE, NO_IMAGE, images_below
 from dvt.data.sources.image_folder import images_to_classify
 from dvt.data.sources.record_writer import write_records
@@ -36,7 +37,7 @@ def by_predict(folder: Path) -> list[str]:
 
 
 def by_infer(folder: Path) -> list[str]:
-    return images_to_classify(folder, ["cat"])[0]
+    return images_to_classify(folder, ModelClasses(1, ["cat"]))[0]
 
 
 @pytest.mark.parametrize("find", [by_predict, by_infer])
@@ -95,9 +96,9 @@ def test_training_and_records_and_infer_read_the_same(classes, tmp_path, caplog)
     pytest.importorskip("mindspore")
     assert write_records(classes, tmp_path / "records", shards=1) == {"train": count, "val": count}
     assert f"left out in {classes}/val: 12 hidden" in caplog.text
-    files, labels, (note,) = images_to_classify(classes, ["dog", "owl", "cat"])
+    files, labels, (note,) = images_to_classify(classes, ModelClasses(3, ["dog", "owl", "cat"]))
     assert len(files) == count and labels == [2] * (count // 2) + [0] * (count // 2) and "12 hidden" in note
-    assert len(images_to_classify(classes / "val", None)[0]) == count
+    assert len(images_to_classify(classes / "val", ModelClasses(7))[0]) == count
 
 
 def stray(part: Path) -> None:
@@ -139,11 +140,13 @@ def nothing_but_hidden(part: Path) -> None:
 )
 def test_class_folders_hold_images_alone_for_every_reader(classes, tmp_path, spoil, message):
     spoil(classes / "val")
-    for read in (
+    readers = [
         lambda: load_splits(DataSection(path=str(classes)), 16, 0),
         lambda: write_records(classes, tmp_path / "records"),
-        lambda: images_to_classify(classes, ["cat", "dog"]),
-    ):
+    ]
+    if spoil is not nothing_but_hidden:  # a class without images matters to training alone
+        readers.append(lambda: images_to_classify(classes, ModelClasses(2, ["cat", "dog"])))
+    for read in readers:
         with pytest.raises(DataError, match=message):
             read()
     assert not (tmp_path / "records").exists()

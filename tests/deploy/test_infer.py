@@ -15,6 +15,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dvt.cli import main as cli
+from dvt.data.classes import ModelClasses
 from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy import Cascade
 
@@ -37,7 +38,7 @@ def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsy
     assert cli.main(["infer", str(bundle), str(data), "--batch_size", "4", "--output", str(output)]) == 0
     rows = list(csv.DictReader(output.open(encoding="utf-8")))
     cascade = Cascade(bundle)
-    files, labels, _ = images_to_classify(data, bundles.CLASS_NAMES)
+    files, labels, _ = images_to_classify(data, ModelClasses(len(bundles.CLASS_NAMES), bundles.CLASS_NAMES))
     assert [row["file"] for row in rows] == files and len(files) == 6 and labels == [1, 1, 1, 3, 3, 3]
     expected = cascade.predict(np.stack([cascade.preprocessing(file) for file in files]))
     assert [int(row["label"]) for row in rows] == expected.labels.tolist()
@@ -114,7 +115,7 @@ def test_other_classes_and_no_preprocessing(
 ):
     shutil.copytree(data / "val" / "bee", tmp_path / "images" / "wasp")
     assert cli.main(["infer", str(bundle), str(tmp_path / "images")]) == 2
-    assert "must be classes of the bundle; these are not: wasp" in capsys.readouterr().err
+    assert "are no classes of the model: wasp. It has" in capsys.readouterr().err
     folder = shutil.copytree(bundle, tmp_path / "copy")
     content = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     (folder / "manifest.json").write_text(json.dumps({**content, "preprocessing": None}), encoding="utf-8")

@@ -18,7 +18,7 @@ from dvt.config.files import config_from_dict, config_to_dict
 from dvt.early_exit.candidates import CalibrationSet, parts
 from dvt.early_exit.certify import certify
 from dvt.early_exit.outcomes import StoredPredictions
-from dvt.errors import CheckpointError, ConfigError
+from dvt.errors import CheckpointError, ConfigError, DataError
 from dvt.evaluation import evaluate_checkpoint
 from dvt.evaluation.predict import Predictor
 from dvt.evaluation.stored import unfit_calibration
@@ -239,10 +239,35 @@ def test_another_data_set_is_refused(folder: Path, checkpoint: Path, tmp_path: P
             source = folder / split / ("blue" if name == "azure" else name)
             for image in source.iterdir():
                 (target / image.name).write_bytes(image.read_bytes())
-    with pytest.raises(CheckpointError, match="'blue'.*'azure'"):
+    with pytest.raises(DataError, match="1 of the 3 folders of .*train are no classes of the model: azure"):
         evaluate_checkpoint(str(checkpoint), 2, config(tmp_path / "more"), str(tmp_path / "report"))
     with pytest.raises(CheckpointError, match="no checkpoint"):
         evaluate_checkpoint(str(tmp_path / "no.ckpt"), 2, config(folder), str(tmp_path / "report"))
+
+
+def test_images_of_some_of_the_classes(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Accuracy over all outputs, and over those of the classes present; a class folder may be empty or missing."""
+    some = shutil.copytree(folder, tmp_path / "some")
+    shutil.rmtree(some / "train" / "red")
+    shutil.rmtree(some / "val" / "green")
+    (some / "val" / "green").mkdir()
+    results = evaluate_checkpoint(str(checkpoint), 2, config(some, keep_probabilities=True), str(tmp_path / "report"))
+    saved = np.load(tmp_path / "report" / "predictions.npz")
+    probabilities, labels = saved["probabilities"], saved["labels"]
+    assert results.num_images == 14 and labels.tolist() == [0] * 7 + [2] * 7
+    assert results.class_names == ["blue", "green", "red"] and set(results.per_class) == {"blue", "red"}
+    assert results.anytime_accuracy == pytest.approx(100 * (probabilities.argmax(axis=2) == labels).mean(axis=1))
+    right = np.where(probabilities[..., 0] >= probabilities[..., 2], 0, 2) == labels
+    assert (right != (probabilities.argmax(axis=2) == labels)).any()  # else the restriction would change nothing
+    present = results.classes_present
+    assert present.count == 2 and present.anytime_accuracy == pytest.approx(100 * right.mean(axis=1))
+    assert present.recommended_accuracy == pytest.approx(100 * right[saved["exit_index"], np.arange(14)].mean())
+    said = f"images show 2 of 3 classes; accuracy with the outputs restricted to these: exit 1 {right[0].mean():.2%}"
+    assert said.replace("%", " %") in capsys.readouterr().out
+    assert "images show 2 of 3 classes" in (tmp_path / "report" / "report.html").read_text()
+    assert Results.from_json((tmp_path / "report" / "results.json").read_text()) == results
 
 
 def test_refusals_of_what_would_be_silently_wrong(folder: Path, checkpoint: Path, tmp_path: Path) -> None:

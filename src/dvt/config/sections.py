@@ -100,6 +100,8 @@ class DataSection:
     Args:
         dataset: image_folder wants train/CLASS/* and val/CLASS/* below data.path, or MindRecord files made of them.
         path: Folder that holds the data set; null looks in the usual places (Fashion-MNIST only).
+        class_map: Evaluation of image_folder only: JSON or YAML file that says which class of the checkpoint a folder
+            shows (folder -> class index or name), where that does not follow from its name.
         train_images: Use at most this many training images, drawn evenly per class; null for all.
         val_images: Use at most this many validation images, drawn evenly per class; null for all.
         calibration_images: Size of the slice of the training set on which thresholds are found.
@@ -120,6 +122,7 @@ class DataSection:
 
     dataset: DatasetName = "image_folder"
     path: str | None = field(default=None, metadata=PATH)
+    class_map: str | None = field(default=None, metadata=PATH)
     train_images: int | None = field(default=None, metadata=bounds(1))
     val_images: int | None = field(default=None, metadata=bounds(1))
     calibration_images: int = field(default=50000, metadata=bounds(1))
@@ -137,7 +140,9 @@ class DataSection:
     def __post_init__(self) -> None:
         check_fields(self, "data.")
         drawn = self.dataset == "fashion_mnist_scale"
-        for key, has_effect in (("canvas_size", drawn), ("item_sizes", drawn), ("resize_size", not drawn)):
+        folder = self.dataset == "image_folder"
+        effects = {"canvas_size": drawn, "item_sizes": drawn, "resize_size": not drawn, "class_map": folder}
+        for key, has_effect in effects.items():
             if getattr(self, key) is not None and not has_effect:
                 raise ConfigError(f"data.{key} is set, but has no effect on data.dataset {self.dataset}; leave it out")
         if self.max_bad_images > 1 and self.max_bad_images % 1:

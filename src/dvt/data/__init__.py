@@ -2,6 +2,6 @@
 
 from dvt.data.batches import Splits
 from dvt.data.preprocess import Preprocessing
-from dvt.data.splits import SPLITS, load_splits, load_validation
+from dvt.data.splits import SPLITS, load_evaluation, load_splits, load_validation
 
-__all__ = ["SPLITS", "Preprocessing", "Splits", "load_splits", "load_validation"]
+__all__ = ["SPLITS", "Preprocessing", "Splits", "load_evaluation", "load_splits", "load_validation"]

@@ -10,6 +10,7 @@ from dvt.data.augment.draws import Purpose, even_subset, stream_key
 from dvt.data.augment.mixing import Mixing
 from dvt.data.bad_images import BadImagePolicy
 from dvt.data.batches import Splits
+from dvt.data.classes import ModelClasses
 from dvt.data.images import PARTS, Recipe, Source, View
 from dvt.data.sources.cifar import open_cifar
 from dvt.data.sources.fashion_mnist import open_fashion_mnist
@@ -47,7 +48,36 @@ def load_splits(
     Raises DataError if the data set is missing or faulty, ConfigError if the configuration does not fit it.
     """
     augment = augment or AugmentSection()
+    if data.class_map:
+        raise ConfigError("data.class_map is set, but it is for the evaluation of a checkpoint alone; leave it out")
     source = _open(data, image_size, augment)
+    splits = _trained_on(source, data, seed, augment)
+    mixed = augment.mixup > 0 or augment.cutmix > 0
+    mixing = Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names)) if mixed else None
+    # A class without training images would be an output that the model never learns.
+    counts = np.bincount(splits.labels("train"), minlength=len(source.class_names))
+    if empty := [source.class_names[i] for i in np.flatnonzero(counts == 0)]:
+        raise DataError(
+            f"no training images of {len(empty)} class(es): {listing(empty, shown=5)}; give each some, lower"
+            " data.calibration_images or raise data.train_images"
+        )
+    return replace(splits, mixing=mixing, erasing=augment.erasing)
+
+
+def load_evaluation(data: DataSection, image_size: int, seed: int, classes: ModelClasses) -> Splits:
+    """As `load_splits`, for the evaluation of a model: images of a folder are labelled by the classes of the model, and
+    there need not be some of each class."""
+    augment = AugmentSection()
+    return _trained_on(_open(data, image_size, augment, PARTS, classes), data, seed, augment)
+
+
+def load_validation(data: DataSection, image_size: int, classes: ModelClasses | None = None) -> Splits:
+    """The validation images alone, as the others have them, but that mean and standard deviation are not computed."""
+    source = _open(data, image_size, AugmentSection(), ("val",), classes)
+    return _divided(source, data, (_validation(source, data),), tuple(source.notes))
+
+
+def _trained_on(source: Source, data: DataSection, seed: int, augment: AugmentSection) -> Splits:
     plain = Recipe(source.preprocessing, source.preprocessing.interpolation)  # crop and flip alone
     labels, train, key = source.train.labels, np.arange(len(source.train.labels)), None
     calibration_key = stream_key(seed, Purpose.CALIBRATION)
@@ -62,13 +92,6 @@ def load_splits(
         note = f"calibration: {len(calibration):,} training images, kept out of training"
     if data.train_images is not None:
         train = train[even_subset(labels[train], data.train_images, stream_key(seed, Purpose.SUBSET))]
-    # A class without training images would be an output that the model never learns.
-    counts = np.bincount(labels[train], minlength=len(source.class_names))
-    if empty := [source.class_names[i] for i in np.flatnonzero(counts == 0)]:
-        raise DataError(
-            f"no training images of {len(empty)} class(es): {listing(empty, shown=5)}; give each some, lower"
-            " data.calibration_images or raise data.train_images"
-        )
     if not data.hold_out_calibration:
         asked, key = data.calibration_images, stream_key(seed, Purpose.CALIBRATION_AUGMENTATION)
         calibration = train[even_subset(labels[train], asked, calibration_key)]
@@ -79,19 +102,10 @@ def load_splits(
         View("calibration", source.train, calibration, plain, key),
         _validation(source, data),
     )
-    mixed = augment.mixup > 0 or augment.cutmix > 0
-    mixing = Mixing(augment.mixup, augment.cutmix, label_smoothing, len(source.class_names)) if mixed else None
     added = [] if augment.policy == "none" else [augment.policy]
     added += [f"{key} {value:g}" for key in ("mixup", "cutmix", "erasing") if (value := getattr(augment, key)) > 0]
     variation = [f"training images: crop and flip, {', '.join(added)}"] if added else []
-    splits = _divided(source, data, views, (*source.notes, *variation, note))
-    return replace(splits, seed=seed, mixing=mixing, erasing=augment.erasing)
-
-
-def load_validation(data: DataSection, image_size: int) -> Splits:
-    """The validation images alone, as `load_splits` has them, but that mean and standard deviation are not computed."""
-    source = _open(data, image_size, AugmentSection(), ("val",))
-    return _divided(source, data, (_validation(source, data),), tuple(source.notes))
+    return replace(_divided(source, data, views, (*source.notes, *variation, note)), seed=seed)
 
 
 def _validation(source: Source, data: DataSection) -> View:
@@ -111,9 +125,16 @@ def _divided(source: Source, data: DataSection, views: Sequence[View], notes: tu
     )
 
 
-def _open(data: DataSection, image_size: int, augment: AugmentSection, parts: Sequence[str] = PARTS) -> Source:
+def _open(
+    data: DataSection,
+    image_size: int,
+    augment: AugmentSection,
+    parts: Sequence[str] = PARTS,
+    classes: ModelClasses | None = None,
+) -> Source:
+    by_folder = (classes,) if data.dataset == "image_folder" else ()
     try:
-        source = SOURCES[data.dataset](data, image_size, parts)
+        source = SOURCES[data.dataset](data, image_size, parts, *by_folder)
     except OSError as error:  # no permission, a broken disk: the files are there but cannot be read
         raise DataError(f"cannot read {error.filename or data.path}: {error.strerror or error}") from error
     if source.drawn and augment.policy != "none":

@@ -12,6 +12,7 @@ from typing import TextIO
 import numpy as np
 from tqdm import tqdm
 
+from dvt.data.classes import ModelClasses
 from dvt.data.progress import progress
 from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy.runner import Cascade
@@ -69,7 +70,8 @@ def infer(request: InferRequest) -> int:
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
         thresholds = cascade.chosen(_thresholds(request.thresholds, cascade.thresholds))
-        files, true_labels, notes = images_to_classify(request.data_path, cascade.class_names)
+        classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names)
+        files, true_labels, notes = images_to_classify(request.data_path, classes)
         for note in notes:
             print(note, file=sys.stderr)
         names, costs = cascade.class_names, np.asarray(cascade.manifest.cumulative_gmacs)

@@ -26,6 +26,7 @@ ANY_NETWORK = (
     "confidence (K exits, n images), predicted (K, n) in whole numbers, cost (K,) of leaving at each exit with those "
     "before it, and labels (n,) for all risks but changes"
 )
+OPTIONAL = ("largest", "probabilities", "restricted")
 _CALIBRATION = "calibration_"  # before the names of the calibration images' arrays
 _STORED = ("labels", "predicted", *RULES)
 _OPTIONAL = ("cumulative_seconds", "temperatures", "thresholds", "exit_index")
@@ -40,6 +41,7 @@ class Outcomes:
     scores: dict[str, np.ndarray]  # rule name -> (K, n)
     largest: np.ndarray | None = None  # (K, n) largest probability, at no temperature
     probabilities: np.ndarray | None = None  # (K, n, C) at no temperature
+    restricted: np.ndarray | None = None  # (K, n) most probable of the classes present, where some are not
     _frontiers: dict[tuple, Frontier] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -49,12 +51,18 @@ class Outcomes:
         labels: np.ndarray,
         temperatures: Sequence[float] | None = None,
         keep_probabilities: bool = False,
+        present: np.ndarray | None = None,
     ) -> "Outcomes":
-        """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite."""
+        """From softmax outputs (K, n, C), scored at `temperatures` (K,). Raises DataError if they are not finite.
+
+        `present` are the classes that the images show, where these are not all.
+        """
         largest = confidence(probabilities)
         scores = {name: stacked_scores(ExitRule(name, temperatures), probabilities) for name in RULES}
         predicted = probabilities.argmax(axis=2).astype(np.int32)
-        return cls(predicted, np.asarray(labels), scores, largest, probabilities if keep_probabilities else None)
+        restricted = None if present is None else present[probabilities[..., present].argmax(axis=2)].astype(np.int32)
+        kept = probabilities if keep_probabilities else None
+        return cls(predicted, np.asarray(labels), scores, largest, kept, restricted)
 
     @classmethod
     def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
@@ -72,14 +80,14 @@ class Outcomes:
     def to_arrays(self) -> dict[str, np.ndarray]:
         """All that is known, by name."""
         arrays = {"labels": self.labels, "predicted": self.predicted, **self.scores}
-        arrays |= {"largest": self.largest, "probabilities": self.probabilities}
+        arrays |= {name: getattr(self, name) for name in OPTIONAL}
         return {name: array for name, array in arrays.items() if array is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str = "") -> "Outcomes":
         """The inverse of `to_arrays`, for names that start with `prefix`. Raises KeyError for a missing name."""
         predicted, labels, *scores = (arrays[prefix + name] for name in ("predicted", "labels", *RULES))
-        optional = (arrays.get(prefix + name) for name in ("largest", "probabilities"))
+        optional = (arrays.get(prefix + name) for name in OPTIONAL)
         return cls(predicted, labels, dict(zip(RULES, scores, strict=True)), *optional)
 
     @property

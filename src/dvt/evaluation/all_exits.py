@@ -76,6 +76,7 @@ class Keep:
 
     temperatures: Sequence[float] | None = None  # (K,) that scores are taken at
     probabilities: bool = False  # those too
+    present: np.ndarray | None = None  # the classes that the images show, where these are not all
     partial: Partial | None = None  # where batches are kept for the case of an interruption
 
 
@@ -99,7 +100,7 @@ def run_all_exits(cell: AllExits, splits: Splits, split: str, batch_size: int, k
             for images, labels in batches:
                 # A short batch is padded, so that one compiled shape serves all.
                 outputs = run(Tensor(padded(images, batch_size))).asnumpy()[:, : len(images)]
-                parts.append(Outcomes.of(outputs, labels, keep.temperatures, keep.probabilities))
+                parts.append(Outcomes.of(outputs, labels, keep.temperatures, keep.probabilities, keep.present))
                 if partial:
                     partial.add(split, parts[-1])
                 bar.update(len(images))

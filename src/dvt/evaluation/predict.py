@@ -12,6 +12,7 @@ import numpy as np
 
 from dvt import device
 from dvt.checkpoint.native import load_model
+from dvt.data.classes import ModelClasses
 from dvt.data.decode import read_image
 from dvt.data.image_files import images_below
 from dvt.data.preprocess import Preprocessing
@@ -65,7 +66,7 @@ class Predictor:
                     "some with `dvt eval --mode 2 --eval.store`"
                 )
             thresholds, rule = choice.thresholds, choice.rule
-        self.class_names = list(names or (f"class {i}" for i in range(loaded.model.num_classes)))
+        self.class_names = ModelClasses(loaded.model.num_classes, names).words
         self._gmacs = cumulative_gmacs(loaded.model)
         self._classifier = AdaptiveClassifier(model, thresholds, batch_sizes=[1], rule=rule)
         shape = (1, loaded.model.in_channels, loaded.model.image_size, loaded.model.image_size)

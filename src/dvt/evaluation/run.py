@@ -16,8 +16,9 @@ from dvt import device, early_exit
 from dvt.checkpoint.native import Checkpoint, model_of, read_checkpoint
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
-from dvt.data import Splits, load_splits, load_validation
+from dvt.data import Splits, load_evaluation, load_validation
 from dvt.data.bad_images import LEFT_OUT
+from dvt.data.classes import ModelClasses
 from dvt.early_exit import budgets
 from dvt.early_exit.budgets import Choice, Costs
 from dvt.early_exit.candidates import parts
@@ -39,7 +40,7 @@ from dvt.evaluation.stored import (
 from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.page import write_report
-from dvt.report.results import ExitReliability, Group, Results, SweepCurve
+from dvt.report.results import ClassesPresent, ExitReliability, Group, Results, SweepCurve
 from dvt.report.words import summary
 from dvt.safe_files import require_writable
 
@@ -69,15 +70,16 @@ def evaluate_checkpoint(
         return None
     used = device.set_up(config.device_target)
     model = model_of(loaded, checkpoint)
+    classes = ModelClasses(loaded.model.num_classes, loaded.metadata.get("class_names"), config.data.class_map)
     unfit = ""
     if mode == 2:
         check_calibration(loaded, config, checkpoint)
         unfit = unfit_calibration(loaded, config)
-        splits = load_splits(config.data, loaded.model.image_size, config.seed)
+        splits = load_evaluation(config.data, loaded.model.image_size, config.seed, classes)
     else:  # no training image is needed, nor looked at
         known = loaded.metadata.get("preprocessing") or {}
         mean, std = (getattr(config.data, key) or known.get(key) for key in ("mean", "std"))
-        splits = load_validation(replace(config.data, mean=mean, std=std), loaded.model.image_size)
+        splits = load_validation(replace(config.data, mean=mean, std=std), loaded.model.image_size, classes)
     check_fit(loaded, splits, checkpoint)
     folder = Path(output)
     require_writable(folder)  # before any long work
@@ -125,6 +127,7 @@ class _Evaluation:
         self._model, self._config, self._partial, self._cell = model.config, config, partial, AllExits(model)
         self._splits = splits  # of a split that was run, only the images that can be read
         self._left_out: dict[str, int] = {}  # the number of the others, by split
+        self._present = np.unique(splits.source.val.labels)  # classes of which there are images
         self._speed_test = SpeedTest(self._cell, splits, config.eval)
         self.sweep: np.ndarray | None = None
         self.choice: Choice | None = None
@@ -139,7 +142,8 @@ class _Evaluation:
     def _run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
         """Every exit on the images of a split that can be read, scored at `temperatures`; from here on, these images
         are the split."""
-        keep = Keep(temperatures, probabilities, self._partial)
+        some = self._present if len(self._present) < self._model.num_classes else None
+        keep = Keep(temperatures, probabilities, some, self._partial)
         found = run_all_exits(self._cell, self._splits, split, self._config.eval.batch_size, keep)
         bad = found.labels == LEFT_OUT
         if not bad.any():
@@ -210,13 +214,19 @@ class _Evaluation:
             anytime_accuracy=val.accuracy,
             sweep=SweepCurve(thresholds, accuracy, expected_gmacs, exit_fractions),
             frontier=frontier,
-            published=published_curve(self._model, config.data.dataset),
+            classes_present=None if val.restricted is None else self._accuracy_of_present(val, exit_index),
+            published=published_curve(self._model, config.data.dataset) if val.restricted is None else None,
             recommended=recommended,
             groups=groups,
             per_class=per_class,
             reliability=_reliability(val, rule),
             throughput=self._speed_test.measure(timed, rule, costs.gmacs),
         )
+
+    def _accuracy_of_present(self, val: Outcomes, exit_index: np.ndarray | None) -> ClassesPresent:
+        right = val.restricted == val.labels  # (K, n)
+        chosen = None if exit_index is None else float(100.0 * right[exit_index, np.arange(right.shape[1])].mean())
+        return ClassesPresent(len(self._present), (100.0 * right.mean(axis=1)).tolist(), chosen)
 
 
 def _group(val: Outcomes, exit_index: np.ndarray, members: np.ndarray) -> Group:

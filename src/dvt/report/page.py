@@ -18,7 +18,7 @@ from dvt.report import tables
 from dvt.report.figures import DARK, FIGURES, draw_all
 from dvt.report.results import Results
 from dvt.report.tables import text
-from dvt.report.words import budget_use, calibration_errors, headline, threshold_list
+from dvt.report.words import budget_use, calibration_errors, headline, restricted, threshold_list
 from dvt.safe_files import explained, replacing
 
 PAGE = "report.html"
@@ -81,6 +81,7 @@ def _run(results: Results) -> dict[str, str]:
     run = {
         "checkpoint": results.checkpoint,
         "data set": f"{results.dataset}, {results.num_images:,} images, {len(results.class_names)} classes",
+        **({"classes": restricted(results)} if results.classes_present else {}),
         **{f"unreadable images of {split}": f"{count:,}, left out" for split, count in results.images_left_out.items()},
         "evaluated": f"{results.date}, {MODES.get(results.mode, f'mode {results.mode}')}",
     }

@@ -44,6 +44,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class ClassesPresent:
+    """Where the images show only some of the model's classes: top-1 with the outputs restricted to these."""
+
+    count: int
+    anytime_accuracy: list[float]  # (K,) of each exit on every image
+    recommended_accuracy: float | None  # at the recommended thresholds
+
+
+@dataclass(frozen=True)
 class ExitReliability:
     """How far the confidence of one exit can be believed, in bins of confidence; None stands in empty bins."""
 
@@ -109,6 +118,7 @@ class Results:
     cumulative_gmacs: list[float]  # (K,) cost of each exit, earlier ones included
     cumulative_seconds: list[float] | None = None  # (K,) the same as measured time of an image
     anytime_accuracy: list[float]  # (K,) of each exit on every image
+    classes_present: ClassesPresent | None = None  # None: all classes, which is what the accuracies elsewhere are over
     sweep: SweepCurve
     frontier: FrontierCurve | None = None  # optimised thresholds; None without calibration images
     published: PublishedCurve | None = None

@@ -53,11 +53,25 @@ def calibration_errors(results: Results) -> str:
     return ", ".join(said)
 
 
+def restricted(results: Results) -> str:
+    """Accuracy with the outputs restricted to the classes that the images show, if these are not all."""
+    if not (present := results.classes_present):
+        return ""
+    found = {f"exit {k + 1}": accuracy for k, accuracy in enumerate(present.anytime_accuracy)}
+    if present.recommended_accuracy is not None:
+        found["early exits"] = present.recommended_accuracy
+    values = ", ".join(f"{name} {percent(accuracy)}" for name, accuracy in found.items())
+    shown = f"images show {present.count:,} of {len(results.class_names):,} classes"
+    return f"{shown}; accuracy with the outputs restricted to these: {values}"
+
+
 def summary(results: Results) -> str:
     """A plain-text table: accuracy and GMACs per exit, the recommended setting, measured images/s."""
     lines = [f"{'exit':<6}{'tokens':>8}{'GMACs/image':>14}{'accuracy':>12}"]
     for k, (grid, gmacs, accuracy) in enumerate(results.exits):
         lines.append(f"{k + 1:<6}{grid**2 + 1:>8}{number(gmacs):>14}{percent(accuracy):>12}")
+    if present := restricted(results):
+        lines.append(present)
     for split, count in results.images_left_out.items():
         lines.append(f"{count:,} images of {split} could not be read and are left out")
     chosen, measured = results.recommended, results.throughput

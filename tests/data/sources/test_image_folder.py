@@ -8,7 +8,7 @@ from data_files import write_image
 from PIL import Image
 
 from dvt.config import DataSection
-from dvt.data import Preprocessing, load_splits
+from dvt.data import Preprocessing, load_splits, load_validation
 from dvt.errors import DataError
 
 
@@ -115,6 +115,18 @@ def test_faults_of_the_folder_are_named_before_anything_is_read(image_folder, sp
         load(image_folder)
     for word in words:
         assert word in str(error.value)
+
+
+def test_imagenet_as_downloaded_is_recognised(image_folder):
+    for i in range(1, 4):
+        write_image(image_folder / "val" / "cat" / f"ILSVRC2012_val_{i:08d}.jpg", (9, 9))
+    assert load(image_folder).sizes["val"] == 12  # sorted, they are as others
+    flat = image_folder / "flat" / "val"
+    for i in range(1, 4):
+        write_image(flat / f"{i}.jpg", (9, 9)).rename(flat / f"ILSVRC2012_val_{i:08d}.JPEG")
+    for folder in (flat, flat.parent):
+        with pytest.raises(DataError, match=rf"val holds 3 of ImageNet's .*scripts/sort_imagenet_val.py {flat} LABELS"):
+            load_validation(DataSection(path=str(folder)), 16)
 
 
 def test_no_path_given():

@@ -6,12 +6,16 @@ layout are, whatever `data.on_bad_image` says.
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from dvt.config.sections import IMAGENET_MEAN, IMAGENET_STD, DataSection
+from dvt.data.classes import ModelClasses, imagenet_classes
 from dvt.data.image_files import DANGLING, ENDINGS, HIDDEN, images_below, look_into
 from dvt.data.images import PARTS, PhotoImages, Source, configured, required_folder
 from dvt.data.preprocess import Preprocessing, default_resize_size
@@ -33,39 +37,54 @@ class ClassFolders:
     notes: list[str]  # on what is left out
 
 
-def open_image_folder(data: DataSection, image_size: int, parts: Sequence[str] = PARTS) -> Source:
-    """Lists the images; none is opened yet. Raises DataError as `open_parts` and `RecordSet.open`."""
-    root = required_folder(data.path, ROOT)
+def open_image_folder(
+    data: DataSection, image_size: int, parts: Sequence[str] = PARTS, classes: ModelClasses | None = None
+) -> Source:
+    """Lists the images; none is opened yet. Raises DataError as `open_parts` and `RecordSet.open`.
+
+    With the `classes` of a model, labels are these, and there need not be images of all.
+    """
+    root, some_classes = required_folder(data.path, ROOT), classes is not None
     if holds_records(root):
         found = {part: RecordSet.open(root, part) for part in parts}
-        images = {part: PhotoImages(records, records.labels) for part, records in found.items()}
-        check_same_classes(found[parts[0]].class_names, found["val"].class_names, root)
+        if not some_classes:
+            check_same_classes(found[parts[0]].class_names, found["val"].class_names, root)
+        items = found
         unread = " and ".join(f"{part}/" for part in PARTS if (root / part).is_dir())
         notes = [f"images of the record files in {root}" + (f"; {unread} beside them: not read" if unread else "")]
     else:
-        found = open_parts(root, parts)
-        images = {part: PhotoImages(folders.files, folders.labels) for part, folders in found.items()}
+        found = open_parts(root, parts, some_classes)
+        items = {part: folders.files for part, folders in found.items()}
         notes = [f"images of {root}", *(note for folders in found.values() for note in folders.notes)]
+    names, labels = found["val"].class_names, {part: each.labels for part, each in found.items()}
+    if some_classes:
+        for part, each in found.items():
+            places, names = classes.matched(each.class_names, root / part)
+            labels[part] = np.asarray(places)[labels[part]]
+    images = {part: PhotoImages(items[part], labels[part]) for part in parts}
     preprocessing = configured(DEFAULTS, data, image_size, default_resize_size(image_size))
-    return Source(images.get("train"), images["val"], tuple(found["val"].class_names), preprocessing, notes)
+    return Source(images.get("train"), images["val"], tuple(names), preprocessing, notes)
 
 
-def open_parts(root: Path, parts: Sequence[str] = PARTS) -> dict[str, ClassFolders]:
-    """Lists train/ and val/ below `root`, or val/ alone. Raises DataError if a part is missing, there is only one
-    class, the parts have different ones, or as `class_folders`."""
+def open_parts(root: Path, parts: Sequence[str] = PARTS, some_classes: bool = False) -> dict[str, ClassFolders]:
+    """Lists train/ and val/ below `root`, or val/ alone. Raises DataError if one is missing, as `class_folders`, and
+    but for `some_classes` if there is only one class or the parts have different ones."""
     for part in parts:
         if not (root / part).is_dir():
+            _check_sorted(root, look_into(root).images)
             held = ", ".join(sorted(entry.name for entry in root.iterdir())[:5]) or "nothing"
             raise DataError(f"{root} has no folder {part}/ (it holds: {held}); {LAYOUT}")
-    found = {part: class_folders(root / part) for part in parts}
-    check_same_classes(found[parts[0]].class_names, found["val"].class_names, root)
+    found = {part: class_folders(root / part, some_classes) for part in parts}
+    if not some_classes:
+        check_same_classes(found[parts[0]].class_names, found["val"].class_names, root)
     return found
 
 
-def class_folders(folder: Path) -> ClassFolders:
-    """The images in the class folders of `folder`. Raises DataError if there are none, a class has none, an image lies
-    beside them, or something in them is no image."""
+def class_folders(folder: Path, some_classes: bool = False) -> ClassFolders:
+    """The images in the class folders of `folder`. Raises DataError if there are none, a class has none (with
+    `some_classes`: all have none), an image lies beside them, or something in them is no image."""
     found = look_into(folder)
+    _check_sorted(folder, found.images)
     if found.images:
         raise DataError(f"image {found.images[0]} lies outside of a class folder; images belong in {folder}/CLASS/")
     if not found.folders:
@@ -86,19 +105,16 @@ def class_folders(folder: Path) -> ClassFolders:
         found.take(here)
         labels += [label] * len(here.images)
     _check_encodable([*found.folders, *found.images])
-    if empty:
+    if empty and not (some_classes and found.images):
         raise DataError(f"no images in {len(empty)} class folder(s) of {folder}: {listing(empty, shown=5)}")
     return ClassFolders([Path(each).name for each in found.folders], found.images, labels, found.notes(folder))
 
 
-def images_to_classify(
-    path: str | Path, class_names: Sequence[str] | None
-) -> tuple[list[str], list[int] | None, list[str]]:
+def images_to_classify(path: str | Path, classes: ModelClasses) -> tuple[list[str], list[int] | None, list[str]]:
     """The images at `path`, which is an image, a folder of images, or one of class folders (also below `val/`).
 
-    Returns the files; the index of the class of each in `class_names`, those of the model, or None where these are not
-    known or folders do not say; and notes on what is left out. Raises DataError if there are no images, some lie beside
-    class folders, or in folders that are no classes of the model.
+    Returns the files; the class of each, or None where folders do not say; and notes on what is left out. Raises
+    DataError if there are no images, some lie beside class folders, or in folders that are no classes of the model.
     """
     path = Path(path)
     if path.is_file():
@@ -109,16 +125,21 @@ def images_to_classify(
     found = images_below(root)
     if look_into(root).images == found.images:
         return found.images, None, found.notes(root)
-    classes = class_folders(root)
-    if class_names is None:
-        return classes.files, None, classes.notes
-    if unknown := [name for name in classes.class_names if name not in class_names]:
+    folders = class_folders(root, some_classes=True)
+    if not classes.names and not (classes.imagenet and set(folders.class_names) <= set(imagenet_classes())):
+        return folders.files, None, folders.notes
+    places, _ = classes.matched(folders.class_names, root, "put images without known classes into one folder")
+    return folders.files, [places[label] for label in folders.labels], folders.notes
+
+
+def _check_sorted(folder: Path, images: list[str]) -> None:
+    """Raises DataError for ImageNet's validation images as they are downloaded."""
+    if images and re.fullmatch(r"ILSVRC2012_val_\d{8}\.JPEG", Path(images[0]).name):
         raise DataError(
-            f"the folders of {root} must be classes of the bundle; these are not: {listing(unknown, shown=5)}. For"
-            " images without known classes, put them into one folder"
+            f"{folder} holds {len(images):,} of ImageNet's validation images as they are downloaded, without folders of"
+            f" classes; sort them with `python scripts/sort_imagenet_val.py {folder} LABELS` (--help says what LABELS"
+            " can be), in a folder val/ below data.path"
         )
-    labels = [list(class_names).index(name) for name in classes.class_names]
-    return classes.files, [labels[label] for label in classes.labels], classes.notes
 
 
 def check_same_classes(train: list[str], val: list[str], root: Path) -> None:
