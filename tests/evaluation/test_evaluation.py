@@ -252,16 +252,16 @@ def test_images_of_some_of_the_classes(
 ) -> None:
     """Accuracy over all outputs, and over those of the classes present; a class folder may be empty or missing."""
     some = shutil.copytree(folder, tmp_path / "some")
-    shutil.rmtree(some / "train" / "red")
-    shutil.rmtree(some / "val" / "green")
-    (some / "val" / "green").mkdir()
+    shutil.rmtree(some / "train" / "blue")
+    shutil.rmtree(some / "val" / "red")
+    (some / "val" / "red").mkdir()
     results = evaluate_checkpoint(str(checkpoint), 2, config(some, keep_probabilities=True), str(tmp_path / "report"))
     saved = np.load(tmp_path / "report" / "predictions.npz")
     probabilities, labels = saved["probabilities"], saved["labels"]
-    assert results.num_images == 14 and labels.tolist() == [0] * 7 + [2] * 7
-    assert results.class_names == ["blue", "green", "red"] and set(results.per_class) == {"blue", "red"}
+    assert results.num_images == 14 and labels.tolist() == [0] * 7 + [1] * 7
+    assert results.class_names == ["blue", "green", "red"] and set(results.per_class) == {"blue", "green"}
     assert results.anytime_accuracy == pytest.approx(100 * (probabilities.argmax(axis=2) == labels).mean(axis=1))
-    right = np.where(probabilities[..., 0] >= probabilities[..., 2], 0, 2) == labels
+    right = np.where(probabilities[..., 0] >= probabilities[..., 1], 0, 1) == labels
     assert (right != (probabilities.argmax(axis=2) == labels)).any()  # else the restriction would change nothing
     present = results.classes_present
     assert present.count == 2 and present.anytime_accuracy == pytest.approx(100 * right.mean(axis=1))
