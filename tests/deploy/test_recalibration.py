@@ -1,11 +1,12 @@
 """Thresholds for files with other confidences: the same shares leave at each exit, and what was measured is right."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dvt.deploy.manifest import Setting
+from dvt.deploy.manifest import Setting, read_manifest, write_manifest
 from dvt.deploy.recalibration import remeasure, remeasured
 from dvt.early_exit import assign_exits
 from dvt.errors import BundleError, DataError
@@ -46,9 +47,13 @@ def test_without_labels_there_is_no_accuracy():
     assert details["same_class_per_exit"] == [1.0, 1.0, 1.0]
 
 
-def test_what_cannot_be_measured(bundle: Path, photographs: np.ndarray):
+def test_what_cannot_be_measured(bundle: Path, photographs: np.ndarray, tmp_path: Path):
+    manifest = read_manifest(bundle)
+    write_manifest(tmp_path, dataclasses.replace(manifest, graphs={"MINDIR": manifest.graphs["MINDIR"]}))
     with pytest.raises(BundleError, match="needs these files beside float32 ones"):
         remeasure(bundle, "ONNX", photographs)
+    with pytest.raises(BundleError, match="has no float32 ONNX files, which ONNX_BF16 is made of"):
+        remeasure(tmp_path, "ONNX_BF16", photographs)
     with pytest.raises(BundleError, match="but not LITE"):
         remeasure(bundle, "LITE", photographs)
     with pytest.raises(DataError, match="one each is needed"):

@@ -43,7 +43,7 @@ class RuntimeOptions:
         threads: Threads of the CPU backends; None lets the runtime choose.
         device_id: Card of MindSpore Lite on Ascend.
         verify: Compare the files with the hashes of the manifest before they are loaded.
-        precision: "bfloat16" lets OpenVINO multiply in bfloat16, with thresholds measured for it ("ONNX_BF16").
+        precision: "bfloat16" lets OpenVINO compute in it, by default with the thresholds of the format "ONNX_BF16".
         providers: Execution providers of ONNX Runtime, also as text with commas in between: each operator is run by the
             first that can; None for the CPU.
     """
@@ -136,15 +136,13 @@ def _checked_providers(asked: str | Sequence[str] | None, there: Sequence[str]) 
 
 
 def _openvino() -> Any:
-    """The module, imported without the package that reports its use to its makers: only asking for a module that is
-    barred keeps it from being imported."""
+    """The module, imported without its package `openvino_telemetry`, which would report that to its makers."""
     sys.modules.setdefault("openvino_telemetry", None)
     return _runtime("openvino", "openvino")
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies in bfloat16; OpenVINO would imitate it on others. Raises DeviceError without
-    OpenVINO."""
+    """Whether this processor computes in bfloat16; OpenVINO imitates it on others."""
     named = re.search(r"\b(avx512_|amx_)?bf16\b", PROCESSOR.read_text() if PROCESSOR.exists() else "")
     return named is not None and "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

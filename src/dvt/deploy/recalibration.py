@@ -29,9 +29,7 @@ def remeasure(
 
     Each of the bundle's settings gets thresholds with which as many of the images (n, I, S, S), best those that its own
     were found with, leave at each exit as do with its float32 files (ONNX, else MINDIR). `labels` are their classes
-    (n,); None leaves out the accuracies.
-
-    ONNX_BF16 is the ONNX files in bfloat16 by OpenVINO, on a processor that has it.
+    (n,); None leaves out the accuracies. ONNX_BF16 is made of the ONNX files that are there.
 
     Raises BundleError for a bundle without one of the two formats, ConfigError if the manifest cannot be written,
     DataError for no images, or labels that do not fit them, DeviceError where the format cannot be run.
@@ -41,12 +39,12 @@ def remeasure(
         raise DataError(f"there are {len(images)} images and labels of shape {np.shape(labels)}; one each is needed")
     manifest = read_manifest(folder)
     float32 = next((name for name in ("ONNX", "MINDIR") if name in manifest.graphs), None)
-    if float32 is None or graph_format in (float32, "MINDIR") or (graph_format == BFLOAT16 and float32 != "ONNX"):
+    if float32 is None or graph_format in (float32, "MINDIR"):
         needed = f"measuring {graph_format} needs these files beside float32 ones, ONNX or MINDIR"
-        if graph_format == BFLOAT16:
-            needed = f"{BFLOAT16} is made of ONNX files"
         raise BundleError(f"{folder} holds {', '.join(manifest.graphs)}; {needed}")
     if graph_format == BFLOAT16:
+        if float32 != "ONNX" or manifest.graphs["ONNX"].precision != "float32":
+            raise BundleError(f"{folder} has no float32 ONNX files, which {BFLOAT16} is made of; export them")
         require_bfloat16()
         graphs = GraphSet("bfloat16", manifest.graphs["ONNX"].exits, details={"converted_from": "ONNX"})
         cascade = Cascade(folder, "openvino", "ONNX", precision="bfloat16")
