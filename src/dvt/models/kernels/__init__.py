@@ -8,6 +8,7 @@ Loading a library runs it. So it must be whole (its name ends in the hash of its
 root may be able to change it, and a child process tries it first.
 """
 
+import contextlib
 import functools
 import hashlib
 import logging
@@ -18,7 +19,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dvt import device
@@ -43,6 +44,19 @@ sys.exit(gelu(2, arrays, (c.c_int * 2)(1, 1), shapes, (c.c_char_p * 2)(b"float32
 SWITCH = "DVT_KERNELS"  # environment variable; for a single model there is `build_model(..., kernels=False)`
 
 log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Sets DVT_KERNELS=0 for the models built inside."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[SWITCH]
+        if before is not None:
+            os.environ[SWITCH] = before
 
 
 def library() -> str | None:
