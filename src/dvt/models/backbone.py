@@ -17,10 +17,7 @@ from dvt.models.variants import FEATURE_CHANNELS, ModelConfig
 
 
 class ScaledDotProduct(nn.Cell):
-    """Attention without its weights: (B, N, 3*C) of q, k and v -> (B, N, C) and relations (B, H, N, N).
-
-    One instance serves all blocks of an exit, so that MindSpore works out its types once.
-    """
+    """Attention without its weights; one serves all blocks of an exit, so that MindSpore works out its types once."""
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
@@ -36,7 +33,8 @@ class ScaledDotProduct(nn.Cell):
         self.softmax = Softmax()
 
     def construct(self, qkv: Tensor, received: Tensor | None) -> tuple[Tensor, Tensor]:
-        """received (B, H, N', N'): the mixed relations of the exit before, transposed, or None."""
+        """qkv (B, N, 3*C), received (B, H, N', N'), the mixed relations of the exit before, transposed, or None
+        -> (B, N, C), relations (B, H, N, N)."""
         _, tokens, channels = qkv.shape
         qkv = qkv.reshape(-1, tokens, 3 * self.num_heads, self.head_dim)
         q, k, v = self.split(self.swap(qkv))  # each (B, H, N, D)

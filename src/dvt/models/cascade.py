@@ -29,10 +29,8 @@ class DVT(nn.Cell):
     """Dynamic Vision Transformer (NeurIPS 2021, arXiv 2105.15075), all exits run on every image.
 
     Call: images (B, I, S, S), normalised float32 -> tuple of K logits, each (B, classes). For inference that stops
-    early see `dvt.AdaptiveClassifier`. Gradients of later exits flow back through reused features and relations.
-
-    With `average_exits`, the logits in evaluation are logarithms of the mean of the probabilities of the exits so far,
-    so that their softmax is that mean; in training they are each exit's own.
+    early see `dvt.AdaptiveClassifier`. Gradients of later exits flow back through reused features and relations. With
+    `average_exits`, the softmax of logits in evaluation is the mean of the probabilities of the exits so far.
     """
 
     def __init__(self, config: ModelConfig) -> None:

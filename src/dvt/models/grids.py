@@ -50,11 +50,8 @@ def sinusoid_positions(num_tokens: int, embed_dim: int) -> np.ndarray:
 
 
 def resize_positions(positions: np.ndarray, grid: int) -> np.ndarray:
-    """Learned positions (1, G*G + 1, C) for another grid: (1, grid*grid + 1, C), float64.
-
-    The position of the class token is kept; the others are resized as a map with C channels, bicubically, as PyTorch
-    does with `align_corners=False` and no antialiasing.
-    """
+    """Learned positions (1, G*G + 1, C) for another grid: (1, grid*grid + 1, C), float64. That of the class token is
+    kept; the others are resized bicubically, as PyTorch does with `align_corners=False` and no antialiasing."""
     side = math.isqrt(positions.shape[1] - 1)
     matrix = bicubic_matrix(side, grid)
     cells = positions[0, 1:].astype(np.float64).reshape(side, side, -1)  # (G, G, C)
@@ -63,10 +60,7 @@ def resize_positions(positions: np.ndarray, grid: int) -> np.ndarray:
 
 
 def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """(target, source) matrix of the bicubic resize along one axis; each row has four weights and sums to 1.
-
-    Cell centres are aligned, positions outside are those of the border (PyTorch's `align_corners=False`).
-    """
+    """(target, source) matrix of the bicubic resize along one axis; each row has four weights and sums to 1."""
     centre = (np.arange(target) + 0.5) * source / target - 0.5
     first = np.floor(centre).astype(int)
     matrix = np.zeros((target, source))

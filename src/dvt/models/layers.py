@@ -51,10 +51,7 @@ class Dense(nn.Dense):
 
 
 class ChannelDense(nn.Cell):
-    """1x1 convolution over the channel axis as one matrix product: (B, I, P) -> (B, O, P).
-
-    Initialised like a convolution: uniform in +-1/sqrt(fan_in), weight and bias.
-    """
+    """1x1 convolution over the channel axis as one matrix product, initialised like one: (B, I, P) -> (B, O, P)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -76,8 +76,8 @@ class Dropout(nn.Cell):
 class StochasticDepth(nn.Cell):
     """What the two branches of every block are multiplied with in training: 0 for an image whose branch is dropped.
 
-    The rate rises linearly over the L layers to `rate`; kept branches are scaled up. Drawn for all layers at once: a
-    hash per block would double the time that a model takes to compile.
+    The rate rises linearly over the L layers to `rate`; kept branches are scaled up. Drawn for all layers at once,
+    since a hash per block would double the time of compiling.
     """
 
     def __init__(self, rate: float, depth: int, site: int) -> None:
@@ -91,10 +91,7 @@ class StochasticDepth(nn.Cell):
         self.unstack = ops.Unstack(axis=0)
 
     def construct(self, images: int, noise_key: Tensor | None) -> tuple[Tensor, ...] | None:
-        """Number of images B -> float32 (B, 1, 1) for the two branches of layer after layer, 2L in all.
-
-        None without a key, with rate 0, or outside of training.
-        """
+        """Number of images B -> float32 (B, 1, 1) for the two branches of layer after layer, 2L in all, or None."""
         if noise_key is None or not self.on or not self.training:
             return None
         key = self.hash.keyed(self.hash.word(noise_key), self.site)

@@ -30,11 +30,8 @@ class FeatureReuse(nn.Cell):
 
 
 class RelationReuse(nn.Cell):
-    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> transposed, (B, H, N', N') per layer.
-
-    Each layer brings its own part to this exit's grid (`RelationResize`), so that nothing of size (B, L*H, N, N) is
-    ever built.
-    """
+    """Mixes the relations of all layers of the exit before: (B, L*H, N', N') -> transposed, (B, H, N', N') per layer,
+    which `RelationResize` brings to this exit's grid: nothing of size (B, L*H, N, N) is ever built."""
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
@@ -53,10 +50,8 @@ class RelationReuse(nn.Cell):
 
 
 class RelationResize(nn.Cell):
-    """r^T (B, H, N', N') -> E r E^T (B, H, N, N), where E keeps the class row and column.
-
-    Both products are 2-D, over the last axis: a broadcast matrix would be copied for every map.
-    """
+    """r^T (B, H, N', N') -> E r E^T (B, H, N, N), where E keeps the class row and column. Both products are 2-D, over
+    the last axis: a broadcast matrix would be copied for every map."""
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
