@@ -33,7 +33,8 @@ def run() -> int:
         runtime = {name: getattr(options, name) for name in ("threads", "precision", "providers")}
         cascade = Cascade(options.bundle, options.backend, options.format, **runtime)
         print(f"running on {cascade.runs_on}", file=sys.stderr)
-        app = create_app(cascade, options.limits, given["allowed_hosts"] or hosts_of(options.host))
+        hosts = given["allowed_hosts"] or hosts_of(options.host)
+        app = create_app(cascade, options.limits, hosts, options.exif)
         try:
             DrainingServer(app, listening, options.limits.drain_seconds).run()
         except KeyboardInterrupt:  # uvicorn raises it again once everything has been answered

@@ -21,6 +21,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
+from dvt.data.decode import Exif
 from dvt.deploy import Cascade
 from dvt.early_exit import check_thresholds
 from dvt.errors import BundleError, DVTError
@@ -54,9 +55,13 @@ class Prediction(BaseModel):
 
 
 def create_app(
-    cascade: Cascade, settings: ServiceSettings | None = None, allowed_hosts: Collection[str] = LOOPBACK
+    cascade: Cascade,
+    settings: ServiceSettings | None = None,
+    allowed_hosts: Collection[str] = LOOPBACK,
+    exif: Exif = "honour",
 ) -> FastAPI:
-    """The application, for requests to `allowed_hosts`; "*" allows all.
+    """The application, for requests to `allowed_hosts`; "*" allows all. Images are turned as EXIF says unless `exif` is
+    "ignore".
 
     `app.state.scheduler` is what runs the cascade; set its `draining` to refuse new requests.
 
@@ -79,7 +84,8 @@ def create_app(
         settings.max_pending,
         metrics.ran,
     )
-    decoders = Decoders(settings.decoders, cascade.preprocessing, settings.max_pixels, settings.decode_seconds)
+    limits = settings.max_pixels, settings.decode_seconds
+    decoders = Decoders(settings.decoders, cascade.preprocessing, *limits, exif)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -156,6 +162,7 @@ def create_app(
             "settings": [
                 {"name": name, **vars(each)} for name, each in manifest.settings(cascade.graph_format).items()
             ],
+            "exif": exif,
             "limits": {"bytes": settings.max_bytes, "pixels": settings.max_pixels},
         }
 

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dvt.data.decode import Exif
 from dvt.data.preprocess import Preprocessing, resized_size
 from dvt.errors import reason_of
 
@@ -35,7 +36,7 @@ class RefusedError(Exception):
         self.status, self.detail = status, detail
 
 
-def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> np.ndarray:
+def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int, exif: Exif = "honour") -> np.ndarray:
     """The model input, float32 (C, S, S), of an image file.
 
     Raises RefusedError: 413 if its header states more than `max_pixels`, or it would have more after the resize, or its
@@ -49,7 +50,7 @@ def decode(data: bytes, preprocessing: Preprocessing, max_pixels: int) -> np.nda
             scans = data.count(b"\xff\xda") if kind in ("JPEG", "MPO") else 1  # the mark never occurs in coded pixels
             if scans * image.width * image.height > LARGEST_EFFORT * max_pixels:
                 raise RefusedError(413, f"the image has {scans} scans of {image.width} x {image.height} pixels")
-            return preprocessing(image)
+            return preprocessing(image, exif)
     except RefusedError:
         raise
     except Image.DecompressionBombError:  # Pillow's own limit, which holds whatever `max_pixels` is
@@ -77,12 +78,14 @@ class Decoders:
 
     Args:
         count: Number of processes.
-        preprocessing, max_pixels: As for `decode`.
+        preprocessing, max_pixels, exif: As for `decode`.
         seconds: How long one image may take; then its process is killed and replaced.
     """
 
-    def __init__(self, count: int, preprocessing: Preprocessing, max_pixels: int, seconds: float) -> None:
-        self._preprocessing, self._max_pixels, self._seconds = preprocessing, max_pixels, seconds
+    def __init__(
+        self, count: int, preprocessing: Preprocessing, max_pixels: int, seconds: float, exif: Exif = "honour"
+    ) -> None:
+        self._preprocessing, self._max_pixels, self._seconds, self._exif = preprocessing, max_pixels, seconds, exif
         self._shape = (preprocessing.in_channels, preprocessing.image_size, preprocessing.image_size)
         self.threads = ThreadPoolExecutor(count, thread_name_prefix="decoder")  # each waits for one process
         self._idle: SimpleQueue = SimpleQueue()
@@ -124,7 +127,8 @@ class Decoders:
     def _start(self) -> tuple[multiprocessing.Process, Connection]:
         context = multiprocessing.get_context("spawn")  # this process has threads, which a fork would not survive
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._preprocessing, self._max_pixels), daemon=True)
+        arguments = theirs, self._preprocessing, self._max_pixels, self._exif
+        process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         theirs.close()
         self._processes.add(process)
@@ -139,7 +143,7 @@ class Decoders:
             process.kill()
 
 
-def _serve(connection: Connection, preprocessing: Preprocessing, max_pixels: int) -> None:
+def _serve(connection: Connection, preprocessing: Preprocessing, max_pixels: int, exif: Exif) -> None:
     """Answers image files with b"=" and the bytes of the model input, or with a refusal as JSON, until the end."""
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the service, which closes the connection at its end
         signal.signal(number, signal.SIG_IGN)
@@ -150,7 +154,7 @@ def _serve(connection: Connection, preprocessing: Preprocessing, max_pixels: int
         except EOFError:
             return
         try:
-            answer = b"=" + decode(data, preprocessing, max_pixels).tobytes()
+            answer = b"=" + decode(data, preprocessing, max_pixels, exif).tobytes()
         except RefusedError as refused:
             answer = json.dumps({"status": refused.status, "detail": refused.detail}).encode()
         connection.send_bytes(answer)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from dvt.data.decode import Exif
 from dvt.errors import ConfigError
 from dvt.value_checks import PATH
 
@@ -58,6 +59,7 @@ class ServeOptions:
         format: Files to run, such as ONNX_INT8; null takes those of the backend.
         precision: float32, or bfloat16 with openvino.
         providers: Execution providers of ONNX Runtime, such as CUDA, with commas in between; null for the CPU.
+        exif: honour turns images as their EXIF orientation says; ignore takes them as stored, as ImageNet recipes do.
         limits: Limits of the service.
     """
 
@@ -69,4 +71,5 @@ class ServeOptions:
     format: str | None = None
     precision: str = "float32"
     providers: str | None = None
+    exif: Exif = "honour"
     limits: ServiceSettings = field(default_factory=ServiceSettings)

@@ -1,5 +1,6 @@
 """Evaluation preprocessing against PIL and torchvision's arithmetic, and the errors of unreadable files."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 from data_files import photographs, write_image
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dvt.data.decode import read_image, to_mode
 from dvt.data.preprocess import Preprocessing, centre_box, default_resize_size, resized_size
@@ -92,6 +93,46 @@ def test_transparent_palette_is_read_without_a_warning(tmp_path, recwarn):
     Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8)).convert("P").save(file, transparency=bytes([0, 100, 200]))
     assert read_image(file).mode == "RGB"
     assert not [w for w in recwarn if "alette" in str(w.message)]
+
+
+def oriented(file, orientation, size=(48, 32)):
+    """A photograph of `size` as a camera stores it that is held in one of eight ways."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(write_image(file.with_suffix(".bmp"), size, seed=3)).save(file, exif=exif)
+    return file
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_honoured_where_that_is_asked_for(tmp_path, orientation, ending):
+    file = oriented(tmp_path / f"a.{ending}", orientation)
+    stored = Image.open(file).convert("RGB")
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+    assert expected.shape == ((32, 48, 3) if orientation < 5 else (48, 32, 3))
+    np.testing.assert_array_equal(np.asarray(read_image(file)), np.asarray(stored))
+    np.testing.assert_array_equal(np.asarray(read_image(file, exif="honour")), expected)
+    np.testing.assert_array_equal(np.asarray(read_image(io.BytesIO(file.read_bytes()), exif="honour")), expected)
+    prepared = make(24, 32)
+    np.testing.assert_array_equal(prepared(file, "honour"), prepared(Image.fromarray(expected)))
+    np.testing.assert_array_equal(prepared(Image.open(file), "honour"), prepared(file, "honour"))
+    np.testing.assert_array_equal(prepared(file), prepared(stored))
+
+
+def test_a_tiff_file_is_turned_once_and_damaged_exif_data_count_as_none(tmp_path):
+    file = oriented(tmp_path / "a.tif", 6)
+    assert read_image(file, exif="honour").size == read_image(file).size == (32, 48)  # by PIL itself
+    for value in (0, 9, 77):
+        assert read_image(oriented(tmp_path / "b.jpg", value), exif="honour").size == (48, 32)
+    jpeg = oriented(tmp_path / "c.jpg", 6)
+    content = jpeg.read_bytes()
+    start = content.index(b"Exif\0\0") + 6
+    for damaged in (content[:start] + b"\xff" * 8 + content[start + 8 :], content.replace(b"Exif\0\0", b"Exiv\0\0")):
+        jpeg.write_bytes(damaged)
+        assert read_image(jpeg, exif="honour").size == (48, 32)
+    jpeg.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(DataError, match=r"c\.jpg cannot be read"):
+        read_image(jpeg, exif="honour")
 
 
 def test_a_stored_dict_gives_the_same_input(tmp_path):

@@ -51,6 +51,26 @@ def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsy
     assert f"left at exits 1: {100 * np.mean(expected.exit_index == 0):.1f} %" in summary
 
 
+def test_a_photograph_on_its_side_is_turned_unless_exif_is_ignored(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.open(data / "val" / "bee" / "0.png").rotate(180).save(tmp_path / "photo.png", exif=exif)
+    upright = cascade_rows(capsys, bundle, data / "val" / "bee" / "0.png")
+    turned, said = cascade_rows(capsys, bundle, tmp_path / "photo.png")
+    stored, said_ignored = cascade_rows(capsys, bundle, tmp_path / "photo.png", "--exif", "ignore")
+    assert turned == upright[0] != stored
+    assert "EXIF orientation: honour" in said and "EXIF orientation: ignore" in said_ignored
+
+
+def cascade_rows(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[list[str], str]:
+    """What `dvt infer` says of one file, without its name; and the summary."""
+    assert cli.main(["infer", *map(str, words)]) == 0
+    printed = capsys.readouterr()
+    return printed.out.splitlines()[1].split(",")[1:], printed.err
+
+
 def test_a_flat_folder_one_file_and_thresholds(bundle: Path, data: Path, capsys: pytest.CaptureFixture[str]):
     flat = data / "val" / "bee"
     assert cli.main(["infer", str(bundle), str(flat), "--thresholds", "2", "2", "2"]) == 0

@@ -226,6 +226,27 @@ def test_what_a_converted_file_does_not_say_is_stored_with_its_thresholds(
     assert 100 * np.mean(right) == pytest.approx(results.recommended.accuracy)
 
 
+def test_a_photograph_on_its_side_is_turned_unless_exif_is_ignored(
+    folder: Path, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    evaluate_checkpoint(str(checkpoint), 2, config(folder, store=True, throughput_images=0), str(tmp_path))
+    upright = Image.open(folder / "val" / "red" / "0.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "stored.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn it by 90 degrees clockwise to see it upright
+    Image.open(tmp_path / "stored.png").save(tmp_path / "photo.png", exif=exif)
+    upright.save(tmp_path / "upright.png")
+    capsys.readouterr()
+    asked = [str(tmp_path / f"{name}.png") for name in ("photo", "upright", "stored")]
+    found = {}
+    for option in ("honour", "ignore"):
+        assert cli.main(["predict", *asked, "--checkpoint", str(checkpoint), "--json", "--exif", option]) == 0
+        rows = map(json.loads, capsys.readouterr().out.splitlines())
+        found[option] = [row["probabilities"] for row in rows]
+    photo, same, stored = found["honour"]
+    assert photo == same != stored and found["ignore"] == [stored, same, stored]
+
+
 def test_modes_0_and_1_need_stored_thresholds(folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     for mode in (0, 1):
         with pytest.raises(CheckpointError, match="--mode 2 --eval.store"):

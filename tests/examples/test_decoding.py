@@ -48,6 +48,22 @@ def test_every_format_becomes_the_input_that_preprocessing_makes(kind: str):
     np.testing.assert_array_equal(decode(file.getvalue(), PREPROCESSING, MAX_PIXELS), expected)
 
 
+def test_a_photograph_on_its_side_is_turned_unless_exif_is_ignored():
+    stored = Image.open(io.BytesIO(photographs(1)[0]))
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    stored.save(file, "PNG", exif=exif)
+    upright = PREPROCESSING(stored.transpose(Image.Transpose.ROTATE_270))
+    assert not np.array_equal(upright, PREPROCESSING(stored))
+    np.testing.assert_array_equal(decode(file.getvalue(), PREPROCESSING, MAX_PIXELS), upright)
+    np.testing.assert_array_equal(decode(file.getvalue(), PREPROCESSING, MAX_PIXELS, "ignore"), PREPROCESSING(stored))
+    decoders = Decoders(1, PREPROCESSING, MAX_PIXELS, 60, "ignore")
+    try:
+        np.testing.assert_array_equal(decoders.decode(file.getvalue()), PREPROCESSING(stored))
+    finally:
+        decoders.close()
+
+
 @pytest.mark.parametrize("size", [(1001, 1000), (30_000, 30_000), (2**31 - 1, 2**31 - 1)])
 def test_too_many_pixels_are_refused_before_they_are_decoded(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *args: pytest.fail("it was decoded"))

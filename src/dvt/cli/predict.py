@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from dvt.cli.support import SOME_FAILED, Parser, shipped_checkpoint
 from dvt.config.sections import DeviceTarget
@@ -16,6 +17,7 @@ class PredictOptions:
         images: Image files, or folders of them; - reads an image from standard input.
         checkpoint: Checkpoint of a trained or converted model; in a checkout, by default the small one shipped with it.
         thresholds: Confidence from which an image leaves, one per exit; null takes those stored in the checkpoint.
+        exif: honour turns images as their EXIF orientation says; ignore takes them as stored, as ImageNet recipes do.
         top: How many classes to name.
         json: Print one JSON object per line.
         device_target: Device to run on; auto takes the best one that is there.
@@ -24,6 +26,7 @@ class PredictOptions:
     images: list[str] = field(metadata=PATH)
     checkpoint: str | None = field(default=None, metadata=PATH)
     thresholds: list[float] | None = None
+    exif: Literal["honour", "ignore"] = "honour"
     top: int = field(default=5, metadata=bounds(1))
     json: bool = False
     device_target: DeviceTarget = "auto"
@@ -35,7 +38,7 @@ def run(argv: Sequence[str], prog: str) -> int:
     from dvt.evaluation.predict import Predictor, find_images, predict_files
 
     files = find_images(options.images)
-    predictor = Predictor(options.checkpoint, options.thresholds, options.device_target)
+    predictor = Predictor(options.checkpoint, options.thresholds, options.device_target, options.exif)
     return predict_files(files, predictor, options.top, options.json)
 
 

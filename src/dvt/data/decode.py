@@ -1,4 +1,4 @@
-"""Image files to PIL images: every image that this package reads is decoded here, and ignores EXIF orientation."""
+"""Image files to PIL images: every image that this package reads is decoded, and turned upright if asked for, here."""
 
 import io
 import os
@@ -6,15 +6,26 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dvt.errors import DataError, reason_of
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # PIL knows more, of which EPS starts other programs
 MAX_PIXELS = 89_478_485  # where PIL begins to warn of decompression bombs; checked before an image takes memory
+Exif = Literal["honour", "ignore"]
+"""Turn images as their EXIF orientation says, as photographs of phones need; or take them as stored, as published."""
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 # PIL warns of damaged metadata, such as EXIF, that nothing here looks at, and does not name the file. The filter is for
@@ -22,16 +33,17 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None) -> Image.Image:
+def read_image(
+    file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None, exif: Exif = "ignore"
+) -> Image.Image:
     """The decoded image of a path or open file in PIL mode "RGB" or "L"; of an animation, the first frame.
 
-    The EXIF orientation is ignored, as by PIL and torchvision: the published models were trained on images as stored.
     Raises DataError if the file is missing, no image, cut short or larger than `MAX_PIXELS`; it calls the file by its
     path, or `name()`.
     """
     try:
         with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
-            return _decoded(opened, mode)
+            return _decoded(opened, mode, exif)
     except MemoryError:  # not the file's fault
         raise
     except Exception as error:  # decoders report broken files in more ways than can be listed
@@ -42,7 +54,7 @@ def read_image(file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[]
         raise DataError(f"image file {called} cannot be read: {reason_of(error)}; replace or remove it") from error
 
 
-def _decoded(file: BinaryIO, mode: str) -> Image.Image:
+def _decoded(file: BinaryIO, mode: str, exif: Exif) -> Image.Image:
     start = file.read(len(PNG_SIGNATURE))
     if not start:
         raise DataError("it is empty")
@@ -53,22 +65,32 @@ def _decoded(file: BinaryIO, mode: str) -> Image.Image:
             width, height = image.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,}")
-            return to_mode(image, mode)
+            return to_mode(upright(image) if exif == "honour" else image, mode)
     except UnidentifiedImageError:
         raise DataError(f"it is none of {', '.join(FORMATS)}") from None
 
 
 def _pixels_alone(png: bytes) -> bytes:
-    """A PNG file with the chunks that its pixels and transparency need. PIL refuses files whose texts or colour profile
-    are large, and decompresses them before it can tell."""
+    """A PNG file with the chunks that its pixels, transparency and orientation need. PIL refuses files whose texts or
+    colour profile are large, and decompresses them before it can tell."""
     kept, start = [PNG_SIGNATURE], len(PNG_SIGNATURE)
     while start < len(png):
         stop = start + 12 + int.from_bytes(png[start : start + 4], "big")  # length, name, content, checksum
         name = png[start + 4 : start + 8]
-        if name[:1].isupper() or name == b"tRNS":  # critical chunks are those with a capital letter
+        if name[:1].isupper() or name in (b"tRNS", b"eXIf"):  # critical chunks are those with a capital letter
             kept.append(png[start:stop])
         start = stop
     return b"".join(kept)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation says that it is to be shown; damaged EXIF data count as none."""
+    image.load()  # after which PIL has turned a TIFF file by itself
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # damaged data fail in many ways; the pixels are there
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dvt.data.decode import read_image, to_mode
+from dvt.data.decode import Exif, read_image, to_mode, upright
 from dvt.errors import ConfigError
 from dvt.value_checks import bounds
 
@@ -99,10 +99,12 @@ class Preprocessing:
         values /= np.array(self.std, np.float32)[:, None, None]
         return values
 
-    def __call__(self, image: Image.Image | str | Path) -> NDArray[np.float32]:
+    def __call__(self, image: Image.Image | str | Path, exif: Exif = "ignore") -> NDArray[np.float32]:
         """One image or image file -> float32 (C, S, S). Raises DataError as `read_image` does."""
         if not isinstance(image, Image.Image):
-            image = read_image(image, self.mode)
+            image = read_image(image, self.mode, exif=exif)
+        elif exif == "honour":
+            image = upright(image)
         return self.normalise(self.pixels(image))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dvt.data.classes import ModelClasses
+from dvt.data.decode import Exif
 from dvt.data.progress import progress
 from dvt.data.sources.image_folder import images_to_classify
 from dvt.deploy.runner import Cascade
@@ -36,6 +37,7 @@ class InferRequest:
         precision: float32, or bfloat16 with openvino.
         providers: Execution providers of ONNX Runtime, such as CUDA, with commas in between; None for the CPU.
         thresholds: Name of a setting of the bundle, or numbers with commas in between; None for the bundle's own.
+        exif: honour turns images as their EXIF orientation says; ignore takes them as stored, as ImageNet recipes do.
         batch_size: Images per call.
         device_id: Card of MindSpore Lite on Ascend.
         output: CSV file for the predictions; None writes them to standard output.
@@ -48,6 +50,7 @@ class InferRequest:
     precision: str = "float32"
     providers: str | None = None
     thresholds: str | None = None
+    exif: Exif = "honour"
     batch_size: int = field(default=8, metadata=bounds(1))
     device_id: int = 0
     output: Path | None = field(default=None, metadata=PATH)
@@ -84,7 +87,7 @@ def infer(request: InferRequest) -> int:
                 images = {}
                 for index in range(start, min(start + request.batch_size, len(files))):
                     try:
-                        images[index] = cascade.preprocessing(files[index])
+                        images[index] = cascade.preprocessing(files[index], request.exif)
                     except DataError as error:
                         failed += 1
                         tqdm.write(f"error: {error}", file=sys.stderr)
@@ -107,6 +110,7 @@ def infer(request: InferRequest) -> int:
         summary[0] += f", {count / seconds:.1f} images/s without preprocessing"
         summary += [f"left at exits {shares}", f"{left @ costs / count:.4g} of {costs[-1]:.4g} GMACs per image"]
         summary += [f"top-1 accuracy {100 * correct / count:.2f} %"] if true_labels is not None else []
+    summary += [f"EXIF orientation: {request.exif}"]
     summary += [f"{failed} of {len(files)} files could not be classified"] if failed else []
     print("; ".join(summary), file=sys.stderr)
     return failed

@@ -13,7 +13,7 @@ import numpy as np
 from dvt import device
 from dvt.checkpoint.native import load_model
 from dvt.data.classes import ModelClasses
-from dvt.data.decode import read_image
+from dvt.data.decode import Exif, read_image
 from dvt.data.image_files import images_below
 from dvt.data.preprocess import Preprocessing
 from dvt.early_exit.budgets import Choice
@@ -43,12 +43,19 @@ class Answer:
 
 
 class Predictor:
-    """A checkpoint ready to classify image files, with `thresholds`, one per exit, or those that it holds.
+    """A checkpoint ready to classify image files, with `thresholds`, one per exit, or those that it holds; images are
+    turned as their EXIF orientation says, unless `exif` is "ignore".
 
     Raises CheckpointError if it does not say how images become model inputs, ConfigError if nobody gives thresholds.
     """
 
-    def __init__(self, checkpoint: str, thresholds: Sequence[float] | None = None, device_target: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: str,
+        thresholds: Sequence[float] | None = None,
+        device_target: str = "auto",
+        exif: Exif = "honour",
+    ) -> None:
         device.set_up(device_target)
         model, loaded = load_model(checkpoint)
         stored, names = (loaded.metadata.get(key) for key in ("preprocessing", "class_names"))
@@ -57,7 +64,7 @@ class Predictor:
                 f"{checkpoint} does not say how images become model inputs, as files converted from PyTorch do not; "
                 "`dvt eval --mode 2 --eval.store` stores that; or use dvt.AdaptiveClassifier in Python"
             )
-        self.preprocessing = Preprocessing.from_dict(stored)
+        self.preprocessing, self._exif = Preprocessing.from_dict(stored), exif
         rule = CONFIDENCE
         if thresholds is None:
             if (choice := Choice.from_metadata(loaded.metadata)) is None:
@@ -74,11 +81,12 @@ class Predictor:
 
     def __call__(self, file: str, top: int = 5) -> Answer:
         """Raises DataError, naming the file, if it is missing or no image."""
-        image = file
         if file == STANDARD_INPUT:
             content = io.BytesIO(sys.stdin.buffer.read())
-            image = read_image(content, self.preprocessing.mode, lambda: "from standard input")
-        pixels = self.preprocessing(image)[None]
+            image = read_image(content, self.preprocessing.mode, lambda: "from standard input", self._exif)
+            pixels = self.preprocessing(image)[None]
+        else:
+            pixels = self.preprocessing(file, self._exif)[None]
         started = time.perf_counter()
         result = self._classifier.predict(pixels)
         milliseconds = 1000 * (time.perf_counter() - started)
