@@ -122,6 +122,8 @@ def test_predictions_load(written: Path, name: str) -> None:
     results = json.loads(text)
     again = json.loads(Results.from_json(text).to_json())
     again["reliability"] = [{k: v for k, v in row.items() if v is not None} for row in again["reliability"]]
+    for found, stored in ((again, results), (again["recommended"], results["recommended"])):
+        assert not any(found.pop(key) for key in found.keys() - stored.keys())  # what 0.1.0 did not know is empty
     assert again == {key: value for key, value in results.items() if key not in ("rules", "searches")}
     assert predictions.val.accuracy == pytest.approx(results["anytime_accuracy"])
     assert predictions.calibration is not None and predictions.exit_index is not None
