@@ -11,6 +11,7 @@ from dvt import moved
 
 if TYPE_CHECKING:
     from dvt import checkpoint, convert, cost, early_exit
+    from dvt.checkpoint.native import from_pretrained, save_pretrained
     from dvt.early_exit.classifier import AdaptiveClassifier
     from dvt.models.cascade import build_model
     from dvt.models.variants import list_models
@@ -25,13 +26,17 @@ __all__ = [
     "convert",
     "cost",
     "early_exit",
+    "from_pretrained",
     "list_models",
+    "save_pretrained",
 ]
 
 _DEFINED_IN = {  # what is no module of its own
     "AdaptiveClassifier": "dvt.early_exit.classifier:AdaptiveClassifier",
     "build_model": "dvt.models.cascade:build_model",
+    "from_pretrained": "dvt.checkpoint.native:from_pretrained",
     "list_models": "dvt.models.variants:list_models",
+    "save_pretrained": "dvt.checkpoint.native:save_pretrained",
 }
 
 moved.install()

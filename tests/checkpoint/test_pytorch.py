@@ -319,7 +319,6 @@ def test_paths_that_are_refused(torch, released, tiny, tmp_path, capsys, back):
     for arguments, message in [
         ([tmp_path / "nothing", tmp_path / "out.ckpt"], "there is no"),
         ([source, tmp_path / "nowhere" / "out.ckpt"], "does not exist"),
-        ([source, tmp_path / "folder"], "is a folder"),
         ([tmp_path / "folder", tmp_path / "out.ckpt"], "folder"),
         ([source, "/proc/out.ckpt"], "error: "),
     ]:
@@ -327,6 +326,7 @@ def test_paths_that_are_refused(torch, released, tiny, tmp_path, capsys, back):
     if not back:
         check_refused(capsys, [source, tmp_path / "out.pth"], "must end in .ckpt", left=left)
     else:
+        check_refused(capsys, [source, tmp_path / "folder", *option], "is a folder", left=left)
         arguments = [source, tmp_path / "out.pth.tar", "--to-pytorch", "--model", "dvt_deit_small"]
         check_refused(capsys, arguments, "does not hold dvt_deit_small, but tiny", left=left)
 

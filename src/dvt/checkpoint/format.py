@@ -1,23 +1,35 @@
-"""What kind of file one is, and MindSpore's `.ckpt`: named tensors and texts as protobuf, a mark, the CRC32 of all.
+"""What kind of file one is, what a checkpoint holds whatever its kind, and how safetensors and MindSpore's `.ckpt` are
+read: the latter are tensors and texts as protobuf, a mark, the CRC32 of all.
 
 The schema is MindSpore's; its reader is not used. It believes the sizes that a file states, and crashes where there are
 fewer bytes; and it refuses a good file that is larger than the memory that is free just now.
 """
 
+import json
 import math
 import os
 import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dvt.errors import CheckpointError, listing, reason_of
+from dvt.errors import CheckpointError, ConfigError, listing, reason_of
+from dvt.models.variants import ModelConfig
 
+if TYPE_CHECKING:
+    from mindspore import nn
+
+FORMAT = 1
+METADATA_KEY = "dvt_metadata"
+WEIGHTS_FILE = "model.safetensors"  # in folders
 _CRC_MARK = b"crc_num"  # what MindSpore's crc_check=True writes in front of the checksum
 _CRC_BYTES = 10
 _TYPES = {f"{kind}{bits}" for kind in ("Int", "UInt", "Float") for bits in (8, 16, 32, 64)} - {"Float8"}
 _TYPES |= {"BFloat16", "Bool"}
+ENDINGS = (".ckpt", ".safetensors", ".pth", ".pt", ".tar", ".bin")  # that are customary for weights
 
 
 class CkptContent(NamedTuple):
@@ -28,10 +40,96 @@ class CkptContent(NamedTuple):
     has_checksum: bool
 
 
-def kind_of(path: Path) -> str:
-    """ "MindSpore", "PyTorch" or "unknown", by the first bytes of a file, whatever its name.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: weights by parameter name, the model they belong to, and the whole metadata."""
 
-    Raises CheckpointError for a folder, a file that is missing, empty or cannot be read, and for safetensors.
+    weights: dict[str, np.ndarray]
+    metadata: dict[str, Any]
+    model: ModelConfig
+
+    @classmethod
+    def of(cls, path: Path, weights: dict[str, np.ndarray], text: str) -> "Checkpoint":
+        """From the metadata as text. Raises CheckpointError, naming `path`, for metadata that cannot be read."""
+        try:
+            metadata = json.loads(text)
+            version = metadata["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
+        if version != FORMAT:
+            needed = f"and {FORMAT} is needed; a newer version of the package reads more"
+            raise CheckpointError(f"{path} has the format {version!r}, {needed}")
+        return cls(weights, metadata, read_model(path, metadata.get("model")))
+
+
+def metadata_text(weights: "nn.Cell | Mapping[str, np.ndarray]", metadata: Mapping[str, Any] | None) -> str:
+    """The metadata as it is stored, with the model: that of `weights`, where `metadata` names none.
+
+    Raises CheckpointError if there is neither, and for values that JSON cannot hold.
+    """
+    metadata = dict(metadata or {})
+    model = metadata.get("model", getattr(weights, "config", None))
+    if not isinstance(model, ModelConfig | dict):
+        raise CheckpointError("the metadata of a checkpoint needs 'model', the ModelConfig of its weights")
+    metadata |= {"format": FORMAT, "model": model.to_dict() if isinstance(model, ModelConfig) else model}
+    try:
+        return json.dumps(metadata, default=lambda value: value.tolist())  # NumPy's
+    except (TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"metadata must be numbers, texts, lists and dicts for JSON: {error}") from error
+
+
+def read_model(path: Path, stored: Any) -> ModelConfig:
+    """The configuration that the file `path` holds as `stored`. Raises CheckpointError if it cannot be built."""
+    if not isinstance(stored, dict):
+        raise CheckpointError(f"{path} does not say of which model it is: it lacks 'model'")
+    try:
+        return ModelConfig.from_dict(stored)
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
+
+
+def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: str = "the weights") -> None:
+    """Puts `weights` into `model`: all of them, under the same names and in the same shapes, or none.
+
+    Raises CheckpointError, which names `source`, as `check_weights` does; the model is then unchanged.
+    """
+    import mindspore as ms
+
+    parameters = model.parameters_dict()
+    check_weights({name: tuple(p.shape) for name, p in parameters.items()}, weights, source)
+    for name, parameter in parameters.items():
+        value = np.ascontiguousarray(weights[name])
+        parameter.set_data(ms.Tensor(value.reshape(parameter.shape), dtype=parameter.dtype))
+
+
+def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
+    """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
+    faults = {"missing": [name for name in shapes if name not in weights]}
+    faults["unexpected"] = [name for name in weights if name not in shapes]
+    for name in shapes.keys() & weights.keys():
+        value, needed = np.asarray(weights[name]), tuple(shapes[name])
+        if value.dtype.kind != "f":
+            faults.setdefault("not floating-point", []).append(name)
+        elif value.shape != needed:
+            faults.setdefault("of another shape", []).append(f"{name} is {value.shape}, needed {needed}")
+        elif not np.isfinite(value).all():  # last: a few bytes in a file can claim an array of any size
+            faults.setdefault("with NaN or infinity", []).append(name)
+    found = [f"{len(names)} {fault} ({listing(sorted(names))})" for fault, names in faults.items() if names]
+    if found:
+        raise CheckpointError(
+            f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
+            "loaded; build the model that the file belongs to"
+        )
+
+
+def weights_file(path: Path) -> Path:
+    """`path`, or the weights in it, where it is a folder with a model."""
+    return path / WEIGHTS_FILE if (path / WEIGHTS_FILE).exists() else path
+
+
+def kind_of(path: Path) -> str:
+    """ "MindSpore", "PyTorch", "dvt safetensors" (with our metadata), "safetensors" or "unknown", by the content of a
+    file, whatever its name. Raises CheckpointError for a folder, and a file that is missing, empty or cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -45,10 +143,7 @@ def kind_of(path: Path) -> str:
     if not start:
         raise CheckpointError(f"the checkpoint {path} is empty, cut short or damaged; copy or save it again")
     if start.endswith(b"{") and len(start) == 9:
-        raise CheckpointError(
-            f"{path} is a safetensors file, which is not read here. Where PyTorch is, make another of it: "
-            "torch.save(safetensors.torch.load_file(FILE), 'weights.pth')"
-        )
+        return "dvt safetensors" if METADATA_KEY in read_safetensors(path, texts_alone=True).texts else "safetensors"
     if start.startswith((b"PK\x03\x04", b"\x80")):
         return "PyTorch"
     return "MindSpore" if start.startswith(b"\n") else "unknown"
@@ -57,8 +152,23 @@ def kind_of(path: Path) -> str:
 def _nearby(folder: Path) -> str:
     if not folder.is_dir():
         return f" The folder {folder} does not exist either"
-    found = sorted(str(file) for file in folder.glob("*") if file.suffix in (".ckpt", ".pth", ".pt", ".tar", ".bin"))
+    found = sorted(str(file) for file in folder.glob("*") if file.suffix in ENDINGS)
     return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is none in {folder}"
+
+
+def read_safetensors(path: Path, texts_alone: bool = False) -> CkptContent:
+    """Reads safetensors. Raises CheckpointError for a damaged file, and for numbers of a type that NumPy lacks."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            names = [] if texts_alone else file.keys()
+            return CkptContent({name: file.get_tensor(name) for name in names}, file.metadata() or {}, True)
+    except TypeError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; save its weights in float32 or float16") from error
+    except (SafetensorError, OSError, MemoryError) as error:
+        fault = f"is a safetensors file that cannot be read ({reason_of(error)})"
+        raise CheckpointError(f"{path} {fault}; it is cut short or damaged: copy or save it again") from error
 
 
 def read_ckpt(path: Path) -> CkptContent:

@@ -1,85 +1,176 @@
 """Checkpoints of this package: saving that leaves a whole file or none, reading that says what is wrong with one.
 
-A MindSpore `.ckpt` of every parameter under its name, and one more entry, `dvt_metadata`, a JSON text (docs/files.md).
-MindSpore is imported only where a file or a model is touched, so that `dvt.convert` can check names without it.
+`.ckpt`, the default, is MindSpore's; `.safetensors`, alone or in a folder with `config.json` and a model card, is how
+people pass models on. All hold the same: parameters by name, and metadata as a JSON text (docs/files.md).
+
+In a folder the weights have a copy of `config.json` and take their place first. It counts only for the weights whose
+digest it names; so whenever a save is interrupted, the folder is the earlier model or the new one.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dvt.checkpoint.format import kind_of, read_ckpt
-from dvt.errors import CheckpointError, ConfigError, listing, reason_of
-from dvt.models.variants import ModelConfig
-from dvt.safe_files import replacing, write_failure
+from dvt.checkpoint.card import FIGURE, MARK, card
+from dvt.checkpoint.format import (
+    FORMAT,
+    METADATA_KEY,
+    WEIGHTS_FILE,
+    Checkpoint,
+    check_weights,
+    kind_of,
+    load_weights,
+    metadata_text,
+    read_ckpt,
+    read_model,
+    read_safetensors,
+    weights_file,
+)
+from dvt.checkpoint.released import from_reference, recognise, strip_module, to_reference
+from dvt.errors import CheckpointError, listing
+from dvt.models.names import EXIT_PREFIXES, parameter_shapes
+from dvt.safe_files import explained, put_in_place, replacing, scratch_folder, write_failure
 from dvt.value_checks import expanded
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-FORMAT = 1
-METADATA_KEY = "dvt_metadata"
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a file holds: weights by parameter name, the model they belong to, and the whole metadata."""
-
-    weights: dict[str, np.ndarray]
-    metadata: dict[str, Any]
-    model: ModelConfig
+CONFIG_FILE, CARD_FILE = "config.json", "README.md"
+DIGEST_KEY = "sha256"
+Naming = Literal["dvt", "published"]
 
 
 def save_checkpoint(
-    path: str | os.PathLike, weights: "nn.Cell | Mapping[str, np.ndarray]", metadata: Mapping[str, Any] | None = None
+    path: str | os.PathLike,
+    weights: "nn.Cell | Mapping[str, np.ndarray]",
+    metadata: Mapping[str, Any] | None = None,
+    naming: Naming = "dvt",
 ) -> None:
     """Saves `weights` (all parameters of a model, or arrays by name) and `metadata` under `path`, or nothing at all.
 
-    `metadata["model"]` is a ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers
-    and arrays in the metadata become lists. Raises CheckpointError for a path that cannot be written and for metadata
-    that JSON cannot hold.
+    `path` ends in .ckpt or .safetensors; without an ending it is a folder (`save_pretrained`). `metadata["model"]` is a
+    ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers and arrays in the
+    metadata become lists. Raises CheckpointError for a path that cannot be written and for metadata that JSON cannot
+    hold.
     """
-    import mindspore as ms
-
     path = Path(expanded(path))
-    if path.suffix != ".ckpt":
-        raise CheckpointError(f"cannot save to {path}: the name of a checkpoint must end in .ckpt")
-    metadata = dict(metadata or {})
-    model = metadata.get("model", getattr(weights, "config", None))
-    if not isinstance(model, ModelConfig | dict):
-        raise CheckpointError("the metadata of a checkpoint needs 'model', the ModelConfig of its weights")
-    metadata |= {"format": FORMAT, "model": model.to_dict() if isinstance(model, ModelConfig) else model}
-    try:
-        text = json.dumps(metadata, default=lambda value: value.tolist())  # NumPy's
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"metadata must be numbers, texts, lists and dicts for JSON: {error}") from error
-    if isinstance(weights, Mapping):
-        # ascontiguousarray alone makes scalars vectors
-        weights = {name: ms.Tensor(np.ascontiguousarray(v).reshape(np.shape(v))) for name, v in weights.items()}
-    else:
-        weights = weights.parameters_dict()
-    entries = [{"name": name, "data": value} for name, value in weights.items()]
+    check_writable(path)
+    if not path.suffix or weights_file(path) != path:
+        save_pretrained(weights, path, metadata, naming=naming)
+        return
+    if naming != "dvt" and path.suffix == ".ckpt":
+        raise CheckpointError(f"released names are for .safetensors, folders and files of PyTorch, not for {path}")
+    text = metadata_text(weights, metadata)
     try:
         with replacing(path) as written:
-            ms.save_checkpoint(entries, str(written), append_dict={METADATA_KEY: text}, crc_check=True)
+            if path.suffix == ".safetensors":
+                _write_safetensors(written, weights, text, naming)
+            else:
+                _write_ckpt(written, weights, text)
     except (OSError, RuntimeError) as error:
         before = f" The {path.name} saved before is untouched." if path.exists() else ""
         raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises CheckpointError unless the name says what kind of checkpoint is to be written."""
+    if path.suffix not in (".ckpt", ".safetensors") and not path.is_dir() and (path.suffix or path.exists()):
+        raise CheckpointError(f"cannot save to {path}: the name of a checkpoint must end in .ckpt or .safetensors")
+
+
+def save_pretrained(
+    model: "nn.Cell | Mapping[str, np.ndarray]",
+    folder: str | os.PathLike,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    naming: Naming = "dvt",
+) -> Path:
+    """Writes a model as a folder that `dvt.from_pretrained` and every command reads; returns the folder.
+
+    Args:
+        model: A DVT, or its weights by name.
+        folder: Made if need be. A model in it is replaced; other files stay, also a README.md written by hand.
+        metadata: What `Checkpoint.metadata` holds: class names, preprocessing, thresholds, ...; "model" for weights.
+        naming: "published" gives the tensors the names and shapes of the released PyTorch checkpoints.
+
+    Raises:
+        CheckpointError: The folder cannot be written or holds a model of another package; metadata that JSON cannot
+            hold; a model that has no released names.
+    """
+    folder, text = Path(expanded(folder)), metadata_text(model, metadata)
+    if weights_file(folder) != folder and kind_of(weights_file(folder)) != "dvt safetensors":
+        raise CheckpointError(f"{folder} holds a model of another package; choose another folder")
+    with explained(folder, CheckpointError):
+        folder.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(folder, "model") as stage:
+            values = json.loads(text) | {DIGEST_KEY: _write_safetensors(stage / WEIGHTS_FILE, model, text, naming)}
+            (stage / CONFIG_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            readme = folder / CARD_FILE
+            if not readme.exists() or MARK in readme.read_text(encoding="utf-8"):
+                said = card(read_model(folder, values["model"]), values, (folder / FIGURE).exists())
+                (stage / CARD_FILE).write_text(said, encoding="utf-8")
+            for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+                if (stage / name).exists():
+                    put_in_place(stage / name, folder / name)
+    return folder
+
+
+def _write_ckpt(path: Path, weights: "nn.Cell | Mapping[str, np.ndarray]", text: str) -> None:
+    import mindspore as ms
+
+    if isinstance(weights, Mapping):
+        weights = {name: ms.Tensor(np.asarray(value, order="C")) for name, value in weights.items()}
+    else:
+        weights = weights.parameters_dict()
+    entries = [{"name": name, "data": value} for name, value in weights.items()]
+    ms.save_checkpoint(entries, str(path), append_dict={METADATA_KEY: text}, crc_check=True)
+
+
+def _write_safetensors(path: Path, weights: "nn.Cell | Mapping[str, np.ndarray]", text: str, naming: Naming) -> str:
+    """Returns the digest of text and weights."""
+    from safetensors.numpy import save_file
+
+    if not isinstance(weights, Mapping):
+        weights = {name: parameter.asnumpy() for name, parameter in weights.parameters_dict().items()}
+    if naming == "published":
+        weights = to_reference(read_model(path, json.loads(text)["model"]), weights)
+    arrays = {name: np.asarray(value, order="C") for name, value in weights.items()}
+    digest = _digest(text, arrays)
+    save_file(arrays, path, {METADATA_KEY: text, DIGEST_KEY: digest})
+    return digest
+
+
+def _digest(text: str, arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype} {value.shape} ".encode())
+        digest.update(value)
+    return digest.hexdigest()
+
+
 def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
-    """Reads a checkpoint. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
-    path = Path(expanded(path))
-    if kind_of(path) == "PyTorch":
+    """Reads a checkpoint: a `.ckpt`, a folder that `save_pretrained` wrote, or a `.safetensors` file of a DVT, released
+    ones included. Raises CheckpointError, with the cause, for a missing, incomplete or other kind of file."""
+    path = weights_file(Path(expanded(path)))
+    kind = kind_of(path)
+    if kind == "PyTorch":
         raise CheckpointError(
             f"{path} is a PyTorch file. That of a DVT becomes a checkpoint by dvt convert {path} OUT.ckpt; a training "
             "can start from that of a DVT, a DeiT or a T2T-ViT as it is (train.init_checkpoint)"
         )
+    if kind == "safetensors":  # a released file that was converted
+        tensors = strip_module(read_safetensors(path).tensors)
+        config = recognise({name: value.shape for name, value in tensors.items()}, str(path))
+        metadata = {"format": FORMAT, "model": config.to_dict(), "converted_from": {"file": path.name, "weights": ""}}
+        return Checkpoint(from_reference(config, tensors, str(path)), metadata, config)
+    if kind == "dvt safetensors":
+        return _read_own_safetensors(path)
     content = read_ckpt(path)
     text, fault = content.texts.pop(METADATA_KEY, None), None
     if text is None:
@@ -90,38 +181,28 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         fault = f"holds texts where tensors belong: {listing(content.texts)}; save it again"
     if fault:
         raise CheckpointError(f"{path} {fault}")
-    try:
-        metadata = json.loads(text)
-        version = metadata["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: its {METADATA_KEY} cannot be read ({reason_of(error)})") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{path} has the format {version!r}, and {FORMAT} is needed; a newer version reads more")
-    return Checkpoint(content.tensors, metadata, read_model(path, metadata.get("model")))
+    return Checkpoint.of(path, content.tensors, text)
 
 
-def read_model(path: Path, stored: Any) -> ModelConfig:
-    """The configuration that the file `path` holds as `stored`. Raises CheckpointError if it cannot be built."""
-    if not isinstance(stored, dict):
-        raise CheckpointError(f"{path} does not say of which model it is: it lacks 'model'")
-    try:
-        return ModelConfig.from_dict(stored)
-    except (ConfigError, TypeError) as error:
-        raise CheckpointError(f"{path} describes a model that cannot be built: {error}") from error
-
-
-def load_weights(model: "nn.Cell", weights: Mapping[str, np.ndarray], source: str = "the weights") -> None:
-    """Puts `weights` into `model`: all of them, under the same names and in the same shapes, or none.
-
-    Raises CheckpointError, which names `source`, as `check_weights` does; the model is then unchanged.
-    """
-    import mindspore as ms
-
-    parameters = model.parameters_dict()
-    check_weights({name: tuple(p.shape) for name, p in parameters.items()}, weights, source)
-    for name, parameter in parameters.items():
-        value = np.ascontiguousarray(weights[name])
-        parameter.set_data(ms.Tensor(value.reshape(parameter.shape), dtype=parameter.dtype))
+def _read_own_safetensors(path: Path) -> Checkpoint:
+    content = read_safetensors(path)
+    tensors, digest = content.tensors, content.texts.get(DIGEST_KEY)
+    if digest != _digest(content.texts[METADATA_KEY], tensors):
+        raise CheckpointError(f"{path} is damaged: its content is not what was saved; copy it again")
+    source, side = path, path.with_name(CONFIG_FILE)
+    if path.name == WEIGHTS_FILE and side.is_file():
+        try:
+            beside = side.read_text(encoding="utf-8")
+            if json.loads(beside).get(DIGEST_KEY) == digest:
+                source, content.texts[METADATA_KEY] = side, beside
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"{side} cannot be read: {error}; remove or replace it") from error
+    checkpoint = Checkpoint.of(source, tensors, content.texts[METADATA_KEY])
+    checkpoint.metadata.pop(DIGEST_KEY, None)
+    if any(name.startswith(EXIT_PREFIXES) for name in tensors):
+        tensors = from_reference(checkpoint.model, tensors, str(path))
+    in_order = [*parameter_shapes(checkpoint.model), *tensors]  # safetensors sorts the names
+    return replace(checkpoint, weights={name: tensors[name] for name in in_order if name in tensors})
 
 
 def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Cell", Checkpoint]:
@@ -131,33 +212,15 @@ def load_model(path: str | os.PathLike, *, kernels: bool = True) -> tuple["nn.Ce
     return model_of(checkpoint, str(path), kernels=kernels), checkpoint
 
 
+from_pretrained = load_model  # the customary name
+
+
 def model_of(checkpoint: Checkpoint, source: str, *, kernels: bool = True) -> "nn.Cell":
     """The model of a checkpoint that was read from `source`, as `load_model` builds it."""
     from dvt.models.cascade import build_from_config
-    from dvt.models.names import parameter_shapes
 
     # Before building: a few bytes of configuration must not make a model of any size.
     check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, source)
     model = build_from_config(checkpoint.model, kernels=kernels, initialised=False)
     load_weights(model, checkpoint.weights, source=source)
     return model
-
-
-def check_weights(shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, np.ndarray], source: str) -> None:
-    """Raises CheckpointError unless `weights` are finite floating-point arrays of exactly these names and shapes."""
-    faults = {"missing": [name for name in shapes if name not in weights]}
-    faults["unexpected"] = [name for name in weights if name not in shapes]
-    for name in shapes.keys() & weights.keys():
-        value, needed = np.asarray(weights[name]), tuple(shapes[name])
-        if value.dtype.kind != "f":
-            faults.setdefault("not floating-point", []).append(name)
-        elif value.shape != needed:
-            faults.setdefault("of another shape", []).append(f"{name} is {value.shape}, needed {needed}")
-        elif not np.isfinite(value).all():  # last: a few bytes in a file can claim an array of any size
-            faults.setdefault("with NaN or infinity", []).append(name)
-    found = [f"{len(names)} {fault} ({listing(sorted(names))})" for fault, names in faults.items() if names]
-    if found:
-        raise CheckpointError(
-            f"{source}: the weights do not fit the model of {len(shapes)} tensors: {', '.join(found)}. Nothing was "
-            "loaded; build the model that the file belongs to"
-        )

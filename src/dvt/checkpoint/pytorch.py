@@ -1,4 +1,4 @@
-"""The `.pth.tar` files of released PyTorch checkpoints, to `.ckpt` and back, with the results stored in them.
+"""Files of PyTorch to checkpoints and back, the released `.pth.tar` with the results stored in them.
 
 Reading executes nothing of the file: PyTorch's restricted unpickler, with plain values that files often hold allowed on
 top. PyTorch is imported only when a file is touched.
@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvt.checkpoint.format import kind_of
-from dvt.checkpoint.native import read_checkpoint, read_model, save_checkpoint
+from dvt.checkpoint.format import Checkpoint, kind_of, read_model, read_safetensors, weights_file
+from dvt.checkpoint.native import Naming, read_checkpoint, save_checkpoint
 from dvt.checkpoint.released import from_reference, recognise, require_variant, strip_module, to_reference
 from dvt.errors import CheckpointError, listing
 from dvt.models.names import reference_shapes
@@ -44,19 +44,24 @@ class TorchFile(NamedTuple):
 
 
 def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
-    """Reads any PyTorch file: the weights under `key`, or those of `model_state_dict`, a moving average, any there are.
+    """Reads any PyTorch file or safetensors: the weights under `key`, else `model_state_dict`, else a moving average,
+    else any there are.
 
     Nothing in the file is executed. Raises CheckpointError for a file that is missing, damaged or without weights, and
-    where PyTorch is not installed.
+    where PyTorch is needed and not installed.
     """
     path = Path(path)
-    content = _read_torch_file(path)
-    sets, key = _weight_sets(path, content, key)
-    tensors = strip_module(sets[key])
-    arrays = _arrays(path, tensors)
+    if kind_of(path) == "safetensors" and key is None:
+        content, sets, key = {}, {"": read_safetensors(path).tensors}, ""
+        tensors = arrays = strip_module(sets[""])
+    else:
+        content = _read_torch_file(path)
+        sets, key = _weight_sets(path, content, key)
+        tensors = strip_module(sets[key])
+        arrays = _arrays(path, tensors)
     rest = {} if key == "" else {name: value for name, value in content.items() if name not in sets}
     stored = rest.pop(MODEL_KEY, None)
-    before, after, notes = next(iter(sets[key])), next(iter(tensors)), []
+    before, after, notes = next(iter(sets[key]), ""), next(iter(tensors), ""), []
     if before != after:
         notes.append(f"names: {before} is read as {after}, and the others alike")
     if others := [each for each in sets if each != key]:
@@ -73,36 +78,51 @@ def convert_from_pytorch(
     name: str | None = None,
     weights_key: str | None = None,
     force: bool = False,
+    *,
+    naming: Naming = "dvt",
 ) -> list[str]:
-    """Writes the checkpoint `target` from the PyTorch file `source`; returns what it did, line by line.
+    """Writes the checkpoint `target`, a .ckpt, a .safetensors or a folder, from any file of weights of a DVT; returns
+    what it did, line by line.
 
     Nothing in `source` is executed. `name` asserts the variant; `weights_key` picks one of several sets of weights. The
     stored results go to `metadata["results"]`. Raises CheckpointError or ConfigError, and then writes nothing.
     """
-    source, target = Path(source), Path(target)
-    _check_target(source, target, force)
+    source, target = weights_file(Path(source)), Path(target)
+    _check_target(source, target, force, as_folder=not target.suffix)
+    ours, same = kind_of(source) in ("MindSpore", "dvt safetensors"), source.suffix == target.suffix == ".ckpt"
+    if ours and not same and not weights_key:
+        checkpoint = read_checkpoint(source)
+        report = _report(checkpoint.model, checkpoint.weights, "all", checkpoint.metadata.get("results") or {})
+    else:
+        checkpoint, report = _from_pytorch(source, weights_key)
+    require_variant(checkpoint.model.name, name, str(source))
+    save_checkpoint(target, checkpoint.weights, checkpoint.metadata, naming)
+    return [*report, f"written: {target}"]
+
+
+def _from_pytorch(source: Path, weights_key: str | None) -> tuple[Checkpoint, list[str]]:
+    """What the file holds as a checkpoint, and what was found in it, line by line."""
     file = read_weights(source, weights_key)
     config = file.model or recognise({key: value.shape for key, value in file.tensors.items()}, str(source))
-    require_variant(config.name, name, str(source))
     weights = from_reference(config, file.tensors, str(source))
-
     kept = {key: _plain(key, file.rest[key]) for key in RESULT_KEYS if key in file.rest}
     types = {key: kind for key, (_, kind) in kept.items() if kind}
     metadata = {"model": config, "converted_from": {"file": source.name, "weights": file.key, "result_types": types}}
     if kept:
         metadata["results"] = {key: value for key, (value, _) in kept.items()}
-    save_checkpoint(target, weights, metadata)
-
     dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
     notes = [*file.notes, f"left out: {', '.join(dropped)}"] if dropped else file.notes
-    return [*_report(config, weights, file.key or "the whole file", kept), *notes, f"written: {target}"]
+    return Checkpoint(weights, metadata, config), [
+        *_report(config, weights, file.key or "the whole file", kept),
+        *notes,
+    ]
 
 
 def convert_to_pytorch(
     source: str | os.PathLike, target: str | os.PathLike, name: str | None = None, force: bool = False
 ) -> list[str]:
-    """Writes the released layout to `target` from the checkpoint `source`; inverse of `convert_from_pytorch`."""
-    source, target = Path(source), Path(target)
+    """Writes the released layout to `target` from a checkpoint of this package; inverse of the above."""
+    source, target = weights_file(Path(source)), Path(target)
     _check_target(source, target, force)
     checkpoint = read_checkpoint(source)
     config, torch = checkpoint.model, _torch()
@@ -146,8 +166,11 @@ def _torch() -> Any:
 
 
 def _read_torch_file(path: Path) -> Any:
-    if kind_of(path) == "MindSpore":
-        raise CheckpointError(f"{path} is a MindSpore checkpoint; if it is of this package, --to-pytorch converts it")
+    if kind_of(path) in ("MindSpore", "dvt safetensors"):
+        others = "--to-pytorch converts it, or another ending of the output: .ckpt, .safetensors, none for a folder"
+        raise CheckpointError(f"{path} is no PyTorch file; if it is a checkpoint of this package, {others}")
+    if kind_of(path) == "safetensors":
+        raise CheckpointError(f"{path} is a safetensors file, with one set of weights; leave --weights out")
     torch = _torch()
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
@@ -262,11 +285,12 @@ def _restore(value: Any, kind: Any) -> Any:
     return np.array(value, dtype)[()] if package == "numpy" else _torch().tensor(value, dtype=getattr(_torch(), dtype))
 
 
-def _check_target(source: Path, target: Path, force: bool) -> None:
+def _check_target(source: Path, target: Path, force: bool, as_folder: bool = False) -> None:
     if not target.parent.is_dir():
         raise CheckpointError(f"the output folder {target.parent} does not exist; make it first")
-    if target.is_dir():
+    if target.is_dir() and not as_folder:
         raise CheckpointError(f"the output {target} is a folder; give the name of a file")
-    if target.exists() and (not force or (source.exists() and target.samefile(source))):
+    target = weights_file(target)
+    if target.is_file() and (not force or (source.exists() and target.samefile(source))):
         hint = "--force replaces it" if not force else "it is the input"
         raise CheckpointError(f"the output {target} exists already; {hint}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvt.checkpoint.native import check_weights, load_weights
+from dvt.checkpoint.format import check_weights, load_weights
 from dvt.errors import CheckpointError, ConfigError, listing
 from dvt.models.names import EXIT_PREFIXES, parameter_shapes, reference_shapes, table
 from dvt.models.variants import SOFT_SPLITS_224, VARIANTS, ModelConfig, model_config

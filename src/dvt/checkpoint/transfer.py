@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dvt.checkpoint.format import kind_of
-from dvt.checkpoint.native import check_weights, load_weights, read_checkpoint
+from dvt.checkpoint.format import check_weights, kind_of, load_weights, weights_file
+from dvt.checkpoint.native import read_checkpoint
 from dvt.checkpoint.pytorch import read_weights
 from dvt.errors import CheckpointError, listing
 from dvt.models.grids import resize_positions
@@ -62,7 +62,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     Raises:
         CheckpointError: The file is missing, damaged, of another network, or nothing in it fits; PyTorch is missing.
     """
-    path = Path(path)
+    path = weights_file(Path(path))
     source = _read(config, path)
     grids = [_grid(exit_, source, path) for exit_ in source.exits]
     _check_backbone(config, source, path)
@@ -127,7 +127,7 @@ def match_exits(source: Sequence[int], target: Sequence[int]) -> list[int]:
 
 
 def _read(config: ModelConfig, path: Path) -> _Source:
-    if kind_of(path) == "PyTorch":
+    if kind_of(path) in ("PyTorch", "safetensors"):
         file = read_weights(path)
         tensors, num_heads, notes = file.tensors, file.model and file.model.num_heads, file.notes
         prefixes = [prefix for prefix in EXIT_PREFIXES if any(name.startswith(f"{prefix}.") for name in tensors)]

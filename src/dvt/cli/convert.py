@@ -1,5 +1,5 @@
-"""Files made of other files: `dvt convert` (scripts/convert_checkpoint.py), released PyTorch checkpoints to `.ckpt` and
-back; `dvt records` (scripts/make_mindrecord.py); `dvt lite`, the last step of scripts/run_lite_convert.sh."""
+"""Files made of other files: `dvt convert` (scripts/convert_checkpoint.py), `dvt card`, `dvt records`
+(scripts/make_mindrecord.py), and `dvt lite`, the last step of scripts/run_lite_convert.sh."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,16 +14,18 @@ from dvt.value_checks import PATH
 
 @dataclass
 class ConvertOptions:
-    """Convert a released PyTorch checkpoint of DVT to MindSpore, or back, with the results stored in it. The PyTorch
-    file is only read, never executed. PyTorch comes from requirements-torch.txt.
+    """Convert a checkpoint of DVT, with the results stored in it: released PyTorch files to MindSpore or back, either
+    to safetensors. Nothing in a file is executed. PyTorch, for its files, comes from requirements-torch.txt.
 
     Args:
-        input: File to convert: .pth.tar, or .ckpt with --to-pytorch.
-        output: File to write: .ckpt, or .pth.tar with --to-pytorch.
+        input: Checkpoint to convert: a PyTorch file, a .ckpt, a .safetensors, or a folder with one.
+        output: What to write: .ckpt; .safetensors; without an ending a folder of config.json, model.safetensors and
+            README.md; with --to-pytorch .pth.tar.
         model: Refuse the file unless it holds this variant, one of those that `dvt info` lists; null recognises it.
         weights: Which weights to take where the file has several, such as state_dict_ema; null takes
             model_state_dict, else a moving average, else what there is.
-        to_pytorch: From .ckpt to the released layout.
+        to_pytorch: Write the released layout.
+        naming: Names of the tensors in safetensors: dvt, or published, those of the released checkpoints.
         force: Replace the file to write if it exists.
     """
 
@@ -32,6 +34,7 @@ class ConvertOptions:
     model: str | None = None
     weights: str | None = None
     to_pytorch: bool = False
+    naming: Literal["dvt", "published"] = "dvt"
     force: bool = False
 
 
@@ -41,12 +44,35 @@ def run(argv: Sequence[str], prog: str) -> None:
     from dvt.checkpoint.pytorch import convert_from_pytorch, convert_to_pytorch
 
     if not asked.to_pytorch:
-        report = convert_from_pytorch(asked.input, asked.output, asked.model, asked.weights, asked.force)
+        given = (asked.input, asked.output, asked.model, asked.weights, asked.force)
+        report = convert_from_pytorch(*given, naming=asked.naming)
     elif asked.weights:
         raise ConfigError("--weights is for PyTorch files; a .ckpt has one set of weights")
     else:
         report = convert_to_pytorch(asked.input, asked.output, asked.model, asked.force)
     print("\n".join(report))
+
+
+@dataclass
+class CardOptions:
+    """Print the model card of a checkpoint: model, accuracy per exit, thresholds, certificate, measured speed, data, as
+    far as it knows them.
+
+    Args:
+        checkpoint: Checkpoint or folder.
+    """
+
+    checkpoint: Path = field(metadata=PATH)
+
+
+def card(argv: Sequence[str], prog: str) -> None:
+    """The command `dvt card`."""
+    asked, _ = Parser(prog, CardOptions).parse(argv)
+    from dvt.checkpoint.card import FIGURE, card
+    from dvt.checkpoint.native import read_checkpoint
+
+    checkpoint = read_checkpoint(asked.checkpoint)
+    print(card(checkpoint.model, checkpoint.metadata, (asked.checkpoint / FIGURE).exists()), end="")
 
 
 @dataclass

@@ -51,9 +51,9 @@ def run(argv: Sequence[str], prog: str, options: type[EvalOptions] = EvalOptions
     asked, given = parse(argv, prog, options)
     checkpoint = asked.checkpoint or shipped_checkpoint()
     keys = given_keys(given)  # before MindSpore is loaded, so that mistakes are refused at once
-    keys["output"] = asked.output or str(Path(checkpoint).parent)
-    from dvt.checkpoint.native import read_checkpoint
+    from dvt.checkpoint.native import read_checkpoint, weights_file
 
+    keys["output"] = asked.output or str(weights_file(Path(checkpoint)).parent)
     loaded = read_checkpoint(checkpoint)
     stored = loaded.metadata.get("config")
     if stored is not None:

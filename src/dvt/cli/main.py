@@ -21,10 +21,12 @@ COMMANDS = {
     "predict": ("dvt.cli.predict:run", "classify images, one at a time"),
     "export": ("dvt.cli.export:run", "write a trained model as a bundle of MindIR or ONNX files"),
     "infer": ("dvt.cli.predict:infer", "classify images with an exported bundle"),
-    "convert": ("dvt.cli.convert:run", "read a released PyTorch checkpoint, or write one"),
+    "convert": ("dvt.cli.convert:run", "convert checkpoints: released PyTorch files, MindSpore, safetensors"),
+    "card": ("dvt.cli.convert:card", "print the model card of a checkpoint"),
     "records": ("dvt.cli.convert:records", "make MindRecord files of an image folder"),
     "lite": ("dvt.cli.convert:lite", "register files that were converted for MindSpore Lite"),
     "info": ("dvt.cli.info:run", "list the models, their parameters and costs"),
+    "doctor": ("dvt.cli.doctor:run", "look at this machine and say what to do"),
 }
 """Name of a command -> its function, which takes arguments and name of the program, and its summary."""
 

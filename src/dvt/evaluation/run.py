@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import nn
 
 from dvt import device, early_exit
-from dvt.checkpoint.native import Checkpoint, model_of, read_checkpoint
+from dvt.checkpoint.native import Checkpoint, check_writable, model_of, read_checkpoint
 from dvt.config.files import config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.data import Splits, load_evaluation, load_validation
@@ -63,6 +63,8 @@ def evaluate_checkpoint(
     """
     if config.eval.store and mode != 2:
         raise ConfigError(f"eval.store needs --mode 2, which finds what is to be stored; mode {mode} only reads it")
+    if config.eval.store:
+        check_writable(Path(checkpoint))
     loaded = loaded or read_checkpoint(checkpoint)
     stored = None if mode == 2 else stored_results(loaded, checkpoint)
     if mode == 0:

@@ -106,5 +106,12 @@ def store_results(checkpoint: str, loaded: Checkpoint, splits: Splits, results: 
         "budgeted_batch_classification": [results.sweep.expected_gmacs, results.sweep.accuracy],
     }
     metadata |= choice.to_metadata(results.recommended)
+    if speed := results.throughput:
+        metadata["measured"] = {
+            "images_per_second": speed.adaptive_images_per_second,
+            "all_exits_images_per_second": speed.all_exits_images_per_second,
+            "batch_size": speed.batch_size,
+            **results.machine,
+        }
     save_checkpoint(checkpoint, loaded.weights, metadata)
     log.info("stored thresholds and results in %s", checkpoint)

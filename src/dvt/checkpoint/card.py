@@ -1,0 +1,51 @@
+"""The model card, a README.md made of what a checkpoint knows of itself; what it does not know is left out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dvt.models.cost import cumulative_gmacs, parameter_count
+from dvt.models.variants import ModelConfig
+
+MARK = "<!-- written by dvt card; without this line it stays as it is -->"
+FIGURE = "accuracy_gmacs.png"
+NEVER = 1e8  # thresholds of this size let no image leave, or every one
+
+
+def card(model: ModelConfig, metadata: Mapping[str, Any], with_figure: bool = False) -> str:
+    """Markdown about a model, from the metadata of its checkpoint, and with the report's figure beside it."""
+    chosen, results = metadata.get("early_exit") or {}, metadata.get("results") or {}
+    accuracies = results.get("anytime_classification") or []
+    lines = ["---", "library_name: dvt-mindspore", "pipeline_tag: image-classification", "---", MARK, f"# {model.name}"]
+    lines.append(
+        f"A Dynamic Vision Transformer: {model.num_exits} exits, {parameter_count(model) / 1e6:.2f} M parameters, "
+        f"{model.num_classes} classes. An image leaves at the first exit that is sure enough.\n"
+    )
+    lines += ["| exit | tokens | GMACs per image | top-1, all images |", "|---|---|---|---|"]
+    for k, (grid, gmacs) in enumerate(zip(model.grid_sizes, cumulative_gmacs(model), strict=True)):
+        accuracy = f"{accuracies[k]:.2f} %" if k < len(accuracies) else "-"
+        lines.append(f"| {k + 1} | {grid} x {grid} + 1 | {gmacs:.4g} | {accuracy} |")
+    lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if with_figure else []
+    for title, values in {
+        "Early exit": {key: chosen[key] for key in chosen if key != "certificate"},
+        "Certificate": metadata.get("certificate") or chosen.get("certificate") or {},
+        "Measured speed": metadata.get("measured") or {},
+        "Data": {
+            "trained on": ((metadata.get("config") or {}).get("data") or {}).get("dataset"),
+            "classes": metadata.get("class_names"),
+            "model inputs": metadata.get("preprocessing"),
+        },
+    }.items():
+        said = [f"- {name.replace('_', ' ')}: {_said(value)}" for name, value in values.items() if value is not None]
+        lines += ["", f"## {title}", *said] if said else []
+    lines += ["", "## Use", "```python", "import dvt", "", 'model, loaded = dvt.from_pretrained("FOLDER")', "```"]
+    return "\n".join([*lines, "```bash", "dvt predict photo.jpg --checkpoint FOLDER", "```", ""])
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < NEVER else "no image" if value > 0 else "every image"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key.replace('_', ' ')} {_said(each)}" for key, each in value.items() if each is not None)
+    if isinstance(value, list):
+        return ", ".join(map(_said, value[:10])) + (f" and {len(value) - 10} more" if len(value) > 10 else "")
+    return str(value)
