@@ -23,7 +23,7 @@ from pydantic import BaseModel
 
 from dvt.data.decode import Exif
 from dvt.deploy import Cascade
-from dvt.early_exit import check_thresholds
+from dvt.early_exit.decisions import read_thresholds
 from dvt.errors import BundleError, DVTError
 from dvt_service.decoding import Decoders, RefusedError
 from dvt_service.guard import LOOPBACK, Guard
@@ -206,18 +206,16 @@ def choose_thresholds(cascade: Cascade, setting: str | None, thresholds: str | N
     if setting is not None and thresholds is not None:
         raise HTTPException(400, "give either setting or thresholds, not both")
     if thresholds is not None:
-        name, values = OWN_THRESHOLDS, thresholds.split(",")
-    else:
-        name = next(iter(named), None) if setting is None else setting
-        if name is None:
-            raise HTTPException(400, "this bundle has no named settings; give thresholds=..., one number per exit")
-        if name not in named:
-            raise HTTPException(400, f"there is no setting {name!r}; there are: {', '.join(named) or 'none'}")
-        values = named[name]
-    try:
-        return name, check_thresholds(values, cascade.manifest.model.num_exits)
-    except DVTError as error:
-        raise HTTPException(400, str(error)) from None
+        try:
+            return OWN_THRESHOLDS, read_thresholds(thresholds, cascade.manifest.model.num_exits)
+        except DVTError as error:
+            raise HTTPException(400, str(error)) from None
+    name = next(iter(named), None) if setting is None else setting
+    if name is None:
+        raise HTTPException(400, "this bundle has no named settings; give thresholds=..., one number per exit")
+    if name not in named:
+        raise HTTPException(400, f"there is no setting {name!r}; there are: {', '.join(named) or 'none'}")
+    return name, cascade.chosen(name)
 
 
 def warm_up(cascade: Cascade) -> None:

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError if that is not possible."""
-    if not 1 <= port <= 65535:
-        raise ConfigError(f"--port is {port}; a port is between 1 and 65535")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 
 from dvt.data.decode import Exif
-from dvt.errors import ConfigError
-from dvt.value_checks import PATH
+from dvt.value_checks import PATH, bounds, check_fields
 
 
 @dataclass(frozen=True)
@@ -24,26 +23,18 @@ class ServiceSettings:
             Accepted requests are answered however long they take.
     """
 
-    max_batch: int = 16
-    max_wait_ms: float = 4.0
-    max_pending: int = 64
-    max_bytes: int = 10_000_000
-    max_pixels: int = 40_000_000
-    upload_seconds: float = 10.0
-    decoders: int = 2
-    decode_seconds: float = 5.0
-    drain_seconds: float = 1.0
+    max_batch: int = field(default=16, metadata=bounds(1, 4096))
+    max_wait_ms: float = field(default=4.0, metadata=bounds(0, 60_000))
+    max_pending: int = field(default=64, metadata=bounds(1, 65_536))
+    max_bytes: int = field(default=10_000_000, metadata=bounds(1))
+    max_pixels: int = field(default=40_000_000, metadata=bounds(1))
+    upload_seconds: float = field(default=10.0, metadata=bounds(above=0, most=86_400))
+    decoders: int = field(default=2, metadata=bounds(1, 1024))
+    decode_seconds: float = field(default=5.0, metadata=bounds(above=0, most=86_400))
+    drain_seconds: float = field(default=1.0, metadata=bounds(0, 86_400))
 
     def __post_init__(self) -> None:
-        for key in ("max_batch", "max_pending", "max_bytes", "max_pixels", "decoders"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must be at least 1")
-        for key in ("upload_seconds", "decode_seconds"):
-            if not getattr(self, key) > 0:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must be above 0")
-        for key in ("max_wait_ms", "drain_seconds"):
-            if not getattr(self, key) >= 0:
-                raise ConfigError(f"{key} is {getattr(self, key)}; it must not be negative")
+        check_fields(self, "limits.")
 
 
 @dataclass(frozen=True)
@@ -65,9 +56,9 @@ class ServeOptions:
 
     bundle: str = field(metadata=PATH)
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = field(default=8000, metadata=bounds(1, 65_535))
     backend: str = "onnxruntime"
-    threads: int | None = None
+    threads: int | None = field(default=None, metadata=bounds(1, 1024))
     format: str | None = None
     precision: str = "float32"
     providers: str | None = None

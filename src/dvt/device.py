@@ -94,8 +94,7 @@ def set_up(
         deterministic: Take only operators whose results do not vary from run to run.
         jit_level: How far graphs are compiled, O0 or O1; auto leaves it to MindSpore.
 
-    Raises:
-        DeviceError: the device is unknown, not there, or another one is already in use in this process.
+    Raises DeviceError if the device is unknown, not there, or another one is already in use in this process.
     """
     target = resolve(device_target)
     # A compile that fails leaves its files there, else in the working directory.

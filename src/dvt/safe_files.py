@@ -212,8 +212,10 @@ def _lock(file: BinaryIO, wait: bool = True) -> bool:
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def private_cache(name: str) -> Path:

@@ -215,6 +215,13 @@ def write_plain(path, metadata):
         (json.dumps({"format": 1}), "does not say of which model"),
         (json.dumps({"format": 1, "model": {"name": "dvt_deit_small"}}), "lacks"),
         (json.dumps({"format": 1, "model": {**CONFIG.to_dict(), "depth": 0}}), "model.depth"),
+        (json.dumps({"format": 1, "thresholds": [0.5, True]}), "thresholds.1 is True; it must be a number"),
+        (json.dumps({"format": 1, "thresholds": [0.5, float("inf")]}), "thresholds.1 is inf; it must be a number"),
+        (
+            json.dumps({"format": 1, "early_exit": {"thresholds": "0.5"}}),
+            "early_exit.thresholds is '0.5'; it must",
+        ),
+        (json.dumps({"format": 1, "early_exit": [0.5]}), "early_exit is .0.5.; it must be an object with keys"),
     ],
 )
 def test_a_checkpoint_without_usable_metadata(path, metadata, message):

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import errno
 import os
 import pickle
 import resource
@@ -329,6 +330,26 @@ def test_paths_that_are_refused(torch, released, tiny, tmp_path, capsys, back):
         check_refused(capsys, [source, tmp_path / "folder", *option], "is a folder", left=left)
         arguments = [source, tmp_path / "out.pth.tar", "--to-pytorch", "--model", "dvt_deit_small"]
         check_refused(capsys, arguments, "does not hold dvt_deit_small, but tiny", left=left)
+
+
+@pytest.mark.parametrize("back", [False, True])
+def test_a_disk_that_is_full_in_the_end_is_a_failure_on_the_way(
+    torch, released, tiny, tmp_path, capsys, monkeypatch, back
+):
+    source = tmp_path / ("in.ckpt" if back else "in.pth.tar")
+    if back:
+        save_checkpoint(source, from_reference(tiny, arrays(reference_shapes(tiny))), {"model": tiny})
+    else:
+        torch.save(released, source)
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    arguments = [str(source), str(tmp_path / ("out.pth.tar" if back else "out.ckpt"))]
+    assert main([*arguments, *(["--to-pytorch"] if back else [])]) == 1
+    assert "make room or choose another folder" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == [source.name]
 
 
 def test_without_pytorch_the_remedy_is_named(tmp_path, capsys, monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -19,6 +19,7 @@ from dvt.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "config" / "quickstart.yaml")
+QUICKSTART_CHECKPOINT = str(ROOT / "checkpoints" / "quickstart.ckpt")
 
 
 def run(command: list[str | Path], **environment: str) -> subprocess.CompletedProcess[str]:
@@ -164,6 +165,9 @@ def test_print_config_loads_again(capsys: pytest.CaptureFixture[str], tmp_path: 
         ("thresholds x.npz --budget_gmacs 0", "eval.budget_gmacs is 0.0; it must be a number above 0"),
         ("thresholds x.npz --budget_gmacs 1 --budget_images_per_second 2", "both set; give one budget"),
         ("thresholds x.npz --exit_rule guess", "eval.exit_rule is 'guess'; it must be one of confidence, entropy, mar"),
+        ("predict a.png --thresholds 0.5,.inf,0", "thresholds is [0.5, inf, 0.0]; it must be a list of numbers, each"),
+        ("predict a.png --thresholds=-0.5,0,0", "thresholds is [-0.5, 0.0, 0.0]; it must be a list of numbers, each"),
+        ("predict a.png --thresholds true,0,0", "thresholds is [True, 0, 0]; it must be a list of numbers, such as"),
         ("predict a.png --top 0", "top is 0; it must be a whole number of at least 1"),
         ("infer bundle images --batch-size x", "batch_size is 'x'; it must be a whole number"),
         ("info dvt_deit_small --model.image_size 55", "a 7x7 grid cannot be cut from image_size 55"),
@@ -173,6 +177,34 @@ def test_mistakes_are_one_clear_message(argv: str, message: str, capsys: pytest.
     first, _, second = message.partition(".*")
     said = refusal(capsys, *argv.split())
     assert first in said and second.strip() in said
+
+
+COMMAND_WORDS = {
+    **{"train": [], "info": [], "thresholds": ["none.npz"], "predict": ["none.png"], "export": ["none.ckpt"]},
+    **{"eval": [QUICKSTART_CHECKPOINT], "infer": ["none", "none"], "records": ["none", "none"]},
+}
+
+
+def options_of(command: str) -> dict[str, Any]:
+    """The options of a command, with their types."""
+    found: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "parse", lambda parser, argv: sys.exit(found.update(parser.keys)))
+        cli.main([command])
+    return found
+
+
+@pytest.mark.parametrize("command", COMMAND_WORDS)
+def test_no_number_of_any_option_is_taken_that_no_run_can_use(command: str, capsys: pytest.CaptureFixture[str]):
+    """Counts are not negative, and nothing is beyond what int32 or float32 hold."""
+    options = options_of(command)
+    kinds = {key: {int, float, list[int], list[float]} & {hint, *get_args(hint)} for key, hint in options.items()}
+    assert any(kinds.values())
+    for key, kind in kinds.items():
+        wrong = ["true", "many", "1" + 30 * "0"] if kind & {int, list[int]} else ["true", "nan", "inf", "1e39"]
+        wrong += [] if key == "data.mean" else ["-1"]  # of normalised images it may be anything
+        for value in wrong if kind else ():
+            assert key.rpartition(".")[2] in refusal(capsys, command, *COMMAND_WORDS[command], f"--{key}", value), value
 
 
 def test_a_mistake_in_a_file_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):

@@ -153,6 +153,9 @@ def test_bundles_that_cannot_be_run(bundle: Path, tmp_path: Path, photographs: n
     path.write_bytes(b"\0" * len(content))
     with pytest.raises(BundleError, match=r"ONNX Runtime .* cannot load .*exit_1.onnx"):
         Cascade(folder, verify=False)
+    shutil.copy(folder / "exit_1.mindir", folder / "exit_2.mindir")
+    with pytest.raises(BundleError, match=r"exit_2.mindir does not take and return what its manifest says"):
+        Cascade(folder, "mindspore", verify=False)
 
 
 def test_execution_providers(bundle: Path, photographs: np.ndarray):

@@ -240,6 +240,8 @@ def with_nan(array):
         (lambda: assign_exits(CONF, 0.5), ConfigError, "3 exits"),
         (lambda: assign_exits(CONF, None), ConfigError, "3 exits"),
         (lambda: assign_exits(CONF, "high"), ConfigError, "one number per exit"),
+        (lambda: assign_exits(CONF, [True, 0.5, 0.5]), ConfigError, "one number per exit"),
+        (lambda: assign_exits(CONF, ["0.5", "0.5", "0"]), ConfigError, "one number per exit"),
         (lambda: evaluate(PROBS[0], LABELS, COST, OPEN), DataError, "exits, images, classes"),
         (lambda: evaluate(with_nan(PROBS), LABELS, COST, OPEN), DataError, "NaN"),
         (lambda: evaluate(PROBS, LABELS[:3], COST, OPEN), DataError, "4 images"),

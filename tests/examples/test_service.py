@@ -85,8 +85,11 @@ def test_the_budget_is_chosen_per_request(service: Service, service_bundle: Path
     [
         ("?setting=nonsense", "there are: recommended"),
         ("?thresholds=0.5", "3 exits need"),
-        ("?thresholds=a,b,c", "one number per exit"),
-        ("?thresholds=nan,0,0", "NaN"),
+        ("?thresholds=a,b,c", "give 3 numbers"),
+        ("?thresholds=inf,0,0", "each of at least 0"),
+        ("?thresholds=-0.5,0,0", "each of at least 0"),
+        ("?thresholds=true,0,0", "give 3 numbers"),
+        ("?thresholds=nan,0,0", "each of at least 0"),
         ("?thresholds=0,0,0&setting=recommended", "not both"),
         ("?treshold=0,0,0", "no parameter 'treshold'"),
         ("?thresholds=0,0,0&thresholds=2,2,0", "given twice"),
@@ -234,9 +237,12 @@ def test_a_mistake_at_the_start_is_named(service: Service, service_bundle: Path,
     (bare / "manifest.json").write_text(json.dumps({**manifest, "preprocessing": None}))
     mistakes = {
         "is not a bundle": [str(tmp_path)],
-        "max_batch is 0; it must be at least 1": [str(service_bundle), "--limits.max_batch=0"],
+        "limits.max_batch is 0; it must be a whole number of at least 1": [str(service_bundle), "--limits.max_batch=0"],
         "the bundle has no preprocessing": [str(bare)],
-        "--port is 99999; a port is between 1 and 65535": [str(service_bundle), "--port=99999"],
+        "port is 99999; it must be a whole number of at least 1 and": [
+            str(service_bundle),
+            "--port=99999",
+        ],
         f"cannot listen on 127.0.0.1, port {service.port}": [str(service_bundle), f"--port={service.port}"],
     }
     for words, arguments in mistakes.items():

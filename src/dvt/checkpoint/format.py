@@ -18,6 +18,7 @@ import numpy as np
 
 from dvt.errors import CheckpointError, ConfigError, listing, reason_of
 from dvt.models.variants import ModelConfig
+from dvt.value_checks import Bounds, from_plain
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -59,6 +60,12 @@ class Checkpoint:
         if version != FORMAT:
             needed = f"and {FORMAT} is needed; a newer version of the package reads more"
             raise CheckpointError(f"{path} has the format {version!r}, {needed}")
+        try:
+            found = from_plain(dict[str, Any] | None, metadata.get("early_exit"), "early_exit") or {}
+            for key, stored in (("thresholds", metadata), ("early_exit.thresholds", found)):
+                from_plain(list[float] | None, stored.get("thresholds"), key, Bounds())
+        except ConfigError as error:
+            raise CheckpointError(f"{path} holds thresholds that no image can be compared with: {error}") from error
         return cls(weights, metadata, read_model(path, metadata.get("model")))
 
 

@@ -33,7 +33,7 @@ from dvt.checkpoint.format import (
     weights_file,
 )
 from dvt.checkpoint.released import from_reference, recognise, strip_module, to_reference
-from dvt.errors import CheckpointError, listing
+from dvt.errors import CheckpointError, listing, work_begun
 from dvt.models.names import EXIT_PREFIXES, parameter_shapes
 from dvt.safe_files import explained, put_in_place, replacing, scratch_folder, write_failure
 from dvt.value_checks import expanded
@@ -75,7 +75,10 @@ def save_checkpoint(
                 _write_ckpt(written, weights, text)
     except (OSError, RuntimeError) as error:
         before = f" The {path.name} saved before is untouched." if path.exists() else ""
-        raise CheckpointError(f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}") from error
+        with work_begun():
+            raise CheckpointError(
+                f"cannot save the checkpoint {path}: {write_failure(path, error)}.{before}"
+            ) from error
 
 
 def check_writable(path: Path) -> None:

@@ -22,10 +22,10 @@ import numpy as np
 from dvt.checkpoint.format import Checkpoint, kind_of, read_model, read_safetensors, weights_file
 from dvt.checkpoint.native import Naming, read_checkpoint, save_checkpoint
 from dvt.checkpoint.released import from_reference, recognise, require_variant, strip_module, to_reference
-from dvt.errors import CheckpointError, listing
+from dvt.errors import CheckpointError, listing, work_begun
 from dvt.models.names import reference_shapes
 from dvt.models.variants import ModelConfig
-from dvt.safe_files import replacing, write_failure
+from dvt.safe_files import replacing, require_writable, write_failure
 
 RESULT_KEYS = ("flops", "anytime_classification", "dynamic_threshold", "budgeted_batch_classification")
 WEIGHTS_KEY = "model_state_dict"
@@ -140,7 +140,8 @@ def convert_to_pytorch(
         with replacing(target) as written:
             torch.save(content, written)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write {target}: {write_failure(target, error)}") from error
+        with work_begun():
+            raise CheckpointError(f"cannot write {target}: {write_failure(target, error)}") from error
     return [*_report(config, state_dict, WEIGHTS_KEY, results), f"written: {target}"]
 
 
@@ -288,6 +289,7 @@ def _restore(value: Any, kind: Any) -> Any:
 def _check_target(source: Path, target: Path, force: bool, as_folder: bool = False) -> None:
     if not target.parent.is_dir():
         raise CheckpointError(f"the output folder {target.parent} does not exist; make it first")
+    require_writable(target.parent)
     if target.is_dir() and not as_folder:
         raise CheckpointError(f"the output {target} is a folder; give the name of a file")
     target = weights_file(target)

@@ -9,7 +9,7 @@ from typing import Literal
 from dvt.cli.support import Parser
 from dvt.config.sections import DataSection
 from dvt.errors import ConfigError
-from dvt.value_checks import PATH
+from dvt.value_checks import PATH, bounds
 
 
 @dataclass
@@ -90,10 +90,10 @@ class RecordOptions:
 
     data_path: Path = field(metadata=PATH)
     output: Path = field(metadata=PATH)
-    shards: int = 8
+    shards: int = field(default=8, metadata=bounds(1, 1000))
     part: str = "train,val"
     on_bad_image: Literal["fail", "skip"] = DataSection.on_bad_image
-    max_bad_images: float = DataSection.max_bad_images
+    max_bad_images: float = field(default=DataSection.max_bad_images, metadata=bounds(above=0))
 
 
 def records(argv: Sequence[str], prog: str) -> None:

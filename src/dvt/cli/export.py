@@ -7,7 +7,7 @@ from typing import Literal
 
 from dvt.cli.support import Parser
 from dvt.config.sections import DeviceTarget
-from dvt.deploy.manifest import FORMATS
+from dvt.deploy.manifest import FORMATS, LARGEST_BATCH
 from dvt.early_exit.loop import DEFAULT_BATCH_SIZES
 from dvt.errors import ConfigError
 from dvt.value_checks import PATH, bounds
@@ -35,8 +35,8 @@ class ExportOptions:
     output: str | None = field(default=None, metadata=PATH)
     format: str = "MINDIR"
     precision: Literal["float32", "float16"] = "float32"
-    batch_size: int | None = field(default=None, metadata=bounds(1))
-    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES), metadata=bounds(1))
+    batch_size: int | None = field(default=None, metadata=bounds(1, LARGEST_BATCH))
+    batch_sizes: list[int] = field(default_factory=lambda: list(DEFAULT_BATCH_SIZES), metadata=bounds(1, LARGEST_BATCH))
     device_target: DeviceTarget = "auto"
     calibration_path: str | None = field(default=None, metadata=PATH)
     calibration_images: int = field(default=500, metadata=bounds(1))

@@ -39,7 +39,7 @@ class LaunchOptions:
         device_num: Devices of this machine; by default all, on the CPU 2 workers.
     """
 
-    device_num: int | None = field(default=None, metadata=bounds(1))
+    device_num: int | None = field(default=None, metadata=bounds(1, 4096))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

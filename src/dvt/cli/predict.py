@@ -25,7 +25,7 @@ class PredictOptions:
 
     images: list[str] = field(metadata=PATH)
     checkpoint: str | None = field(default=None, metadata=PATH)
-    thresholds: list[float] | None = None
+    thresholds: list[float] | None = field(default=None, metadata=bounds(0))
     exif: Literal["honour", "ignore"] = "honour"
     top: int = field(default=5, metadata=bounds(1))
     json: bool = False

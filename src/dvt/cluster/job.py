@@ -66,16 +66,12 @@ class Outcome:
 
 @dataclass
 class Job:
-    """Starts msrun, shows the log of the first worker of this machine, watches the workers, ends everything.
+    """Starts msrun, shows the log of the first worker of this machine, watches the workers, ends everything."""
 
-    `command` is the Python script of the workers with its arguments. `log_dir` is there, for msrun.log, scheduler.log
-    and worker_RANK.log. msrun is looked up in the PATH of `environment`.
-    """
-
-    command: Sequence[str]
+    command: Sequence[str]  # the Python script of the workers with its arguments
     placement: Placement
-    log_dir: Path
-    environment: Mapping[str, str]
+    log_dir: Path  # that is there, for msrun.log, scheduler.log and worker_RANK.log
+    environment: Mapping[str, str]  # in whose PATH msrun is looked up
     _members: list[Member] = field(default_factory=list)
     _signal_number: int | None = None
     _at_once: threading.Event = field(default_factory=threading.Event)  # set by a second signal

@@ -77,15 +77,12 @@ def whole_number(environment: Mapping[str, str], name: str, default: int) -> int
 
 
 def worker_environment(placement: Placement, device_target: str, interpreter: Path) -> dict[str, str]:
-    """This process's environment, changed so that msrun starts `interpreter` and workers log without delay.
-
-    On the CPU the workers share the cores; without a limit each would start a thread for every core of the machine.
-    """
+    """This process's environment, changed so that msrun starts `interpreter` and workers log without delay."""
     environment = {name: value for name, value in os.environ.items() if name not in WORKER_VARIABLES}
     # msrun looks up the interpreter in PATH.
     environment["PATH"] = os.pathsep.join([str(interpreter.parent), environment.get("PATH", os.defpath)])
     environment["PYTHONUNBUFFERED"] = "1"
-    if device_target == "CPU":
+    if device_target == "CPU":  # without a limit each worker would start a thread for every core of the machine
         cores = len(os.sched_getaffinity(0))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // placement.device_num)))
     return environment

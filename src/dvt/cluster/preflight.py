@@ -32,8 +32,7 @@ COUNT_SECONDS = 300
 def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
     """Raises ConfigError with everything that would stop this machine's share of the job.
 
-    `device_counts` is what `count_devices` found, `path` the value of PATH with which msrun is looked up, and the
-    configuration's device target is not "auto".
+    `device_counts` is what `count_devices` found, `path` the PATH of msrun, and the device target is not "auto".
     """
     target, data, numpy = config.device_target, config.data.path, versions()["numpy"]
     problems = [*_devices(placement, target, device_counts), *_address(placement), *_rank_table(placement, target)]

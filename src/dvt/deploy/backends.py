@@ -18,6 +18,7 @@ from dvt.errors import BundleError, DeviceError
 from dvt.safe_files import private_cache
 
 _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+_MINDIR_TYPES = {1: "float32", 10: "float16"}
 _NOWHERE = "/nonexistent"
 PROCESSOR = Path("/proc/cpuinfo")
 CPU = "CPUExecutionProvider"
@@ -103,7 +104,8 @@ class OnnxRuntimeBackend(Backend):
             try:
                 session = onnxruntime.InferenceSession(path.read_bytes(), settings, providers=providers)
             except Exception as error:  # the runtime's errors have no common class of their own
-                raise BundleError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {error}") from error
+                what = f"ONNX Runtime {onnxruntime.__version__} cannot load {path} (newer files need a newer one)"
+                raise BundleError(f"{what}: {error}") from error
             found = set()
             for each in session.get_inputs() + session.get_outputs():
                 shape = tuple(size if isinstance(size, int) else None for size in each.shape)
@@ -205,6 +207,9 @@ class MindSporeBackend(Backend):
             loaded = [mindspore.load(str(folder / entry.file)) for entry in graphs.exits]
         except (RuntimeError, ValueError) as error:
             raise BundleError(f"MindSpore cannot load the MindIR files of {folder}: {error}") from error
+        for entry in graphs.exits:  # the files do not say what they return; `Cascade` sees it when it comes
+            path, outputs = folder / entry.file, {(each.name, each.shape, each.dtype) for each in entry.outputs}
+            _check_values(path, entry, _mindir_inputs(path) | outputs)
         self._cells = [mindspore.nn.GraphCell(graph) for graph in loaded]
         self.description = f"MindSpore {mindspore.__version__}, {mindspore.get_context('device_target')}"
 
@@ -216,6 +221,17 @@ class MindSporeBackend(Backend):
         with GRAPH_LOCK:
             outputs = self._cells[index](*[Tensor(array) for array in inputs])
             return [output.asnumpy() for output in (outputs if isinstance(outputs, tuple | list) else [outputs])]
+
+
+def _mindir_inputs(path: Path) -> set[tuple[str, tuple[int | None, ...], str | None]]:
+    """Names, shapes (None where open) and types of the inputs of a MindIR file."""
+    from mindspore.train import mind_ir_pb2
+
+    found = set()
+    for each in mind_ir_pb2.ModelProto.FromString(path.read_bytes()).graph.input:
+        shape = tuple(size if size > 0 else None for size in each.tensor[0].dims)
+        found.add((each.name.rpartition(":")[2], shape, _MINDIR_TYPES.get(each.tensor[0].data_type)))
+    return found
 
 
 BACKENDS: dict[str, tuple[Callable[..., Backend], tuple[str, ...]]] = {

@@ -3,7 +3,6 @@
 import csv
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +50,8 @@ class InferRequest:
     providers: str | None = None
     thresholds: str | None = None
     exif: Exif = "honour"
-    batch_size: int = field(default=8, metadata=bounds(1))
-    device_id: int = 0
+    batch_size: int = field(default=8, metadata=bounds(1, 2**20))
+    device_id: int = field(default=0, metadata=bounds(0, 1024))
     output: Path | None = field(default=None, metadata=PATH)
 
     def __post_init__(self) -> None:
@@ -72,7 +71,7 @@ def infer(request: InferRequest) -> int:
                 f"{request.bundle} does not say how images become model inputs; export it from a checkpoint that does "
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
-        thresholds = cascade.chosen(_thresholds(request.thresholds, cascade.thresholds))
+        thresholds = cascade.chosen(request.thresholds)
         classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names)
         files, true_labels, notes = images_to_classify(request.data_path, classes)
         for note in notes:
@@ -123,13 +122,3 @@ def _opened(output: Path | None) -> AbstractContextManager[TextIO]:
     with explained(output, ConfigError):
         output.parent.mkdir(parents=True, exist_ok=True)
         return output.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-
-
-def _thresholds(text: str | None, settings: Mapping[str, Sequence[float]]) -> str | list[float] | None:
-    """Numbers, where that is what the text holds and no setting has this name."""
-    if text is None or text in settings:
-        return text
-    try:
-        return [float(part) for part in text.strip("[]").split(",")]
-    except ValueError:
-        return text

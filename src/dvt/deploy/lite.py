@@ -15,7 +15,7 @@ import numpy as np
 
 from dvt.deploy import lite_session
 from dvt.deploy.manifest import CONVERTED, GraphSet, describe_file, read_manifest, write_manifest
-from dvt.errors import BundleError, DeviceError
+from dvt.errors import BundleError, DeviceError, work_begun
 
 if TYPE_CHECKING:
     from dvt.deploy.backends import RuntimeOptions
@@ -63,7 +63,8 @@ def register(folder: str | os.PathLike, target: str) -> GraphSet:
         entries.append(describe_file(path, entry.inputs, entry.outputs))
     details = {"target": target, "converted_from": source}
     converted = GraphSet(manifest.graphs[source].precision, tuple(entries), details=details)
-    write_manifest(Path(folder), dataclasses.replace(manifest, graphs={**manifest.graphs, CONVERTED: converted}))
+    with work_begun():
+        write_manifest(Path(folder), dataclasses.replace(manifest, graphs={**manifest.graphs, CONVERTED: converted}))
     return converted
 
 

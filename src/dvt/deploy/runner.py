@@ -13,7 +13,7 @@ import numpy as np
 from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS, RuntimeOptions, has_bfloat16
 from dvt.deploy.manifest import BFLOAT16, CONVERTED, Manifest, check_files, read_manifest
-from dvt.early_exit.decisions import check_thresholds
+from dvt.early_exit.decisions import check_thresholds, read_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
@@ -89,9 +89,9 @@ class Cascade(AbstractContextManager):
         """Classifies images, normalised float32 (B, I, S, S), each at the exit where it is confident enough.
 
         What is handed on of all B images is held at once, some 3 MB each for a DVT-DeiT-S: give large sets in parts.
-        `thresholds` is the name of a setting of the bundle, or one number per exit; None takes the bundle's default.
-        Raises ConfigError for thresholds that do not fit, DataError for images of another shape, or with NaN or
-        infinite pixels.
+        `thresholds` is the name of a setting of the bundle, or one number per exit, also as a text, "0.5,0.6,0"; None
+        takes the bundle's default. Raises ConfigError for thresholds that do not fit, DataError for images of another
+        shape, or with NaN or infinite pixels.
         """
         images, thresholds = check_images(images, self._image_shape), self.chosen(thresholds)
         return run_cascade(self.run_exit, images, thresholds, self.manifest.model.num_classes)
@@ -109,6 +109,10 @@ class Cascade(AbstractContextManager):
         values = {"images": images, **handed_on}
         inputs = [values[value.role] for value in entry.inputs]
         outputs = run_in_batches(lambda part: self._backend.run(index, part), inputs, self._batch_sizes, self._pads)
+        for value, output in zip(entry.outputs, outputs, strict=True):
+            if output.shape[1:] != value.shape[1:]:
+                given = f"{value.name} of shape {output.shape}, where its manifest says {value.shape}"
+                raise BundleError(f"{entry.file} returns {given}; export it again")
         named = {value.role: output for value, output in zip(entry.outputs, outputs, strict=True)}
         return named["probabilities"], {name: named[name] for name in handed_on_shapes(self.manifest.model, index)}
 
@@ -128,6 +132,8 @@ class Cascade(AbstractContextManager):
                 raise ConfigError(f"the bundle has no thresholds: give {len(self._exits)} numbers, or {remedy}")
             thresholds = next(iter(settings))
         if isinstance(thresholds, str):
+            if thresholds not in settings and ("," in thresholds or len(self._exits) == 1):
+                return read_thresholds(thresholds, len(self._exits))
             if thresholds not in settings:
                 there = ", ".join(settings) or "none"
                 raise ConfigError(f"the bundle has no thresholds {thresholds!r}; it has: {there}")

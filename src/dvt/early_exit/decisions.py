@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike
 
 from dvt.early_exit.scores import CONFIDENCE, ExitRule
 from dvt.errors import ConfigError, DataError
+from dvt.value_checks import Bounds, check_value
 
 NEVER = 1e8  # the threshold of an exit that no image takes
 ALWAYS = -1e8  # the threshold of the last exit
@@ -109,6 +110,16 @@ def check_thresholds(thresholds: ArrayLike, num_exits: int, dtype: DTypeLike = n
     """Thresholds (num_exits,) in the precision of the confidences that they are compared with."""
     with np.errstate(over="ignore"):  # a threshold beyond float32 becomes infinite, which compares the same
         return _per_exit("thresholds", thresholds, num_exits).astype(dtype)
+
+
+def read_thresholds(text: str, num_exits: int) -> np.ndarray:
+    """`check_thresholds` of what a person wrote, "0.5,0.6,0". Raises ConfigError for negative and infinite ones too."""
+    try:
+        values = [float(part) for part in text.strip("[]").split(",")]
+    except ValueError:
+        raise ConfigError(f"thresholds is {text!r}; give {num_exits} numbers, with commas in between") from None
+    check_value("thresholds", values, list[float], Bounds(0))
+    return check_thresholds(values, num_exits)
 
 
 def evaluate(
@@ -218,7 +229,9 @@ def _per_exit(name: str, values: ArrayLike, num_exits: int, nothing_below_0: boo
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise ConfigError(f"{name} is {values!r}; one number per exit is needed") from None
+        array = None
+    if array is None or any(isinstance(each, bool | np.bool_ | str) for each in np.asarray(values, object).flat):
+        raise ConfigError(f"{name} is {values!r}; one number per exit is needed")
     if array.shape != (num_exits,):
         raise ConfigError(f"{name} has shape {array.shape}; {num_exits} exits need shape ({num_exits},)")
     if np.isnan(array).any():
