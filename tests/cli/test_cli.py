@@ -16,6 +16,7 @@ from dvt.cli.support import Parser, given_keys
 from dvt.config import RunConfig
 from dvt.config.files import config_from_dict, config_to_dict, key_hints, load_config
 from dvt.errors import ConfigError
+from dvt_service.settings import ServeOptions
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = str(ROOT / "config" / "quickstart.yaml")
@@ -205,6 +206,16 @@ def test_no_number_of_any_option_is_taken_that_no_run_can_use(command: str, caps
         wrong += [] if key == "data.mean" else ["-1"]  # of normalised images it may be anything
         for value in wrong if kind else ():
             assert key.rpartition(".")[2] in refusal(capsys, command, *COMMAND_WORDS[command], f"--{key}", value), value
+
+
+def test_the_numbers_of_the_service_have_bounds_too():
+    parser = Parser("serve.py", ServeOptions)
+    numbers = [key for key, hint in parser.keys.items() if {int, float} & {hint, *get_args(hint)}]
+    assert {"port", "threads", "limits.decoders"} <= set(numbers)
+    for key in numbers:
+        for value in ("-1", "nan", "1e39", "many"):
+            with pytest.raises(ConfigError, match=f"^{key} is"):
+                parser.parse(["bundle", f"--{key}={value}"])
 
 
 def test_a_mistake_in_a_file_names_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path):
