@@ -5,7 +5,8 @@ All rules take their thresholds from the published sweep, so that only the rule 
 
 import numpy as np
 
-from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, compare_rules
+from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, at_budgets
+from dvt.early_exit.scores import RANDOM, RULES
 from experiments import figures
 from experiments.analysis import budgets_between, measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table
@@ -16,9 +17,9 @@ RECIPE = "baseline"
 def _compute(runs: Runs, timings: Timings) -> Result:
     found: dict[str, list[list[float]]] = {}
     for run in runs[RECIPE]:
-        for row in compare_rules(run.calibration, run.val, Costs(run.gmacs)):
-            values = [np.nan if point is None else point.accuracy for point in row.points]
-            found.setdefault(row.rule, []).append(values)
+        for rule in (*RULES, RANDOM):
+            points = at_budgets(run.calibration, run.val, Costs(run.gmacs), rule, "published")
+            found.setdefault(rule, []).append([np.nan if point is None else point.accuracy for point in points])
     accuracy = {rule: np.asarray(values) for rule, values in found.items()}  # each (seeds, budgets)
     random = accuracy["random"]
     rows = [

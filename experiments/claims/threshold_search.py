@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dvt.early_exit.budgets import Costs, compare_searches
+from dvt.early_exit.budgets import Costs, at_budgets
 from experiments import figures
 from experiments.analysis import measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table
@@ -12,13 +12,12 @@ SEARCHES = ("published", "optimised")
 
 
 def _compute(runs: Runs, timings: Timings) -> Result:
-    compared = [compare_searches(run.calibration, run.val, Costs(run.gmacs), "confidence") for run in runs[RECIPE]]
-    common = set.intersection(*({row.budget_gmacs for row in rows} for rows in compared))
-    budgets = sorted(common)
-    by_seed = [
-        {row.budget_gmacs: {"published": row.published, "optimised": row.optimised} for row in rows}
-        for rows in compared
-    ]
+    by_seed = []
+    for run in runs[RECIPE]:
+        rows = (at_budgets(run.calibration, run.val, Costs(run.gmacs), "confidence", search) for search in SEARCHES)
+        pairs = [pair for pair in zip(*rows, strict=True) if all(pair)]
+        by_seed.append({pair[0].budget_gmacs: dict(zip(SEARCHES, pair, strict=True)) for pair in pairs})
+    budgets = sorted(set.intersection(*map(set, by_seed)))
 
     def values(search: str, key: str) -> np.ndarray:  # (seeds, budgets)
         return np.asarray([[getattr(rows[budget][search], key) for budget in budgets] for rows in by_seed])

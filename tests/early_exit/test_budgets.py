@@ -13,9 +13,8 @@ from dvt.early_exit import assign_exits
 from dvt.early_exit.budgets import (
     Choice,
     Costs,
+    at_budgets,
     choose_thresholds,
-    compare_rules,
-    compare_searches,
     evaluate_thresholds,
     frontier_curve,
     recommend,
@@ -25,7 +24,7 @@ from dvt.early_exit.budgets import (
 from dvt.early_exit.candidates import CalibrationSet, parts
 from dvt.early_exit.certify import Certificate, certify
 from dvt.early_exit.outcomes import Outcomes, Predictions, StoredPredictions
-from dvt.early_exit.scores import ExitRule
+from dvt.early_exit.scores import RANDOM, RULES, ExitRule
 from dvt.early_exit.search import Budget, Frontier, find_frontier
 from dvt.errors import ConfigError, DataError
 
@@ -93,6 +92,8 @@ def test_a_checkpoint_keeps_thresholds_with_their_rule():
         np.testing.assert_array_equal(again.thresholds, choice.thresholds)
         # Readers of the plain row compare confidences, so it is there for that rule alone.
         assert (metadata["thresholds"] is None) == (rule == "margin")
+    metadata["early_exit"]["thresholds"][0] += 0.1
+    assert "of other thresholds" in Choice.from_metadata(metadata).not_certified
     assert Choice.from_metadata({}) is None
     earlier = Choice.from_metadata({"thresholds": [0.5, 0.0]})
     assert earlier.rule == ExitRule() and earlier.describe()[1] == "not certified: stored without a certificate"
@@ -152,12 +153,11 @@ def test_a_single_exit_needs_no_certificate():
 
 
 def test_rules_and_searches_are_compared_at_the_same_budgets():
-    rules = {row.rule: row.points for row in compare_rules(CALIBRATION, VAL, COSTS)}
-    assert list(rules) == ["confidence", "entropy", "margin", "random"]
-    at_1 = {name: points[1] for name, points in rules.items()}
-    assert at_1["confidence"].accuracy > at_1["random"].accuracy + 2
-    for row in compare_searches(CALIBRATION, VAL, COSTS, "confidence"):
-        assert row.optimised.calibration_accuracy >= row.published.calibration_accuracy
+    rules = {rule: at_budgets(CALIBRATION, VAL, COSTS, rule, "published") for rule in (*RULES, RANDOM)}
+    assert rules["confidence"][1].accuracy > rules["random"][1].accuracy + 2
+    optimised = at_budgets(CALIBRATION, VAL, COSTS, "confidence", "optimised")
+    for one, other in zip(rules["confidence"], optimised, strict=True):
+        assert one is None or other.calibration_accuracy >= one.calibration_accuracy
 
 
 def test_an_evaluation_searches_each_frontier_once(monkeypatch: pytest.MonkeyPatch):
@@ -172,9 +172,9 @@ def test_an_evaluation_searches_each_frontier_once(monkeypatch: pytest.MonkeyPat
     for _ in range(2):
         choose_thresholds(calibration, COSTS, EvalSection(budget_gmacs=1.5, confidence="none"))
         frontier_curve(calibration, VAL, COSTS, "confidence")
-        compare_rules(calibration, VAL, COSTS)
-        compare_searches(calibration, VAL, COSTS, "confidence")
-    assert len(searched) == 5  # optimised, and the published sweep of four rules
+        for search in ("published", "optimised"):
+            at_budgets(calibration, VAL, COSTS, "confidence", search)
+    assert len(searched) == 2
 
 
 def test_the_file_keeps_everything(tmp_path: Path):
@@ -274,7 +274,7 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"labels": ANY["labels"][1:]}, [], "have shape"),
         ({"cost": ANY["cost"][::-1]}, [], "that rise from exit to exit"),
         ({"confidence": ANY["confidence"] * np.nan}, [], "NaN"),
-        ({}, ["--max-accuracy-drop", "200"], "0 to 100"),
+        ({}, ["--max-accuracy-drop", "200"], "at least 0 and at most 100"),
         ({}, ["--budget-gmacs", "1"], "--budget_gmacs has no effect"),
         ({}, ["--confidence", "none"], "--confidence none has no effect"),
         ({}, ["--confidence", "95"], "eval.confidence is 95.0"),

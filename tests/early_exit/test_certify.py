@@ -75,7 +75,13 @@ def test_what_a_certificate_says():
     assert COSTS[0] <= found.cost <= found.cost_bound < COSTS[-1]
     assert found.thresholds[-1] == -1e8
     assert population_loss(images(50_000, seed=1), found.thresholds, "changes") <= found.change_bound
-    assert Certificate.from_json(json.loads(json.dumps(found.to_json()))) == found
+    stored = json.loads(json.dumps(found.to_json()))
+    assert Certificate.from_json(stored) == found
+    for wrong in ({"confidence": 95}, {"risk": "speed"}, {"images": 3.5}, {"bound": None}, {"thresholds": "0.5"}):
+        with pytest.raises(ConfigError, match=f"certificate.{next(iter(wrong))}"):
+            Certificate.from_json(stored | wrong)
+    with pytest.raises(ConfigError, match="certificate.limit is missing"):
+        Certificate.from_json({key: value for key, value in stored.items() if key != "limit"})
     assert certify(calibration, "accuracy_drop", 1.5) == found
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from dvt.early_exit.certify import (
 )
 from dvt.early_exit.decisions import evaluate_scores
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.scores import CONFIDENCE, RANDOM, RULES, ExitRule, describe
+from dvt.early_exit.scores import CONFIDENCE, ExitRule, describe
 from dvt.early_exit.search import Budget, BudgetKind, SearchName, choose
 from dvt.errors import ConfigError
 
@@ -127,14 +127,18 @@ class Choice:
         stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
         if stored["thresholds"] is None:
             return None
-        certificate, bound = (stored.get(key) for key in ("certificate", "gmacs_bound"))
+        row, bound = np.asarray(stored["thresholds"], np.float32), stored.get("gmacs_bound")
+        certificate = Certificate.from_json(stored["certificate"]) if stored.get("certificate") else None
+        why = stored.get("not_certified", None if certificate or bound else "stored without a certificate")
+        if certificate and not certificate.is_of(row):
+            certificate, why = None, "the certificate that is stored is of other thresholds"
         return cls(
-            np.asarray(stored["thresholds"], np.float32),
+            row,
             ExitRule.from_dict(stored.get("exit_rule")),
             "stored in the checkpoint",
             gmacs_bound=bound and CostBound(**bound),
-            certificate=certificate and Certificate.from_json(certificate),
-            not_certified=stored.get("not_certified", None if certificate or bound else "stored without a certificate"),
+            certificate=certificate,
+            not_certified=why,
         )
 
 
@@ -179,7 +183,7 @@ def choose_thresholds(
             found = certify(images, settings.risk, min(budget.amount, 100.0), sure)
             reason = f"cheapest that are certified; exit rule: {describe(rule)}"
             row = np.asarray(found.thresholds, np.float32)
-            return Choice(row, rule, reason, budget, certificate=replace(found, exif=False))  # `data.decode` ignores it
+            return Choice(row, rule, reason, budget, certificate=replace(found, exif=False))  # images as stored
         except NotCertifiedError as error:
             why = str(error)
     if sure != "none":
@@ -307,8 +311,7 @@ def frontier_curve(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str
     return FrontierCurve(*(column.tolist() for column in columns))
 
 
-@dataclass(frozen=True)
-class BudgetPoint:
+class BudgetPoint(NamedTuple):
     """The best thresholds within a budget, judged on held-out images."""
 
     budget_gmacs: float
@@ -317,38 +320,10 @@ class BudgetPoint:
     calibration_accuracy: float  # percent, on the images that they were chosen on
 
 
-@dataclass(frozen=True)
-class RuleComparison:
-    """What an exit rule reaches at each of the compared budgets; None where no thresholds are affordable."""
-
-    rule: str
-    points: list[BudgetPoint | None]
-
-
-@dataclass(frozen=True)
-class SearchComparison:
-    """What the published sweep and the optimised thresholds reach within one budget."""
-
-    budget_gmacs: float
-    published: BudgetPoint
-    optimised: BudgetPoint
-
-
-def compare_rules(calibration: Outcomes, val: Outcomes, costs: Costs) -> list[RuleComparison]:
-    """Every rule at `COMPARED_BUDGETS`: thresholds from the published sweep, so that only the rule differs."""
-    return [RuleComparison(rule, _at_budgets(calibration, val, costs, rule, "published")) for rule in (*RULES, RANDOM)]
-
-
-def compare_searches(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> list[SearchComparison]:
-    """The published sweep and the optimised thresholds at those of `COMPARED_BUDGETS` that both can keep."""
-    both = (_at_budgets(calibration, val, costs, rule, search) for search in ("published", "optimised"))
-    return [SearchComparison(one.budget_gmacs, one, other) for one, other in zip(*both, strict=True) if one and other]
-
-
-def _at_budgets(
+def at_budgets(
     calibration: Outcomes, val: Outcomes, costs: Costs, rule: str, search: SearchName
 ) -> list[BudgetPoint | None]:
-    """The most accurate affordable thresholds at each of `COMPARED_BUDGETS`."""
+    """The most accurate affordable thresholds at each of `COMPARED_BUDGETS`; None where none are affordable."""
     frontier, first, last = calibration.frontier(rule, costs.gmacs, search), costs.gmacs[0], costs.gmacs[-1]
 
     def point(budget: float) -> BudgetPoint | None:

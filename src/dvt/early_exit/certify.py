@@ -17,11 +17,12 @@ from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, R
 from dvt.early_exit.decisions import assign_exits
 from dvt.errors import ConfigError, DataError
 from dvt.value_checks import bounds as numbers
-from dvt.value_checks import from_plain
+from dvt.value_checks import check_value, from_plain
 
 METHOD = "fixed-sequence testing, exact binomial or paired test"
 LEAST_IMAGES = 20
 POINTS = numbers(0, 100)
+CONFIDENCE = numbers(above=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Certificate:
     thresholds: tuple[float, ...]  # (K,) unrounded
     risk: Risk
     limit: float = field(metadata=POINTS)  # the guarantee
-    confidence: float = field(metadata=numbers(above=0, below=1))  # that the guarantee holds
+    confidence: float = field(metadata=CONFIDENCE)  # that the guarantee holds
     images: int = field(metadata=numbers(LEAST_IMAGES))  # calibration images in all
     tested: int = field(metadata=numbers(1))  # of them, those that the candidates were tested on
     method: str
@@ -46,12 +47,16 @@ class Certificate:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back."""
-        return asdict(self) | {"thresholds": list(self.thresholds)}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> "Certificate":
         """The inverse of `to_json`. Raises ConfigError, naming what is missing or not as it must be."""
         return from_plain(cls, stored, "certificate")
+
+    def is_of(self, thresholds: np.ndarray) -> bool:
+        """Whether these (K,) are the thresholds that it is about, as float32."""
+        return np.array_equal(np.float32(self.thresholds), np.float32(thresholds))
 
     def promise(self) -> str:
         """The guarantee in a sentence."""
@@ -93,10 +98,8 @@ def certify(
         ConfigError: A limit outside 0..100, a confidence outside 0..1, an unknown risk, or one without its labels.
         DataError: Fewer than 20 images.
     """
-    if not 0 <= limit <= 100:
-        raise ConfigError(f"the limit is {limit:g} points; give a number from 0 to 100")
-    if not 0 < confidence < 1:
-        raise ConfigError(f"the confidence is {confidence:g}; give a number between 0 and 1, such as 0.95")
+    check_value("the limit, in points,", limit, float, POINTS["bounds"])
+    check_value("the confidence", confidence, float, CONFIDENCE["bounds"])
     images, level = np.shape(calibration.scores)[1], 1 - confidence
     if images < LEAST_IMAGES:
         raise DataError(f"there are {images} calibration images; a certificate needs {LEAST_IMAGES} or more")

@@ -244,10 +244,8 @@ def _per_exit(name: str, values: ArrayLike, num_exits: int, nothing_below_0: boo
 def _labels(labels: ArrayLike, num_images: int, num_classes: int) -> np.ndarray:
     array = np.asarray(labels)
     if array.dtype.kind not in "iu" or array.shape != (num_images,):
-        raise DataError(
-            f"labels have type {array.dtype} and shape {array.shape}; {num_images} images need whole numbers of shape "
-            f"({num_images},)"
-        )
+        given = f"{array.dtype} of shape {array.shape}"
+        raise DataError(f"labels are {given}; {num_images} images need whole numbers of shape ({num_images},)")
     if array.min() < 0 or array.max() >= num_classes:
         raise DataError(f"labels run from {array.min()} to {array.max()}; {num_classes} classes are counted from 0")
     return array
