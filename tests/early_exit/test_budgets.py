@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -257,7 +258,7 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
     images = CalibrationSet(ANY["confidence"], ANY["predicted"], ANY["cost"], ANY["labels"])
     assert found == certify(images, "accuracy_drop", 8)
     assert cli.main(["thresholds", str(file), "--max-accuracy-drop", "8"]) == 0
-    assert ", ".join(map(str, found.thresholds)) in capsys.readouterr().out
+    assert ", ".join(map(str, (*found.thresholds[:-1], 0))) in capsys.readouterr().out
     np.savez(file, **{name: array for name, array in ANY.items() if name != "labels"})
     assert cli.main(["thresholds", str(file), "--risk", "changes", "--max-accuracy-drop", "30"]) == 0
     assert cli.main(["thresholds", str(file)]) == 2
@@ -271,7 +272,10 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"confidence": None, "predicted": None}, [], "lacks confidence and predicted"),
         ({"predicted": ANY["predicted"].astype(float)}, [], "predicted has type float64"),
         ({"labels": ANY["labels"].astype(str)}, [], "labels has type <U"),
-        ({"labels": ANY["labels"][1:]}, [], "have shape"),
+        ({"labels": ANY["labels"][1:]}, [], " labels ("),
+        ({"confidence": ANY["confidence"].T}, [], "it needs confidence (K exits, n images)"),
+        ({"confidence": ANY["confidence"][0]}, [], "it needs confidence (K exits, n images)"),
+        ({"cost": ANY["cost"] - 5}, [], "no exit costs less than nothing"),
         ({"cost": ANY["cost"][::-1]}, [], "that rise from exit to exit"),
         ({"confidence": ANY["confidence"] * np.nan}, [], "NaN"),
         ({}, ["--max-accuracy-drop", "200"], "at least 0 and at most 100"),
@@ -287,3 +291,18 @@ def test_files_of_other_networks_that_cannot_be_used(
     np.savez(tmp_path / "any.npz", **kept)
     assert cli.main(["thresholds", str(tmp_path / "any.npz"), *options]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_that_are_no_arrays_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "any.npz"
+    np.savez(file, **ANY)
+    with zipfile.ZipFile(file, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr("cost.npy", archive.read("cost.npy"))
+    assert cli.main(["thresholds", str(file)]) == 2
+    assert "holds cost more than once" in capsys.readouterr().err
+    np.save(tmp_path / "one.npy", ANY["cost"])
+    np.savez(tmp_path / "objects.npz", **ANY | {"labels": np.array([None, {}], object)})
+    (tmp_path / "text").write_text("thresholds")
+    for name in ("one.npy", "objects.npz", "text"):
+        assert cli.main(["thresholds", str(tmp_path / name)]) == 2
+        assert "is not a file of np.savez" in capsys.readouterr().err

@@ -146,7 +146,9 @@ def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOption
     if options.json:
         print(json.dumps(found.to_json()))
         return
-    print(f"thresholds: {', '.join(map(str, found.thresholds))}\n{found.promise()}\n  from {found.evidence()}")
+    print(
+        f"thresholds: {', '.join(map(str, (*found.thresholds[:-1], 0)))}\n{found.promise()}\n  from {found.evidence()}"
+    )
     share = 100 * found.cost / images.costs[-1]
     print(f"average cost of the images tested: {found.cost:.4g}, {share:.1f} % of that of the last exit")
     if images.labels is not None:
@@ -158,7 +160,7 @@ def _described(found: "Recommended", last_exit_accuracy: float) -> str:
 
     budget = found.budget
     lines = [
-        f"thresholds: {', '.join(f'{value:.9g}' for value in found.thresholds)}",
+        f"thresholds: {', '.join(f'{value:.9g}' for value in (*found.thresholds[:-1], 0))}",
         f"chosen: {found.rule}",
         *certainty(found),
         f"budget, {budget.unit}: asked for {budget.asked:.4g}, on the calibration images "

@@ -70,7 +70,7 @@ class TrainOptions:
 def run(argv: Sequence[str], prog: str) -> int | None:
     """The command."""
     options, config = parse(argv, prog)
-    if options.dry_run or "MS_SIMULATION_LEVEL" in os.environ:  # MindSpore's own way to ask for one
+    if options.dry_run:
         return dry_run(config, os.environ, largest=options.largest_batch)
     from dvt.training.run import train
 
@@ -86,6 +86,9 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
         "file and goes on with the run in --output"
     )
     options, given = parser.parse(argv)
+    options.dry_run |= "MS_SIMULATION_LEVEL" in os.environ  # MindSpore's own way to ask for one
+    if options.largest_batch and not options.dry_run:
+        raise ConfigError("--largest_batch belongs to --dry_run; give both")
     if given.get("resume") and "output" in given and not given["config"]:
         saved = Path(expanded(given["output"], "output")) / "config.yaml"
         if saved.exists():
@@ -102,6 +105,8 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
     could start with, and DeviceError where no card can be simulated.
     """
     cards, rank = cards or whole_number(variables, "RANK_SIZE", 1), whole_number(variables, "RANK_ID", 0)
+    if cards < 1:
+        raise ConfigError(f"RANK_SIZE is {cards}; it must be the number of cards, 1 or more")
     if not 0 <= rank < cards:
         raise ConfigError(f"RANK_ID is {rank}; of {cards} card(s) it must be 0 to {cards - 1}")
     origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"

@@ -118,7 +118,7 @@ class Choice:
 
     def describe(self) -> list[str]:
         """Lines: the thresholds, and what is guaranteed of them."""
-        row = ", ".join(f"{value:.9g}" for value in self.thresholds)
+        row = ", ".join(f"{value:.9g}" for value in (*self.thresholds[:-1], 0))  # the last exit takes all that is left
         return [f"thresholds {row}; exit rule: {describe(self.rule)}", *certainty(self)]
 
     @classmethod

@@ -47,7 +47,9 @@ class CalibrationSet:
         if len(shape) != 2 or shapes != wanted:
             raise DataError(f"scores have shape {shape}, which must be (exits, images), and {shapes}; give {wanted}")
         if not np.isfinite(self.scores).all():
-            raise DataError("the scores hold NaN or infinity; the model that made them has diverged")
+            raise DataError(
+                "the scores hold NaN or infinity; leave these images out, or look for the fault in the model"
+            )
         costs = np.asarray(self.costs)
         if not (np.isfinite(costs).all() and (np.diff(costs) >= 0).all() and costs[0] < costs[-1]):
             raise ConfigError(f"the costs are {costs.tolist()}; two or more are needed that rise from exit to exit")

@@ -18,7 +18,7 @@ from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.decisions import confidence
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
-from dvt.errors import ConfigError, DataError, work_begun
+from dvt.errors import ConfigError, DataError, listing, work_begun
 from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -169,9 +169,16 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         raise DataError(f"there is no {path}; `dvt eval` writes {PREDICTIONS_FILE} beside its report")
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name != "probabilities"}
+            names = file.files
+            arrays = {name: file[name] for name in names if name != "probabilities"}
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is not a predictions file, or only part of one: {error}") from error
+        raise DataError(
+            f"{path} is not a file of np.savez, is damaged, or holds Python objects; give {PREDICTIONS_FILE} of an "
+            f"evaluation, or a file with {ANY_NETWORK}"
+        ) from error
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise DataError(f"{path} holds {listing(twice)} more than once; write it again with np.savez")
+    return arrays
 
 
 def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) -> CalibrationSet:
@@ -182,7 +189,18 @@ def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
             raise DataError(f"{path}: {name} has type {arrays[name].dtype}; the file needs {ANY_NETWORK}")
     if missing := [name for name in kinds if name not in arrays and name != "labels"]:
         raise DataError(f"{path} lacks {' and '.join(missing)}; it needs {ANY_NETWORK}")
-    return CalibrationSet(arrays["confidence"], arrays["predicted"], arrays["cost"], arrays.get("labels"))
+    found = {name: arrays[name].shape for name in kinds if name in arrays}
+    exits, images = shape = (*found["confidence"], 0, 0)[:2]
+    if found != {name: {"cost": (exits,), "labels": (images,)}.get(name, shape) for name in found}:
+        raise DataError(
+            f"{path} holds {listing(f'{name} {size}' for name, size in found.items())}; it needs {ANY_NETWORK}"
+        )
+    if (arrays["cost"] < 0).any():
+        raise DataError(f"{path}: cost is {arrays['cost'].tolist()}; no exit costs less than nothing")
+    try:
+        return CalibrationSet(arrays["confidence"], arrays["predicted"], arrays["cost"], arrays.get("labels"))
+    except (ConfigError, DataError) as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 Predictions = StoredPredictions  # its name in 0.1.0
