@@ -21,17 +21,8 @@ _ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 _MINDIR_TYPES = {1: "float32", 10: "float16"}
 _NOWHERE = "/nonexistent"
 PROCESSOR = Path("/proc/cpuinfo")
-CPU = "CPUExecutionProvider"
-PROVIDER_PACKAGES = {
-    "CANNExecutionProvider": "onnxruntime-cann",
-    "CUDAExecutionProvider": "onnxruntime-gpu",
-    "TensorrtExecutionProvider": "onnxruntime-gpu",
-    "DmlExecutionProvider": "onnxruntime-directml",
-    "MIGraphXExecutionProvider": "onnxruntime-rocm",
-    "OpenVINOExecutionProvider": "onnxruntime-openvino",
-    "QNNExecutionProvider": "onnxruntime-qnn",
-}
-"""The package that brings an execution provider of ONNX Runtime, in place of `onnxruntime`."""
+BUILDS = {"CANN": "cann", "CUDA": "gpu", "Tensorrt": "gpu", "OpenVINO": "openvino"}
+"""Execution provider of ONNX Runtime -> end of the name of the package that has it, in place of `onnxruntime`."""
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +87,8 @@ class OnnxRuntimeBackend(Backend):
         providers = _checked_providers(options.providers, onnxruntime.get_available_providers())
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads or 0
+        # Every exit has threads of its own. By default they go on looking for work while the next exit needs the cores.
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # Weights in further files would be read without a hash, from wherever the graph says: there is no such place.
         settings.add_session_config_entry("session.model_external_initializers_file_folder_path", _NOWHERE)
         self._files, self._sessions = graphs.exits, []
@@ -125,15 +118,16 @@ class OnnxRuntimeBackend(Backend):
 
 def _checked_providers(asked: str | Sequence[str] | None, there: Sequence[str]) -> list[str]:
     """Full names of the execution providers, "CUDA" for short. Raises DeviceError for one that is not there."""
-    found = []
-    for name in asked.split(",") if isinstance(asked, str) else asked or [CPU]:
-        full = name.strip().removesuffix("ExecutionProvider") + "ExecutionProvider"
-        known = next((each for each in (*there, *PROVIDER_PACKAGES) if each.lower() == full.lower()), full)
-        if known not in there:
-            package = PROVIDER_PACKAGES.get(known)
-            remedy = f"the package {package} brings it (in place of onnxruntime)" if package else "choose one of these"
-            raise DeviceError(f"this ONNX Runtime has no {known}; it has {', '.join(there)}; {remedy}")
-        found.append(known)
+    found, short = [], [each.removesuffix("ExecutionProvider") for each in there]
+    for name in asked.split(",") if isinstance(asked, str) else asked or ["CPU"]:
+        given = name.strip().removesuffix("ExecutionProvider")
+        known = next((each for each in (*short, *BUILDS) if each.lower() == given.lower()), given)
+        if known not in short:
+            remedy = "choose one of these"
+            if known in BUILDS:
+                remedy = f"the package onnxruntime-{BUILDS[known]} brings it (in place of onnxruntime)"
+            raise DeviceError(f"this ONNX Runtime has no {known}ExecutionProvider; it has {', '.join(there)}; {remedy}")
+        found.append(f"{known}ExecutionProvider")
     return found
 
 
@@ -163,6 +157,7 @@ class OpenVinoBackend(Backend):
 
     def __init__(self, folder: Path, graphs: GraphSet, options: RuntimeOptions) -> None:
         openvino = _openvino()
+        runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         core, settings = openvino.Core(), {"PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if options.precision == "bfloat16" else "f32"
         if options.threads:
@@ -176,11 +171,11 @@ class OpenVinoBackend(Backend):
             path = folder / entry.file
             content = path.read_bytes()
             if b"location" in content:  # of weights in further files, which would be read without a hash
-                raise BundleError(f"OpenVINO cannot load {path}: it names other files; export it again")
+                raise BundleError(f"{runtime} cannot load {path}: it names other files; export it again")
             try:
                 model = core.compile_model(core.read_model(content, b""), "CPU", settings)
             except RuntimeError as error:
-                raise BundleError(f"OpenVINO {openvino.__version__} cannot load {path}: {error}") from error
+                raise BundleError(f"{runtime} cannot load {path}: {error}") from error
             names, found = {each.name for each in entry.inputs + entry.outputs}, set()
             for each in (*model.inputs, *model.outputs):  # an output also has the name of what it is computed by
                 name = next(iter(names & each.names), None)
@@ -188,7 +183,7 @@ class OpenVinoBackend(Backend):
                 found.add((name, shape, str(np.dtype(each.element_type.to_dtype()))))
             _check_values(path, entry, found)
             self._requests.append(model.create_infer_request())
-        self.description = f"OpenVINO {openvino.__version__}, CPU, {options.precision}"
+        self.description = f"{runtime}, CPU, {options.precision}"
 
     def run(self, index: int, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         entry = self._files[index]

@@ -140,10 +140,6 @@ class Manifest:
         own = self.graphs[graph_format].thresholds
         return self.thresholds if own is None else own
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; `read_manifest` reads them back."""
-        return {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(self), "model": self.model.to_dict()}
-
 
 def _check_plain(value: Any, key: str) -> None:
     """Raises ConfigError for numbers that JSON does not have, and for texts that are long or cannot be encoded."""
@@ -216,8 +212,9 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes `manifest.json`, whole or not at all. Raises ConfigError if it cannot be written."""
     path = folder / MANIFEST_FILE
+    content = {"format": MANIFEST_FORMAT, "rule": RULE, **asdict(manifest), "model": manifest.model.to_dict()}
     with explained(path, ConfigError), replacing(path) as written:
-        written.write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        written.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def exit_values(

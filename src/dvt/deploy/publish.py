@@ -64,7 +64,6 @@ def publish(stage: Path, folder: Path, replaces: bool) -> list[str]:
     new = merged(folder, read_manifest(stage), replaces)
     names = {path.name for path in stage.iterdir() if OURS.fullmatch(path.name)}
     if going := _files_listed_in(folder) - (_files_of(new) - names):
-        log.info("replacing %s", ", ".join(sorted(going)))
         _rename(folder, {name: re.sub(r"^(exit_\d+|whole)", rf"\1{ASIDE}", name) for name in going})
     write_manifest(stage, new)
     in_order = [*sorted(names), MANIFEST_FILE]

@@ -91,7 +91,11 @@ class ExitWriter(GraphWriter):
         with self.scope("head"):
             class_token = self.add("Gather", x, np.int64(0), axis=1)  # (B, C)
             logits = self._dense_layer("head", self._norm_layer("norm", class_token))
-        outputs = {"probabilities": self._answers(logits, received.get("probabilities"))}
+        probabilities = self.softmax(logits)
+        if "probabilities" in received:  # the answers of the exits are averaged
+            before, this = np.array([self.exit_index, 1], self.dtype) / (self.exit_index + 1)
+            probabilities = received["probabilities"] * before + probabilities * this
+        outputs = {"probabilities": probabilities}
         handed_on = handed_on_shapes(config, self.exit_index)
         if "features" in handed_on:
             outputs["features"] = x
@@ -105,14 +109,6 @@ class ExitWriter(GraphWriter):
     def _norm_layer(self, name: str, x: Symbol, epsilon: float | None = None, order: Order = slice(None)) -> Symbol:
         gamma, beta = (self.weights[f"{name}.{part}"][order] for part in ("gamma", "beta"))
         return self.layer_norm(x, gamma, beta, self.config.norm_eps if epsilon is None else epsilon)
-
-    def _answers(self, logits: Symbol, earlier: Symbol | None) -> Symbol:
-        """Probabilities (B, classes), averaged with the answers of the exit before if there are any."""
-        own = self.softmax(logits)
-        if earlier is None:
-            return own
-        before, this = np.array([self.exit_index, 1], self.dtype) / (self.exit_index + 1)
-        return earlier * before + own * this
 
     def _attention(self, block: str, x: Symbol, received: Symbol | None) -> tuple[Symbol, Symbol]:
         """x (B, N, C), received (B, H, N, N) or None -> x after attention (B, N, C), relations (B, H, N, N)."""
