@@ -36,6 +36,7 @@ from dvt.deploy.manifest import (
 )
 from dvt.deploy.onnx.exits import OnnxWriter
 from dvt.deploy.writers import MindirWriter, check
+from dvt.early_exit.certify import Certificate
 from dvt.errors import CheckpointError, ConfigError, DVTError
 
 METADATA = {
@@ -292,7 +293,9 @@ def test_outputs_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFi
     assert "does not say which data set it was trained on" in capsys.readouterr().err
 
 
-def test_int8_takes_the_calibration_images_of_the_training_run(tmp_path: Path, graph_mode: None):
+def test_int8_takes_the_calibration_images_of_the_training_run(
+    tmp_path: Path, graph_mode: None, capsys: pytest.CaptureFixture[str]
+):
     data = tmp_path / "data"
     for part in ("train", "val"):
         for name, picture in zip("ab", load_sample_images().images, strict=True):
@@ -301,7 +304,9 @@ def test_int8_takes_the_calibration_images_of_the_training_run(tmp_path: Path, g
                 Image.fromarray(picture[30 * index :][:160, :200]).save(data / part / name / f"{index}.png")
     config = RunConfig(data=DataSection(dataset="image_folder", path="/moved/away", calibration_images=10))
     model = bundles.model(grid_sizes=(2, 4), num_classes=2)
-    saved = {"thresholds": [0.6, 0.0], "config": config_to_dict(config)}
+    certificate = Certificate((0.6, -1e8), "changes", 5.0, 0.95, 100, 65, "test", 1.5, 4.5, 5.0, 0.2, 0.25, 0)
+    found = {"thresholds": [0.6, -1e8], "accuracy": 61.5, "expected_gmacs": 1.25, "certificate": certificate.to_json()}
+    saved = {"thresholds": [0.6, -1e8], "early_exit": found, "config": config_to_dict(config)}
     save_checkpoint(tmp_path / "model.ckpt", model, saved)
     command = ["export", "--checkpoint", str(tmp_path / "model.ckpt"), "--format", "ONNX,ONNX_INT8"]
     command += ["--calibration_path", str(data), "--calibration_images", "6"]
@@ -317,6 +322,13 @@ def test_int8_takes_the_calibration_images_of_the_training_run(tmp_path: Path, g
         accuracy = 100 * (probabilities.argmax(axis=2) == labels).mean(axis=1)
         np.testing.assert_allclose(measured["accuracy_per_exit"][key], accuracy)
     assert np.abs(exact - quantised).max() < 0.2
+
+    # The float32 files compute what was certified; the others do not, and the model was trained on these images.
+    capsys.readouterr()
+    assert cli.main(["info", str(folder)]) == 0
+    onnx, int8 = capsys.readouterr().out.split("settings of ")[1:]
+    assert certificate.promise() in onnx and certificate.evidence() in onnx
+    assert "certified: trained on these images" in int8 and certificate.promise() not in int8
 
 
 @pytest.mark.slow

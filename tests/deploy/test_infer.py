@@ -46,7 +46,7 @@ def test_predictions_and_summary(bundle: Path, data: Path, tmp_path: Path, capsy
     assert [int(row["exit"]) for row in rows] == (expected.exit_index + 1).tolist()
     np.testing.assert_allclose([float(row["confidence"]) for row in rows], expected.confidence, atol=1e-4)
     summary = capsys.readouterr().err
-    assert f"{cascade.runs_on}: 6 images" in summary
+    assert f"{cascade.runs_on}: 6 images" in summary and "thresholds 0.4: not certified\n" in summary
     assert f"top-1 accuracy {100 * np.mean(expected.labels == labels):.2f} %" in summary
     assert f"left at exits 1: {100 * np.mean(expected.exit_index == 0):.1f} %" in summary
 

@@ -27,9 +27,11 @@ from dvt.deploy.manifest import (
     read_manifest,
     write_manifest,
 )
+from dvt.early_exit.certify import Certificate
 from dvt.errors import BundleError, ConfigError
 
 CONFIG = tiny.patch_config(grid_sizes=(2, 4))
+CERTIFICATE = Certificate((0.7, -1e8), "changes", 5.0, 0.95, 100, 65, "test", 1.5, 4.5, 5.0, 0.2, 0.25, 0)
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
         preprocessing=None,
         cumulative_gmacs=[0.1, 0.3],
         batch_sizes=[1, 8],
-        thresholds={"recommended": Setting((0.7, -1e8), 0.2, 81.5), "fast": Setting((0.1, -1e8))},
+        thresholds={"recommended": Setting((0.7, -1e8), 0.2, 81.5, CERTIFICATE), "fast": Setting((0.1, -1e8))},
         graphs={"ONNX": GraphSet("float32", entries, details={"opset": 17})},
         versions={"dvt": "0"},
     )
@@ -68,6 +70,20 @@ def test_a_manifest_is_read_back(folder: Path):
     assert manifest.settings("ONNX") == manifest.thresholds
     assert manifest.class_names[-1] == "ü" and "ü" in (folder / "manifest.json").read_text(encoding="utf-8")
     check_files(folder, manifest.graphs["ONNX"])
+
+
+def test_a_certificate_is_of_the_outputs_that_it_was_made_from(folder: Path):
+    manifest = read_manifest(folder)
+    assert manifest.thresholds["recommended"].certificate == CERTIFICATE
+    assert manifest.settings("ONNX")["recommended"].promise == CERTIFICATE.promise()
+    assert manifest.settings("ONNX")["fast"].promise == "not certified"
+    (entries,) = (graphs.exits for graphs in manifest.graphs.values())
+    manifest.graphs["LITE"] = GraphSet("float32", entries, details={"converted_from": "ONNX"})
+    manifest.graphs["OTHER"] = GraphSet("float16", entries)
+    for name in ("LITE", "OTHER"):
+        setting = manifest.settings(name)["recommended"]
+        assert setting.values == (0.7, -1e8) and setting.certificate is None
+        assert setting.promise.startswith("not certified: the certificate is of the float32 files")
 
 
 def test_inputs_and_outputs():
@@ -98,6 +114,18 @@ def test_inputs_and_outputs():
         ),
         (lambda m: m.update(thresholds={"x": {"values": [0.5]}}), r"thresholds 'x': .* 2 exits need"),
         (lambda m: m.update(thresholds={"x": {"values": [-0.5, 0]}}), r"thresholds.x: values .* none may be negative"),
+        (
+            lambda m: m["thresholds"]["recommended"].update(values=[0.6, -1e8]),
+            r"thresholds.recommended: certificate is of the thresholds \[0.7, .*\], not of \[0.6,",
+        ),
+        (
+            lambda m: m["thresholds"]["recommended"]["certificate"].update(limit=101),
+            "thresholds.recommended.certificate.limit is 101; it must be a number of at least 0 and at most 100",
+        ),
+        (
+            lambda m: m["thresholds"]["recommended"]["certificate"].pop("risk"),
+            "thresholds.recommended.certificate.risk is missing",
+        ),
         (lambda m: m.update(batch_sizes=[]), r"batch_sizes is \[\]; give one or more"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from dvt.cli.support import Parser, given_keys, print_if_asked
 from dvt.config.files import config_from_dict
@@ -14,7 +15,8 @@ class InfoOptions:
     """List the models, or describe one: its parameters and its cost, exit by exit.
 
     Args:
-        variant: Which model to describe, or which checkpoint, NAME.ckpt, with its thresholds; null lists all models.
+        variant: Which model to describe, or which checkpoint, NAME.ckpt, or bundle, FOLDER, with its thresholds; null
+            lists all models.
     """
 
     variant: str | None = None
@@ -26,10 +28,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_config(["model"])
     options, given = parser.parse(argv)
     keys = {key: value for key, value in given_keys(given).items() if key.startswith("model.")}
-    if options.variant is not None and options.variant.endswith(".ckpt"):
+    path = options.variant or ""
+    if path.endswith(".ckpt") or (path and Path(path, "manifest.json").is_file()):
         if keys or given["config"]:
             raise ConfigError(f"{options.variant} says itself of which model it is; leave out the other keys")
-        _describe_checkpoint(options.variant)
+        (_describe_checkpoint if path.endswith(".ckpt") else _describe_bundle)(path)
         return
     if options.variant is not None:
         keys["model.name"] = options.variant
@@ -52,3 +55,18 @@ def _describe_checkpoint(path: str) -> None:
     loaded = read_checkpoint(path)
     choice = Choice.from_metadata(loaded.metadata)
     print(describe_model(loaded.model), *(choice.describe() if choice else ["no thresholds are stored"]), sep="\n")
+
+
+def _describe_bundle(folder: str) -> None:
+    from dvt.deploy.manifest import read_manifest
+    from dvt.models.cost import describe_model
+
+    manifest = read_manifest(folder)
+    print(describe_model(manifest.model))
+    for graph_format in manifest.graphs:
+        print(f"settings of {graph_format}:")
+        for name, setting in manifest.settings(graph_format).items():
+            cost = "" if setting.expected_gmacs is None else f"; {setting.expected_gmacs:.4g} GMACs/image"
+            print(f"  {name}: {', '.join(f'{value:.9g}' for value in setting.values)}{cost}\n    {setting.promise}")
+            if setting.certificate:
+                print(f"    from {setting.certificate.evidence()}")

@@ -41,6 +41,7 @@ from dvt.deploy.publish import merged, publish, staged
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.runner import Cascade
 from dvt.deploy.writers import MindirWriter, check, exportable, write_files
+from dvt.early_exit.certify import Certificate
 from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import ConfigError, work_begun
 from dvt.models.cost import cumulative_gmacs
@@ -49,7 +50,8 @@ from dvt.safe_files import explained
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
 
-Calibration = tuple[np.ndarray, np.ndarray | None]  # images (n, I, S, S), and their classes (n,) or None
+# What `remeasure` takes: images (n, I, S, S), their classes (n,) or None, and why they can certify nothing, if so.
+Calibration = tuple[np.ndarray, np.ndarray | None] | tuple[np.ndarray, np.ndarray | None, str | None]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class BundleOptions:
         batch_sizes: Numbers of images that backends with fixed shapes (MindSpore Lite) are prepared for.
         precision: "float32" or "float16". Images and probabilities stay float32, what exits hand on does not.
         batch_size: Fixes the number of images per call of the MindIR files; None leaves it open.
-        calibration: Images and classes with which the thresholds of ONNX_INT8 and ONNX_BF16 are measured.
+        calibration: Images and classes with which the thresholds of ONNX_INT8 and ONNX_BF16 are measured; and None as
+            the third if the model was trained without them, so that they can certify.
         replace: Write over a bundle of other weights; without it formats are added to a bundle of the same weights.
     """
 
@@ -206,7 +209,8 @@ def _calibration_of_run(checkpoint: str, loaded: Checkpoint, path: str | None, m
     data = config.data if path is None else dataclasses.replace(config.data, path=path)
     splits = load_splits(data, loaded.model.image_size, config.seed)
     there = splits.sizes["calibration"]
-    return splits.batch("calibration", np.linspace(0, there - 1, min(most, there)).astype(int))
+    images, labels = splits.batch("calibration", np.linspace(0, there - 1, min(most, there)).astype(int))
+    return images, labels, None if data.hold_out_calibration else "trained on these images"
 
 
 def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
@@ -221,7 +225,7 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     if metadata.get("thresholds") is not None:
         recommended = Setting(metadata["thresholds"])
         chosen = metadata.get("early_exit")  # what this package found, with what it reached
-        known = [Setting(chosen["thresholds"], chosen["expected_gmacs"], chosen["accuracy"])] if chosen else sweep
+        known = [_found_by_evaluation(chosen)] if chosen else sweep
         same = (each for each in known if np.array_equal(np.float32(each.values), np.float32(recommended.values)))
         settings["recommended"] = next(same, recommended)
     if not sweep or not len(rows) == len(costs) == len(accuracies):
@@ -231,3 +235,14 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     for point in sorted(points, key=lambda i: costs[i] if settings else -accuracies[i]):
         settings[f"{costs[point]:.3g}_gmacs"] = sweep[point]
     return settings
+
+
+def _found_by_evaluation(stored: Mapping[str, Any]) -> Setting:
+    certificate = stored.get("certificate")
+    return Setting(
+        stored["thresholds"],
+        stored["expected_gmacs"],
+        stored["accuracy"],
+        certificate and Certificate.from_json(certificate),
+        stored.get("not_certified"),
+    )

@@ -72,6 +72,9 @@ def infer(request: InferRequest) -> int:
                 "(`dvt eval --mode 2 --eval.store` stores that), or use Cascade in Python"
             )
         thresholds = cascade.chosen(request.thresholds)
+        name = next(iter(cascade.settings), None) if request.thresholds is None else request.thresholds
+        if name in cascade.settings:
+            print(f"thresholds {name}: {cascade.settings[name].promise}", file=sys.stderr)
         classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names)
         files, true_labels, notes = images_to_classify(request.data_path, classes)
         for note in notes:

@@ -8,13 +8,14 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from dvt.data.preprocess import Preprocessing
+from dvt.early_exit.certify import Certificate
 from dvt.early_exit.decisions import ALWAYS, NEVER, check_thresholds
 from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
@@ -70,18 +71,33 @@ class Setting:
     """Thresholds (K,), and where known the GMACs per image and the accuracy in percent that they were measured with.
 
     Infinite thresholds become 1e8, because JSON has no infinity. Raises ConfigError for negative ones other than -1e8,
-    with which all images leave.
+    with which all images leave, and for a certificate of other thresholds.
     """
 
     values: tuple[float, ...] = field(metadata=bounds(ALWAYS, NEVER))
     expected_gmacs: float | None = field(default=None, metadata=bounds(0))
     accuracy: float | None = field(default=None, metadata=bounds(0, 100))
+    certificate: Certificate | None = None  # of the outputs of the files that the setting is for
+    not_certified: str | None = None  # why there is none
 
     def __post_init__(self) -> None:
         values = np.clip(np.asarray(self.values, float), ALWAYS, NEVER).tolist()
         if any(ALWAYS < value < 0 for value in values):
             raise ConfigError(f"values {values} are thresholds, and none may be negative (but -1e8, for all images)")
         object.__setattr__(self, "values", tuple(values))
+        if self.certificate and not self.certificate.is_of(values):
+            raise ConfigError(f"certificate is of the thresholds {list(self.certificate.thresholds)}, not of {values}")
+
+    @property
+    def promise(self) -> str:
+        """What is guaranteed of the thresholds, in a sentence."""
+        if self.certificate:
+            return self.certificate.promise()
+        return f"not certified: {self.not_certified}" if self.not_certified else "not certified"
+
+    def uncertified(self, reason: str | None) -> "Setting":
+        """The same without its certificate, if it has one and there is a reason."""
+        return replace(self, certificate=None, not_certified=reason) if self.certificate and reason else self
 
 
 @dataclass(frozen=True)
@@ -136,9 +152,13 @@ class Manifest:
             _check_graphs(f"graphs.{name}.exits", graphs, model)
 
     def settings(self, graph_format: str) -> dict[str, Setting]:
-        """The named thresholds that hold for one format."""
-        own = self.graphs[graph_format].thresholds
-        return self.thresholds if own is None else own
+        """The named thresholds that hold for one format, certified where they are of files that compute the same."""
+        graphs = self.graphs[graph_format]
+        if graphs.thresholds is not None:
+            return graphs.thresholds
+        same = graphs.precision == "float32" and "converted_from" not in graphs.details
+        reason = None if same else f"the certificate is of the float32 files, whose outputs {graph_format} changes"
+        return {name: each.uncertified(reason) for name, each in self.thresholds.items()}
 
 
 def _check_plain(value: Any, key: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS, RuntimeOptions, has_bfloat16
-from dvt.deploy.manifest import BFLOAT16, CONVERTED, Manifest, check_files, read_manifest
+from dvt.deploy.manifest import BFLOAT16, CONVERTED, Manifest, Setting, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds, read_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
@@ -68,6 +68,7 @@ class Cascade(AbstractContextManager):
         model = self.manifest.model
         self._exits, self._image_shape = graphs.exits, (model.in_channels, model.image_size, model.image_size)
         self._backend = make(folder, graphs, options)
+        self._moved = options.precision == "bfloat16" and self.graph_format != BFLOAT16
         fixed = graphs.exits[0].inputs[0].shape[0]
         self._batch_sizes = self.manifest.batch_sizes if fixed is None else [fixed]
         self._pads = self._backend.pads or fixed is not None
@@ -83,7 +84,14 @@ class Cascade(AbstractContextManager):
     @property
     def thresholds(self) -> dict[str, tuple[float, ...]]:
         """The bundle's named thresholds for the files that are run; the first is the default."""
-        return {name: setting.values for name, setting in self.manifest.settings(self.graph_format).items()}
+        return {name: setting.values for name, setting in self.settings.items()}
+
+    @property
+    def settings(self) -> dict[str, Setting]:
+        """The same with what is known of them, and whether they are certified for what is run."""
+        moved = "the certificate is not of outputs in bfloat16" if self._moved else None
+        settings = self.manifest.settings(self.graph_format)
+        return {name: setting.uncertified(moved) for name, setting in settings.items()}
 
     def predict(self, images: np.ndarray, thresholds: str | Sequence[float] | None = None) -> Predictions:
         """Classifies images, normalised float32 (B, I, S, S), each at the exit where it is confident enough.
