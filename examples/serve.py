@@ -34,7 +34,7 @@ def run() -> int:
         cascade = Cascade(options.bundle, options.backend, options.format, **runtime)
         print(f"running on {cascade.runs_on}", file=sys.stderr)
         hosts = given["allowed_hosts"] or hosts_of(options.host)
-        app = create_app(cascade, options.limits, hosts, options.exif)
+        app = create_app(cascade, options.limits, hosts, options.exif, options.audit)
         try:
             DrainingServer(app, listening, options.limits.drain_seconds).run()
         except KeyboardInterrupt:  # uvicorn raises it again once everything has been answered

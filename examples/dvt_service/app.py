@@ -12,10 +12,11 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Collection
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -25,6 +26,7 @@ from dvt.data.decode import Exif
 from dvt.deploy import Cascade
 from dvt.early_exit.decisions import read_thresholds
 from dvt.errors import BundleError, DVTError
+from dvt_service.audits import Audits
 from dvt_service.decoding import Decoders, RefusedError
 from dvt_service.guard import LOOPBACK, Guard
 from dvt_service.metrics import Metrics
@@ -59,9 +61,10 @@ def create_app(
     settings: ServiceSettings | None = None,
     allowed_hosts: Collection[str] = LOOPBACK,
     exif: Exif = "honour",
+    audit: float = 0.0,
 ) -> FastAPI:
     """The application, for requests to `allowed_hosts`; "*" allows all. Images are turned as EXIF says unless `exif` is
-    "ignore".
+    "ignore". `audit` is the share of the images that left early that are audited (`Audits`).
 
     `app.state.scheduler` is what runs the cascade; set its `draining` to refuse new requests.
 
@@ -75,6 +78,7 @@ def create_app(
         )
     num_exits = cascade.manifest.model.num_exits
     metrics = Metrics(num_exits, settings.max_pending, lambda: scheduler.pending)
+    audits = Audits(cascade.settings, audit, metrics.registry)
     warm_up(cascade)
     scheduler = ExitScheduler(
         cascade.run_exit,
@@ -101,7 +105,11 @@ def create_app(
 
     @app.post("/predict", openapi_extra=IMAGE_BODY)
     async def predict(
-        request: Request, response: Response, setting: str | None = None, thresholds: str | None = None
+        request: Request,
+        response: Response,
+        later: BackgroundTasks,
+        setting: str | None = None,
+        thresholds: str | None = None,
     ) -> Prediction:
         """Classifies an image file, with a named setting of the bundle or with thresholds such as 0.5,0.6,0."""
         started, body = time.perf_counter(), None
@@ -113,7 +121,7 @@ def create_app(
                 read = time.perf_counter()
                 image = await asyncio.get_running_loop().run_in_executor(decoders.threads, decoders.decode, body)
                 decoded = time.perf_counter()
-                outcome = await asyncio.wrap_future(place.submit(image, values))
+                outcome = await asyncio.wrap_future(place.submit(image, values, audits.chosen(name)))
         except HTTPException as error:
             metrics.refused(error.status_code)
             if body is None:  # whatever else the client sends is not read
@@ -135,6 +143,9 @@ def create_app(
             raise HTTPException(500, "the image could not be classified; the service's log says why") from error
         ended = time.perf_counter()
         metrics.answered(outcome.exit_index, name, ended - started)
+        audits.answered(name, outcome.exit_index < num_exits - 1)
+        if outcome.rest:
+            later.add_task(audits.begin, scheduler, name, outcome)  # once the answer is sent
         stages = {"read": read - started, "decode": decoded - read, "cascade": ended - decoded}
         response.headers["Server-Timing"] = ", ".join(f"{key};dur={1000 * value:.2f}" for key, value in stages.items())
         names = cascade.class_names
@@ -160,7 +171,7 @@ def create_app(
             "image_size": manifest.model.image_size,
             "cumulative_gmacs": manifest.cumulative_gmacs,
             "settings": [
-                {"name": name, **vars(each)} for name, each in manifest.settings(cascade.graph_format).items()
+                {"name": name, **asdict(each), "promise": each.promise} for name, each in cascade.settings.items()
             ],
             "exif": exif,
             "limits": {"bytes": settings.max_bytes, "pixels": settings.max_pixels},

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -36,6 +36,7 @@ class Outcome:
     class_index: int
     confidence: float
     exit_index: int
+    rest: HandedOn | None = None  # what the next exit needs, where it was asked for and the image left early
 
 
 @dataclass(eq=False)
@@ -44,6 +45,7 @@ class _Job:
     thresholds: np.ndarray  # (K,)
     answer: "Future[Outcome]"
     since: float  # when it joined the queue that it is in, seconds of `time.monotonic`
+    keep_rest: bool = False
 
 
 class ExitScheduler:
@@ -52,6 +54,7 @@ class ExitScheduler:
     An exit may run when it has a full batch, when its first request has waited `max_wait`, or when no other request is
     on its way to it, so that a lone request never waits. Of the exits that may run, the one whose first request has
     waited longest is next: nobody starves, and while the first exit works off its queue the later ones gather batches.
+    Audits are run one exit at a time, and only while no request is pending.
 
     Args:
         run_exit: Runs one exit on n images, `Cascade.run_exit`.
@@ -77,6 +80,7 @@ class ExitScheduler:
         self.draining = False  # a plain attribute, because a signal handler sets it and must not wait for a lock
         self._changed = threading.Condition()
         self._queues: list[deque[_Job]] = [deque() for _ in range(num_exits)]
+        self._audits: deque[tuple[int, HandedOn, Future[int]]] = deque()
         self._arriving = 0  # admitted, but not in a queue yet
         self._pending = 0  # admitted and not answered
         self._closed = False
@@ -116,12 +120,26 @@ class ExitScheduler:
             self._changed.notify()
         self._thread.join()
 
-    def _submit(self, image: np.ndarray, thresholds: np.ndarray) -> "Future[Outcome]":
+    def audit(self, outcome: Outcome) -> "Future[int]":
+        """The class that the last exit gives an image whose outcome has the rest.
+
+        Cancelled at once if `max_batch` audits wait already or the service ends, and when it ends.
+        """
+        answer: Future[int] = Future()
+        with self._changed:
+            if self.draining or self._closed or len(self._audits) >= self._max_batch:
+                answer.cancel()
+            else:
+                self._audits.append((outcome.exit_index + 1, outcome.rest, answer))
+                self._changed.notify()
+        return answer
+
+    def _submit(self, image: np.ndarray, thresholds: np.ndarray, keep_rest: bool) -> "Future[Outcome]":
         answer: Future[Outcome] = Future()
         answer.set_running_or_notify_cancel()  # from here on it cannot be cancelled, only answered
         with self._changed:
             self._arriving -= 1
-            self._queues[0].append(_Job({"images": image}, thresholds, answer, time.monotonic()))
+            self._queues[0].append(_Job({"images": image}, thresholds, answer, time.monotonic(), keep_rest))
             self._changed.notify()
         return answer
 
@@ -136,11 +154,36 @@ class ExitScheduler:
             with self._changed:
                 while (index := self._next_exit()) is None:
                     if self._closed and not any(self._queues):
+                        for _, _, answer in self._audits:
+                            answer.cancel()
                         return
+                    if self._audits and self._pending == 0:
+                        break
                     self._changed.wait(self._seconds_to_wait())
-                queue = self._queues[index]
-                jobs = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
-            self._run(index, jobs)
+                if index is None:
+                    audit = self._audits.popleft()
+                else:
+                    queue = self._queues[index]
+                    jobs = [queue.popleft() for _ in range(min(len(queue), self._max_batch))]
+            if index is None:
+                self._run_audit(*audit)
+            else:
+                self._run(index, jobs)
+
+    def _run_audit(self, index: int, rows: HandedOn, answer: "Future[int]") -> None:
+        """One exit; the next one has to wait again until nothing else is to be done."""
+        try:
+            given = {name: part[None] for name, part in rows.items()}
+            probabilities, handed_on = self._run_exit(index, given.pop("images"), given)
+        except Exception as error:
+            log.warning("exit %d failed in an audit: %r", index + 1, error)
+            answer.set_exception(error)
+            return
+        if index + 1 == len(self._queues):
+            answer.set_result(int(probabilities[0].argmax()))
+            return
+        with self._changed:
+            self._audits.appendleft((index + 1, _rows(rows["images"], 0, handed_on), answer))
 
     def _next_exit(self) -> int | None:
         """See the class; None if all should wait."""
@@ -165,6 +208,9 @@ class ExitScheduler:
             # Requests bring thresholds of their own, so that of one exit is a row of n numbers.
             leaves = leaving(index, probabilities, np.stack([job.thresholds for job in jobs], axis=1))
             going_on = [_going_on(jobs[row], row, handed_on) for row in np.flatnonzero(~leaves)]
+            early = np.flatnonzero(leaves) if index + 1 < len(self._queues) else []
+            kept = [row for row in early if jobs[row].keep_rest]
+            rest = {row: _rows(jobs[row].rows["images"], row, handed_on) for row in kept}
         except Exception as error:
             if len(jobs) > 1:  # one image may have spoilt the batch: only its own request shall fail
                 for job in jobs:
@@ -182,13 +228,16 @@ class ExitScheduler:
             self._pending -= len(jobs) - len(going_on)
         for row in np.flatnonzero(leaves):
             label = int(probabilities[row].argmax())
-            jobs[row].answer.set_result(Outcome(label, float(probabilities[row, label]), index))
+            jobs[row].answer.set_result(Outcome(label, float(probabilities[row, label]), index, rest.get(row)))
 
 
 def _going_on(job: _Job, row: int, handed_on: HandedOn) -> _Job:
+    return replace(job, rows=_rows(job.rows["images"], row, handed_on), since=time.monotonic())
+
+
+def _rows(image: np.ndarray, row: int, handed_on: HandedOn) -> HandedOn:
     # Copies, because a view would keep the rows of the whole batch in memory.
-    kept = {name: part[row].copy() for name, part in handed_on.items()}
-    return _Job({"images": job.rows["images"], **kept}, job.thresholds, job.answer, time.monotonic())
+    return {"images": image, **{name: part[row].copy() for name, part in handed_on.items()}}
 
 
 class Place:
@@ -197,10 +246,13 @@ class Place:
     def __init__(self, scheduler: ExitScheduler) -> None:
         self._scheduler, self._used = scheduler, False
 
-    def submit(self, image: np.ndarray, thresholds: np.ndarray) -> "Future[Outcome]":
-        """Queues one model input, float32 (C, S, S), with its thresholds (K,). To be called once."""
+    def submit(self, image: np.ndarray, thresholds: np.ndarray, keep_rest: bool = False) -> "Future[Outcome]":
+        """Queues one model input, float32 (C, S, S), with its thresholds (K,). To be called once.
+
+        With `keep_rest` the outcome holds what `ExitScheduler.audit` needs, if the image leaves early.
+        """
         self._used = True
-        return self._scheduler._submit(image, thresholds)
+        return self._scheduler._submit(image, thresholds, keep_rest)
 
     def __enter__(self) -> "Place":
         return self

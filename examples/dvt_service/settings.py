@@ -51,6 +51,8 @@ class ServeOptions:
         precision: float32, or bfloat16 with openvino.
         providers: Execution providers of ONNX Runtime, such as CUDA, with commas in between; null for the CPU.
         exif: honour turns images as their EXIF orientation says; ignore takes them as stored, as ImageNet recipes do.
+        audit: Share of the images that leave early, such as 0.02, that are run to the last exit too, after their
+            answers and when nothing else is to be done, to see whether the certificates of the bundle hold.
         limits: Limits of the service.
     """
 
@@ -63,4 +65,5 @@ class ServeOptions:
     precision: str = "float32"
     providers: str | None = None
     exif: Exif = "honour"
+    audit: float = field(default=0.0, metadata=bounds(0, 1))
     limits: ServiceSettings = field(default_factory=ServiceSettings)

@@ -157,3 +157,51 @@ def test_what_was_submitted_is_answered_before_the_end():
     tested.close()
     assert all(answer.done() and answer.exception() is None for answer in answers)
     assert not tested.alive
+
+
+def test_audits_run_to_the_last_exit_behind_all_other_work():
+    given, runs, entered, blocked = images(40), [], threading.Event(), threading.Event()
+
+    def noted(index: int, batch: np.ndarray, handed_on: HandedOn) -> tuple[np.ndarray, HandedOn]:
+        runs.append(index)
+        if len(runs) == 41:  # the first exit of an audit
+            entered.set()
+            blocked.wait(20)
+        return made_up_exit(index, batch, handed_on)
+
+    tested = scheduler(noted, max_batch=3)
+    outcomes = []
+    for image in given:
+        with tested.admit() as place:
+            outcomes.append(place.submit(image, np.zeros(3), keep_rest=True).result(timeout=20))
+    assert all(outcome.exit_index == 0 and outcome.rest for outcome in outcomes)
+    last = run_cascade(made_up_exit, given, np.array([2, 2, 0]), CLASSES).labels
+    first = tested.audit(outcomes[0])
+    entered.wait(20)
+    more = [tested.audit(outcome) for outcome in outcomes[1:6]]
+    assert [each.cancelled() for each in more] == [False] * 3 + [True] * 2  # no more than max_batch wait
+    request = submit(tested, given[0], np.zeros(3))
+    blocked.set()
+    assert request.result(timeout=20).rest is None
+    assert [each.result(timeout=20) for each in (first, *more[:3])] == last[:4].tolist()
+    assert runs[40:] == [1, 0, 2, 1, 2, 1, 2, 1, 2]  # the request goes before the rest of the audit
+    tested.close()
+    assert tested.audit(outcomes[0]).cancelled()
+
+
+def test_an_image_at_the_last_exit_has_no_rest_and_a_failed_audit_harms_nothing():
+    def fails(index: int, batch: np.ndarray, handed_on: HandedOn) -> tuple[np.ndarray, HandedOn]:
+        if index == 2 and batch[0, 0, 0, 0] == 7:
+            raise RuntimeError("spoilt")
+        return made_up_exit(index, batch, handed_on)
+
+    tested, image = scheduler(fails), images(1)[0]
+    with tested.admit() as place:
+        assert place.submit(image, np.array([2, 2, 0]), keep_rest=True).result(timeout=20).rest is None
+    image[0, 0, 0] = 7
+    with tested.admit() as place:
+        outcome = place.submit(image, np.zeros(3), keep_rest=True).result(timeout=20)
+    with pytest.raises(RuntimeError, match="spoilt"):
+        tested.audit(outcome).result(timeout=20)
+    assert submit(tested, image, np.zeros(3)).result(timeout=20).exit_index == 0
+    tested.close()

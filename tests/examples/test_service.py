@@ -25,6 +25,7 @@ from service import SERVE, Answer, Service, photographs, png
 for name in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-serve.txt")
 from dvt.deploy import Cascade  # noqa: E402
+from dvt.early_exit.certify import Certificate  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -249,6 +250,52 @@ def test_a_mistake_at_the_start_is_named(service: Service, service_bundle: Path,
         command = [sys.executable, str(SERVE), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_audits_show_that_a_certificate_does_not_hold(service_bundle: Path, tmp_path: Path):
+    """All images leave at the first exit, and many of their classes are not those of the last exit."""
+    bundle, certified, files = shutil.copytree(service_bundle, tmp_path / "bundle"), [0.0, 0.0, 0.0], photographs(60)
+    certificate = Certificate(tuple(certified), "changes", 1.0, 0.95, 1000, 650, "", 0.1, 0.5, 1.0, 0.01, 0.01, 0)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in ("good", "bad"):
+        manifest["thresholds"][name] = {"values": certified, "certificate": certificate.to_json()}
+    manifest["thresholds"]["good"]["certificate"]["change_bound"] = 100.0
+    manifest["thresholds"]["plain"] = {"values": certified}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    with Cascade(bundle) as cascade:
+        images = []
+        for file in files:
+            with Image.open(io.BytesIO(file)) as image:
+                images.append(cascade.preprocessing(image))
+        found = cascade.all_exits(np.stack(images)).argmax(axis=2)
+    changed = int((found[0] != found[2]).sum())
+    assert 5 < changed < 60
+    with Service(bundle, tmp_path / "log", "--audit", "1") as service:
+
+        def metric(name: str, setting: str, more: str = "") -> float:
+            return service.metric(f'dvt_{name}{{{more}setting="{setting}"}}')
+
+        assert metric("certificate_holds", "bad") == metric("certificate_holds", "good") == 1
+        for name in ("good", "bad", "plain"):
+            for number, file in enumerate(files, start=1):
+                assert service.ask(file, f"?setting={name}").content["exit"] == 1
+                wait_until(lambda name=name, number=number: metric("audited_total", name) == number)
+            assert metric("audit_changed_total", name) == changed and metric("audit_dropped_total", name) == 0
+            low, high = (metric("change_share", name, f'end="{end}",') for end in ("low", "high"))
+            assert 0.01 < low < changed / 60 < high < 1
+        assert metric("certified_change_share", "bad") == 0.01
+        assert metric("certificate_holds", "bad") == 0 and metric("certificate_holds", "good") == 1
+        assert 'dvt_certificate_holds{setting="plain"}' not in service.request("GET", "/metrics").content
+        service.ask(files[0], "?thresholds=0,0,0")  # a request's own thresholds are not audited
+        service.ask(files[0], "?thresholds=2,2,0")
+        listed = {each["name"]: each for each in service.request("GET", "/model").content["settings"]}
+        assert listed["bad"]["promise"] == certificate.promise() and listed["plain"]["promise"] == "not certified"
+        with ThreadPoolExecutor(16) as clients:  # audits of a busy service are dropped, not queued without end
+            list(clients.map(lambda file: service.ask(file, "?setting=plain"), files * 3))
+        wait_until(lambda: metric("audited_total", "plain") + metric("audit_dropped_total", "plain") == 240)
+    log = service.log.read_text()
+    assert log.count("the certificate of the setting 'bad' does not hold for these images") == 1
+    assert "'good'" not in log and "Traceback" not in log
 
 
 def test_ctrl_c_ends_it_quietly(service_bundle: Path, tmp_path: Path):
