@@ -7,7 +7,7 @@ from pathlib import Path
 from dvt.cli.support import Parser, given_keys, print_if_asked
 from dvt.config.files import config_from_dict
 from dvt.errors import ConfigError
-from dvt.models.variants import ModelConfig
+from dvt.models.variants import ModelConfig, list_models
 
 
 @dataclass
@@ -15,8 +15,8 @@ class InfoOptions:
     """List the models, or describe one: its parameters and its cost, exit by exit.
 
     Args:
-        variant: Which model to describe, or which checkpoint, NAME.ckpt, or bundle, FOLDER, with its thresholds; null
-            lists all models.
+        variant: Which model to describe, or which checkpoint or bundle, a file or folder, with its thresholds; null lists
+            all models.
     """
 
     variant: str | None = None
@@ -28,11 +28,11 @@ def run(argv: Sequence[str], prog: str) -> None:
     parser.add_config(["model"])
     options, given = parser.parse(argv)
     keys = {key: value for key, value in given_keys(given).items() if key.startswith("model.")}
-    path = options.variant or ""
-    if path.endswith(".ckpt") or (path and Path(path, "manifest.json").is_file()):
+    path = Path(options.variant or "").expanduser()
+    if options.variant not in (None, *list_models()) and (path.suffix in (".ckpt", ".safetensors") or path.exists()):
         if keys or given["config"]:
             raise ConfigError(f"{options.variant} says itself of which model it is; leave out the other keys")
-        (_describe_checkpoint if path.endswith(".ckpt") else _describe_bundle)(path)
+        (_describe_bundle if (path / "manifest.json").is_file() else _describe_checkpoint)(str(path))
         return
     if options.variant is not None:
         keys["model.name"] = options.variant
