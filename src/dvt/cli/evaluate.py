@@ -134,6 +134,7 @@ def thresholds(argv: Sequence[str], prog: str) -> None:
 def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOptions) -> None:
     """Certified thresholds for a network that this package has not run."""
     from dvt.early_exit.certify import certify
+    from dvt.early_exit.decisions import thresholds_text
     from dvt.early_exit.outcomes import of_any_network
 
     path, asked, plain = options.predictions, options.eval, vars(EvalSection())
@@ -146,9 +147,7 @@ def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOption
     if options.json:
         print(json.dumps(found.to_json()))
         return
-    print(
-        f"thresholds: {', '.join(map(str, (*found.thresholds[:-1], 0)))}\n{found.promise()}\n  from {found.evidence()}"
-    )
+    print(f"thresholds: {thresholds_text(found.thresholds)}\n{found.promise()}\n  from {found.evidence()}")
     share = 100 * found.cost / images.costs[-1]
     print(f"average cost of the images tested: {found.cost:.4g}, {share:.1f} % of that of the last exit")
     if images.labels is not None:
@@ -157,10 +156,11 @@ def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOption
 
 def _described(found: "Recommended", last_exit_accuracy: float) -> str:
     from dvt.early_exit.budgets import certainty
+    from dvt.early_exit.decisions import thresholds_text
 
     budget = found.budget
     lines = [
-        f"thresholds: {', '.join(f'{value:.9g}' for value in (*found.thresholds[:-1], 0))}",
+        f"thresholds: {thresholds_text(found.thresholds)}",
         f"chosen: {found.rule}",
         *certainty(found),
         f"budget, {budget.unit}: asked for {budget.asked:.4g}, on the calibration images "

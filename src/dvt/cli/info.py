@@ -15,8 +15,8 @@ class InfoOptions:
     """List the models, or describe one: its parameters and its cost, exit by exit.
 
     Args:
-        variant: Which model to describe, or which checkpoint or bundle, a file or folder, with its thresholds; null lists
-            all models.
+        variant: Which model to describe, or which checkpoint or bundle, a file or folder, with its thresholds; null
+            lists all models.
     """
 
     variant: str | None = None
@@ -59,6 +59,7 @@ def _describe_checkpoint(path: str) -> None:
 
 def _describe_bundle(folder: str) -> None:
     from dvt.deploy.manifest import read_manifest
+    from dvt.early_exit.decisions import thresholds_text
     from dvt.models.cost import describe_model
 
     manifest = read_manifest(folder)
@@ -67,6 +68,6 @@ def _describe_bundle(folder: str) -> None:
         print(f"settings of {graph_format}:")
         for name, setting in manifest.settings(graph_format).items():
             cost = "" if setting.expected_gmacs is None else f"; {setting.expected_gmacs:.4g} GMACs/image"
-            print(f"  {name}: {', '.join(f'{value:.9g}' for value in setting.values)}{cost}\n    {setting.promise}")
+            print(f"  {name}: {thresholds_text(setting.values)}{cost}\n    {setting.promise}")
             if setting.certificate:
                 print(f"    from {setting.certificate.evidence()}")

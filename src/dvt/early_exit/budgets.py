@@ -18,7 +18,7 @@ from dvt.early_exit.certify import (
     class_drops,
     cost_bound,
 )
-from dvt.early_exit.decisions import evaluate_scores
+from dvt.early_exit.decisions import evaluate_scores, thresholds_text
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import CONFIDENCE, ExitRule, describe
 from dvt.early_exit.search import Budget, BudgetKind, SearchName, choose
@@ -118,8 +118,7 @@ class Choice:
 
     def describe(self) -> list[str]:
         """Lines: the thresholds, and what is guaranteed of them."""
-        row = ", ".join(f"{value:.9g}" for value in (*self.thresholds[:-1], 0))  # the last exit takes all that is left
-        return [f"thresholds {row}; exit rule: {describe(self.rule)}", *certainty(self)]
+        return [f"thresholds {thresholds_text(self.thresholds)}; exit rule: {describe(self.rule)}", *certainty(self)]
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":

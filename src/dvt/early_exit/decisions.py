@@ -5,7 +5,7 @@ classification"), and the published evaluation code, whose numbers these functio
 outputs and labels, ConfigError for shares, costs and thresholds that are NaN, out of range or of another shape.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,11 @@ from dvt.value_checks import Bounds, check_value
 NEVER = 1e8  # the threshold of an exit that no image takes
 ALWAYS = -1e8  # the threshold of the last exit
 PUBLISHED_POINTS = range(1, 60)  # the p of the published sweep
+
+
+def thresholds_text(thresholds: Sequence[float]) -> str:
+    """One row (K,) as commands take it; 0 for the last exit, which takes what is left whatever its threshold."""
+    return ", ".join(f"{value:.9g}" for value in (*thresholds[:-1], 0))
 
 
 class Evaluation(NamedTuple):
