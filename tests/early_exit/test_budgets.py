@@ -306,4 +306,4 @@ def test_files_that_are_no_arrays_by_name(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "text").write_text("thresholds")
     for name in ("one.npy", "objects.npz", "text"):
         assert cli.main(["thresholds", str(tmp_path / name)]) == 2
-        assert "is not a file of np.savez" in capsys.readouterr().err
+        assert "is not a predictions file" in capsys.readouterr().err

@@ -173,7 +173,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
             arrays = {name: file[name] for name in names if name != "probabilities"}
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} is not a file of np.savez, is damaged, or holds Python objects; give {PREDICTIONS_FILE} of an "
+            f"{path} is not a predictions file (damaged, not of np.savez, or with Python objects); give {PREDICTIONS_FILE} of an "
             f"evaluation, or a file with {ANY_NETWORK}"
         ) from error
     if twice := {name for name in names if names.count(name) > 1}:
