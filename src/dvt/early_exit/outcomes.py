@@ -173,8 +173,8 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
             arrays = {name: file[name] for name in names if name != "probabilities"}
     except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} is not a predictions file (damaged, not of np.savez, or with Python objects); give {PREDICTIONS_FILE} of an "
-            f"evaluation, or a file with {ANY_NETWORK}"
+            f"{path} is not a predictions file (damaged, not of np.savez, or with Python objects); give "
+            f"{PREDICTIONS_FILE} of an evaluation, or a file with {ANY_NETWORK}"
         ) from error
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"{path} holds {listing(twice)} more than once; write it again with np.savez")
