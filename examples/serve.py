@@ -32,9 +32,9 @@ def run() -> int:
         listening = listen(options.host, options.port)
         runtime = {name: getattr(options, name) for name in ("threads", "precision", "providers")}
         cascade = Cascade(options.bundle, options.backend, options.format, **runtime)
-        print(f"running on {cascade.runs_on}", file=sys.stderr)
         hosts = given["allowed_hosts"] or hosts_of(options.host)
         app = create_app(cascade, options.limits, hosts, options.exif, options.audit)
+        print(f"running on {cascade.runs_on}", file=sys.stderr)
         try:
             DrainingServer(app, listening, options.limits.drain_seconds).run()
         except KeyboardInterrupt:  # uvicorn raises it again once everything has been answered

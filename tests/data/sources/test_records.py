@@ -168,7 +168,7 @@ def test_the_command_leaves_bad_images_out(image_folder, tmp_path, capsys):
     said = capsys.readouterr()
     assert "val: 8 images" in said.out and "bad image 1 of val, skipped: image file " in said.err
     assert main(["records", *command, "--on_bad_image", "skip", "--max_bad_images", "-1"]) == 2
-    assert "data.max_bad_images is -1" in capsys.readouterr().err
+    assert "max_bad_images is -1" in capsys.readouterr().err
 
 
 def test_what_ends_before_it_is_verified_leaves_nothing_that_looks_whole(image_folder, tmp_path, monkeypatch):
