@@ -73,8 +73,8 @@ def infer(request: InferRequest) -> int:
             )
         thresholds = cascade.chosen(request.thresholds)
         name = next(iter(cascade.settings), None) if request.thresholds is None else request.thresholds
-        if name in cascade.settings:
-            print(f"thresholds {name}: {cascade.settings[name].promise}", file=sys.stderr)
+        promise = cascade.settings[name].promise if name in cascade.settings else "not certified"
+        print(f"thresholds {name}: {promise}", file=sys.stderr)
         classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names)
         files, true_labels, notes = images_to_classify(request.data_path, classes)
         for note in notes:
