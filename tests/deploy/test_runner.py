@@ -88,7 +88,7 @@ def test_neither_mindspore_nor_training_is_imported(bundle: Path, photographs: n
     code = (
         "import sys, json\nsys.modules['mindspore'] = None\nimport numpy as np\nfrom dvt.deploy import Cascade\n"
         f"result = Cascade({str(bundle)!r}).predict(np.load({str(tmp_path / 'images.npy')!r}))\n"
-        "bad = [m for m in sys.modules if m.startswith(('dvt.training', 'dvt.models.ca', 'dvt.early_exit.c'))]\n"
+        "bad = [m for m in sys.modules if m.startswith(('dvt.training', 'dvt.models.ca', 'dvt.early_exit.cl'))]\n"
         "assert not bad, bad\nprint(json.dumps(result.exit_index.tolist()))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
