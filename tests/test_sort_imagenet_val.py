@@ -68,11 +68,11 @@ def all_there(folder: Path) -> bool:
 @pytest.mark.parametrize("labels", [in_order, by_name, kaggle, devkit])
 def test_images_go_to_their_classes(folder, tmp_path, labels):
     done = run(folder, labels(tmp_path / "labels"))
-    assert done.returncode == 0 and done.stdout == "moved 5 images; 5 are in class folders\n", done.stderr
+    assert done.returncode == 0 and done.stdout == "moved 5 images; 5 are in folders of their classes\n", done.stderr
     assert all(image(folder / wnid, i).read_text() == str(i) for i, wnid in enumerate(WNIDS, start=1))
     assert all_there(folder) and (folder / "README").read_text() == "keep"
     again = run(folder, tmp_path / "labels")
-    assert (again.returncode, again.stdout) == (0, "moved 0 images; 5 are in class folders\n")
+    assert (again.returncode, again.stdout) == (0, "moved 0 images; 5 are in folders of their classes\n")
 
 
 def test_an_interrupted_run_is_completed(folder, tmp_path):

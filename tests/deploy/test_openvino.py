@@ -153,3 +153,18 @@ def test_nothing_is_sent_and_no_consent_is_kept(bundle: Path, tmp_path: Path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0 and done.stdout.startswith("OpenVINO"), done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_an_interrupt_after_several_cascades_is_one(bundle: Path, photographs: np.ndarray, tmp_path: Path):
+    """One core of OpenVINO serves all: else this is a segmentation fault on processors with AMX."""
+    program = (
+        "import signal, sys\nimport numpy as np\nfrom dvt.deploy import Cascade\n"
+        "from dvt.signals import interrupt_on_signals\n"
+        "first, second = (Cascade(sys.argv[1], 'openvino', threads=1) for _ in range(2))\n"
+        "for cascade in (first, second):\n    cascade.predict(np.load(sys.argv[2]))\n"
+        "del cascade, first, second\ninterrupt_on_signals()\nsignal.raise_signal(signal.SIGINT)"
+    )
+    np.save(tmp_path / "images.npy", photographs[:4])
+    command = [sys.executable, "-c", program, str(bundle), str(tmp_path / "images.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(SRC)})
+    assert "KeyboardInterrupt" in done.stderr and done.returncode == -2

@@ -44,7 +44,7 @@ ALIASES = {
 }
 
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-SOME_FAILED = "Exit code 0: all done; 1: some files could not be classified; 2: nothing was done."
+SOME_FAILED = "Exit code 0: all done; 1: some or all files could not be classified; 2: refused before the start."
 SWITCHES = ("true", "false", "yes", "no", "on", "off", "null")  # values of a key that is true or false
 
 LIMITS = {

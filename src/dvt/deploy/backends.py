@@ -1,5 +1,6 @@
 """What runs the files of a bundle. Each backend imports its runtime only when it is made."""
 
+import functools
 import importlib
 import logging
 import re
@@ -131,16 +132,22 @@ def _checked_providers(asked: str | Sequence[str] | None, there: Sequence[str]) 
     return found
 
 
-def _openvino() -> Any:
-    """The module, imported without its package `openvino_telemetry`, which would report that to its makers."""
+@functools.cache
+def _openvino() -> tuple[Any, Any]:
+    """The module, without its package `openvino_telemetry`, which would report the import to its makers, and its core.
+
+    One core for ever: one that goes takes along the stack on which signals are handled, where the processor has AMX,
+    and the next Ctrl-C is a segmentation fault (seen with 2026.4.1).
+    """
     sys.modules.setdefault("openvino_telemetry", None)
-    return _runtime("openvino", "openvino")
+    openvino = _runtime("openvino", "openvino")
+    return openvino, openvino.Core()
 
 
 def has_bfloat16() -> bool:
     """Whether this processor computes in bfloat16; OpenVINO imitates it on others."""
     named = re.search(r"\b(avx512_|amx_)?bf16\b", PROCESSOR.read_text() if PROCESSOR.exists() else "")
-    return named is not None and "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return named is not None and "BF16" in _openvino()[1].get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def require_bfloat16() -> None:
@@ -156,9 +163,9 @@ class OpenVinoBackend(Backend):
     """
 
     def __init__(self, folder: Path, graphs: GraphSet, options: RuntimeOptions) -> None:
-        openvino = _openvino()
+        openvino, core = _openvino()
         runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
-        core, settings = openvino.Core(), {"PERFORMANCE_HINT": "LATENCY"}
+        settings = {"PERFORMANCE_HINT": "LATENCY"}
         settings["INFERENCE_PRECISION_HINT"] = "bf16" if options.precision == "bfloat16" else "f32"
         if options.threads:
             settings["INFERENCE_NUM_THREADS"] = options.threads

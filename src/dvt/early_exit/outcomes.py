@@ -18,7 +18,7 @@ from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.decisions import confidence
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
-from dvt.errors import ConfigError, DataError, listing, work_begun
+from dvt.errors import ConfigError, DataError, listing, reason_of, work_begun
 from dvt.safe_files import explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
@@ -171,10 +171,12 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
             arrays = {name: file[name] for name in names if name != "probabilities"}
-    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {reason_of(error)}") from error
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path} is not a predictions file (damaged, not of np.savez, or with Python objects); give "
-            f"{PREDICTIONS_FILE} of an evaluation, or a file with {ANY_NETWORK}"
+            f"{path} is not a predictions file, or only part of one; give {PREDICTIONS_FILE} of an evaluation, or a "
+            f"file of np.savez with {ANY_NETWORK}"
         ) from error
     if twice := {name for name in names if names.count(name) > 1}:
         raise DataError(f"{path} holds {listing(twice)} more than once; write it again with np.savez")
