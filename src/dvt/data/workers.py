@@ -124,9 +124,11 @@ class Workers:
         chunk = max(task.chunk, math.ceil(len(task) / (PARTS_PER_WORKER * count)))
         starts = range(0, len(task), chunk)
         parts = (tuple(column[start : start + chunk] for column in task.columns) for start in starts)
-        with _signals_held():
-            if kind not in self._pools:
+        if kind not in self._pools:
+            # Held apart from what follows: Python starts its tracker of semaphores here, and then lets signals through.
+            with _signals_held():
                 self._pools[kind] = _pool(kind, count)
+        with _signals_held():
             return [self._pools[kind].submit(task.make, *part) for part in parts]
 
 
