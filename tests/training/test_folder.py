@@ -4,6 +4,7 @@ import contextlib
 import errno
 import logging
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,7 @@ def test_a_start_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: pyt
         logging.getLogger("dvt").info("late, with a file name that is not UTF-8: \udcff")
     lines = (tmp_path / "new" / "run" / "train.log").read_text(encoding="utf-8").splitlines()
     assert [line.rpartition("INFO ")[2][:4] for line in lines] == ["earl", "late"]
+    assert all(re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO ", line) for line in lines)
 
 
 def test_the_best_few_epochs_are_kept(tmp_path: Path) -> None:

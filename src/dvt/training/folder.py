@@ -117,7 +117,9 @@ class RunFolder:
             with explained(self.path / CONFIG_FILE):
                 save_config(replace(self._config, resume=False), self.path / CONFIG_FILE)
             with explained(self.path / LOG_FILE, ConfigError):
-                self._log.setTarget(_LogFile(self.path / LOG_FILE, encoding="utf-8", errors="backslashreplace"))
+                file = _LogFile(self.path / LOG_FILE, encoding="utf-8", errors="backslashreplace")
+            file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            self._log.setTarget(file)
             self._log.capacity = 1  # from now on nothing waits
             self._log.flush()
 
@@ -180,8 +182,6 @@ class RunFolder:
 
 class _LogFile(logging.FileHandler):
     """Stops when the file cannot be written (the disk is full): then only the console shows what is logged."""
-
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is Python's
         self.addFilter(lambda record: False)
