@@ -32,7 +32,7 @@ def run(argv: Sequence[str], prog: str) -> None:
     if options.variant not in (None, *list_models()) and (path.suffix in (".ckpt", ".safetensors") or path.exists()):
         if keys or given["config"]:
             raise ConfigError(f"{options.variant} says itself of which model it is; leave out the other keys")
-        (_describe_bundle if (path / "manifest.json").is_file() else _describe_checkpoint)(str(path))
+        _describe_file(path)
         return
     if options.variant is not None:
         keys["model.name"] = options.variant
@@ -47,22 +47,19 @@ def run(argv: Sequence[str], prog: str) -> None:
     print(describe_model(config.model.resolve(classes, channels)))
 
 
-def _describe_checkpoint(path: str) -> None:
+def _describe_file(path: Path) -> None:
     from dvt.checkpoint.native import read_checkpoint
+    from dvt.deploy.manifest import MANIFEST_FILE, read_manifest
     from dvt.early_exit.budgets import Choice
-    from dvt.models.cost import describe_model
-
-    loaded = read_checkpoint(path)
-    choice = Choice.from_metadata(loaded.metadata)
-    print(describe_model(loaded.model), *(choice.describe() if choice else ["no thresholds are stored"]), sep="\n")
-
-
-def _describe_bundle(folder: str) -> None:
-    from dvt.deploy.manifest import read_manifest
     from dvt.early_exit.decisions import thresholds_text
     from dvt.models.cost import describe_model
 
-    manifest = read_manifest(folder)
+    if not (path / MANIFEST_FILE).is_file():
+        loaded = read_checkpoint(path)
+        choice = Choice.from_metadata(loaded.metadata)
+        print(describe_model(loaded.model), *(choice.describe() if choice else ["no thresholds are stored"]), sep="\n")
+        return
+    manifest = read_manifest(path)
     print(describe_model(manifest.model))
     for graph_format in manifest.graphs:
         print(f"settings of {graph_format}:")
