@@ -93,13 +93,7 @@ def fetch_fashion_mnist(folder: Path, tried: Sequence[str] = (), base_urls: Sequ
             for name in missing_files(folder):
                 url = f"{base.rstrip('/')}/{name}.gz"
                 log.info("downloading %s", url)
-                with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
-                    total = int(answer.headers.get("Content-Length") or 0) or None
-                    content = b""
-                    with progress(total=total, unit="B", unit_scale=True, desc=name) as bar:
-                        while len(content) <= MOST_BYTES and (part := answer.read(2**16)):
-                            content += part
-                            bar.update(len(part))
+                content = _downloaded(url, name)
                 values = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_BYTES + 1)
                 if hashlib.sha256(values).hexdigest() != SHA256[name]:
                     raise ValueError("the content is not that of Fashion-MNIST (wrong SHA-256)")
@@ -115,6 +109,17 @@ def fetch_fashion_mnist(folder: Path, tried: Sequence[str] = (), base_urls: Sequ
         f" with 'sudo apt-get install dataset-fashion-mnist', or put {', '.join(f'{name}.gz' for name in SHA256)} into"
         " a folder and give it as data.path"
     )
+
+
+def _downloaded(url: str, name: str) -> bytes:
+    content = b""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
+        total = int(answer.headers.get("Content-Length") or 0) or None
+        with progress(total=total, unit="B", unit_scale=True, desc=name) as bar:
+            while len(content) <= MOST_BYTES and (part := answer.read(2**16)):
+                content += part
+                bar.update(len(part))
+    return content
 
 
 def read_part(folder: Path, part: str) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
