@@ -113,17 +113,19 @@ def remeasured(
     found: dict[str, Setting] = {}
     for name, setting in settings.items():
         exits = {"float32": early_exit.assign_exits(scores["float32"], setting.values)}
-        # Half an image more, because `find_thresholds` rounds the product of share and number down.
-        shares = (np.bincount(exits["float32"], minlength=num_exits) + 0.5) / count
-        thresholds = early_exit.find_thresholds(scores["this"], shares)
         certificate, reason = None, setting.not_certified
         if setting.certificate:
             try:
                 outcomes = CalibrationSet(scores["this"], classes["this"], cumulative_gmacs, labels)
                 certificate = _certified_again(setting.certificate, outcomes, certified)
-                thresholds = certificate.thresholds
             except (ConfigError, DataError) as error:
                 reason = str(error)
+        if certificate:
+            thresholds = certificate.thresholds
+        else:
+            # Half an image more, because `find_thresholds` rounds the product of share and number down.
+            shares = (np.bincount(exits["float32"], minlength=num_exits) + 0.5) / count
+            thresholds = early_exit.find_thresholds(scores["this"], shares)
         exits["this"] = early_exit.assign_exits(scores["this"], thresholds)
         cost = float(np.asarray(cumulative_gmacs)[exits["this"]].mean())
         accuracies = None
