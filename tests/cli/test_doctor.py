@@ -44,6 +44,20 @@ def test_a_broken_mindspore_is_said(tmp_path: Path, content: str):
     assert any("shared memory" in each for each in said)
 
 
+def test_runtimes_report_nothing_to_their_makers(tmp_path: Path):
+    """What `dvt.deploy` switches off is off where they are tried, too."""
+    switches = {
+        "onnxruntime": "import os\n__version__ = os.environ['ORT_DISABLE_TELEMETRY']\nget_available_providers = list",
+        "openvino": "import sys, types\n__version__ = sys.modules['openvino_telemetry']\n"
+        "Core = lambda: types.SimpleNamespace(available_devices=[])",
+    }
+    for package in ("mindspore", "torch", *switches):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text(switches.get(package, "raise ImportError('x')"))
+    said = doctor_says([tmp_path], DVT_KERNELS="0").stdout
+    assert "ok    ONNX Runtime: 1 []\n" in said and "ok    OpenVINO: None []\n" in said
+
+
 def test_what_is_missing_is_needed_or_optional(monkeypatch: pytest.MonkeyPatch):
     def missing(package: str) -> str:
         raise doctor.PackageNotFoundError

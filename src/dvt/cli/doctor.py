@@ -31,6 +31,7 @@ LIBRARIES = {  # package -> how messages call it, what is asked of the module `m
     "openvino": ("OpenVINO", "m.Core().available_devices", "pip install 'dvt-mindspore[openvino]'", False),
     "torch": ("PyTorch", "m.version.cuda or 'CPU'", "pip install 'dvt-mindspore[convert]'", False),
 }
+RUNTIMES = ("onnxruntime", "openvino")  # `dvt.deploy` keeps them from reporting to their makers
 
 
 @dataclass
@@ -57,7 +58,8 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     remedy = "MindSpore has wheels for Python 3.10 to 3.12: make an environment with one of these"
     yield state, f"Python {platform.python_version()}, {sys.executable}", remedy
     for package, (name, asked, remedy, needed) in LIBRARIES.items():
-        said, error = _tried(f"import {package} as m; print(m.__version__, {asked})")
+        first = "import dvt.deploy; " if package in RUNTIMES else ""
+        said, error = _tried(f"{first}import {package} as m; print(m.__version__, {asked})")
         try:
             there = version(package)
         except PackageNotFoundError:

@@ -6,6 +6,7 @@ and imports only the one it is asked for. A reader of the code starts at `manife
 """
 
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dvt.deploy.recalibration import remeasure
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleOptions", "Cascade", "Predictions", "export_bundle", "remeasure"]
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it once, when it is imported
+# ONNX Runtime and OpenVINO report to their makers when they are imported, but for this.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+sys.modules.setdefault("openvino_telemetry", None)
 
 
 def __getattr__(name: str) -> Any:

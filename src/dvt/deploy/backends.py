@@ -4,7 +4,6 @@ import functools
 import importlib
 import logging
 import re
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -134,12 +133,8 @@ def _checked_providers(asked: str | Sequence[str] | None, there: Sequence[str]) 
 
 @functools.cache
 def _openvino() -> tuple[Any, Any]:
-    """The module, without its package `openvino_telemetry`, which would report the import to its makers, and its core.
-
-    One core for ever: one that goes takes along the stack on which signals are handled, where the processor has AMX,
-    and the next Ctrl-C is a segmentation fault (seen with 2026.4.1).
-    """
-    sys.modules.setdefault("openvino_telemetry", None)
+    """The module and its core, one for ever: a core that goes takes along the stack on which signals are handled where
+    the processor has AMX, and the next Ctrl-C is a segmentation fault (seen with 2026.4.1)."""
     openvino = _runtime("openvino", "openvino")
     return openvino, openvino.Core()
 
