@@ -1,5 +1,6 @@
 """Fixtures shared by all tests. MindSpore is imported only by those that need it."""
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fuzzing (with -m soak)")
     group.addoption("--fuzz-seconds", type=float, default=600.0, help="seconds per target (default: 600)")
     group.addoption("--fuzz-seed", type=int, default=0, help="which cases are made (default: 0)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Commands that other tests ran in this process set the level for good, as in a process of their own."""
+    logging.getLogger("dvt").setLevel(logging.NOTSET)
 
 
 def _in_mode(name: str) -> Iterator[None]:

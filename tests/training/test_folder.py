@@ -159,7 +159,6 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
 def test_a_start_that_is_refused_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was logged before the checks were passed is in the log of a run that begins."""
     monkeypatch.setattr(logging.getLogger("dvt"), "propagate", False)  # test processes send each other UTF-8 alone
-    monkeypatch.setattr(logging.getLogger("dvt"), "level", logging.INFO)  # commands of other tests leave theirs
     config = config_for(tmp_path / "new" / "run")
     with pytest.raises(ConfigError, match="faulty"), opened(config):
         logging.getLogger("dvt").info("early")
