@@ -1,11 +1,13 @@
 """Images per second, peak memory and step time of training, each case in a process of its own.
 
     python benchmarks/training.py --cases dvt_t2t_vit_12 quickstart --recompute both --json out.json
+    python benchmarks/training.py --cases dvt_deit_small --against "python other.py"
 
 A case is a variant (batch 8 at 224x224, 1000 classes) or "quickstart" (batch 64, the model of config/quickstart.yaml).
 Peak memory is the largest resident set of a process that trains and does nothing else. Times are medians of interleaved
 rounds. The step is broken down by graphs of its parts: the forward pass in training mode with all losses, the same with
 gradients, and the whole step, whose rest is optimizer, moving average and checks; shares are differences of these.
+--against names another command that is run once per round and prints its images per second as its last word.
 """
 
 import argparse
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from side_by_side import seconds_of
+from side_by_side import rate_of_other, seconds_of
 
 from dvt.config import TrainSection
 from dvt.config.files import load_config
@@ -35,6 +37,7 @@ def main() -> int:
     parser.add_argument("--amp_level", default="O0", choices=("O0", "O1", "O2"))
     parser.add_argument("--recompute", default="off", choices=("off", "on", "both"))
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", metavar="COMMAND", help="another command to run in turn")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)  # measure in this process
     arguments = parser.parse_args()
@@ -48,6 +51,8 @@ def main() -> int:
             command += ["--amp_level", arguments.amp_level, "--rounds", str(arguments.rounds)]
             if arguments.batch_size:
                 command += ["--batch_size", str(arguments.batch_size)]
+            if arguments.against:
+                command += ["--against", arguments.against]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(done.stdout.splitlines()[-1]))
             print(table(rows[-1:], header=len(rows) == 1), flush=True)
@@ -106,8 +111,12 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, float | str]:
         lambda: gradients(images, labels, noise_key)[0][1].asnumpy(),
         lambda: step(images, labels).asnumpy(),
     )
-    forward, gradient, whole = median_seconds(ways, arguments.rounds)
-    return {
+    others = []
+    if arguments.against:
+        ways += (lambda: others.append(rate_of_other(arguments.against)),)
+    forward, gradient, whole = median_seconds(ways, arguments.rounds)[:3]
+    compared = {"times_the_other": batch_size / whole / float(np.median(others[1:]))} if others else {}
+    return compared | {
         "case": case,
         "batch_size": batch_size,
         "amp_level": arguments.amp_level,
@@ -136,14 +145,14 @@ def table(rows: list[dict], header: bool) -> str:
     if header:
         lines.append(
             f"{'case':<16} {'batch':>5} {'amp':>4} {'recompute':>9} {'img/s':>8} {'step ms':>8} {'forward':>8} "
-            f"{'backward':>8} {'update':>7} {'peak GiB':>9} {'compile s':>9}"
+            f"{'backward':>8} {'update':>7} {'peak GiB':>9} {'compile s':>9} {'times other':>11}"
         )
     for row in rows:
         lines.append(
             f"{row['case']:<16} {row['batch_size']:>5} {row['amp_level']:>4} {row['recompute']:>9} "
             f"{row['images_per_second']:>8.2f} {row['step_ms']:>8.0f} {row['forward_ms']:>8.0f} "
             f"{row['backward_ms']:>8.0f} {row['update_ms']:>7.0f} {row['peak_gib']:>9.2f} "
-            f"{row['compile_seconds']:>9.1f}"
+            f"{row['compile_seconds']:>9.1f} {row.get('times_the_other', float('nan')):>11.2f}"
         )
     return "\n".join(lines)
 
