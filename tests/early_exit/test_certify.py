@@ -107,6 +107,22 @@ def test_candidates_see_the_first_part_only():
     assert not np.array_equal(one.worse, two.worse)
 
 
+def test_scores_that_a_smooth_model_does_not_fit():
+    """Rounded scores below which answers change, and above which none does: the limit is used up all the same."""
+    rng, spent = np.random.default_rng(3), []
+    labels, scores = rng.integers(10, size=8000), np.round(rng.random((3, 8000)), 1)
+    changed = (scores < 0.45) & (rng.random((3, 8000)) < 0.8) & (np.arange(3) < 2)[:, None]
+    pool = CalibrationSet(scores, np.where(changed, (labels + 1) % 10, labels), COSTS, labels)
+    for draw in range(10):
+        tried = try_candidates(pool.at(rng.integers(8000, size=2000)), "changes", 5, 0.05, seed=draw)
+        row = tried.candidates.thresholds[tried.passed - 1]
+        costs = [COSTS[assign_exits(pool.scores, each)].mean() for each in tried.candidates.thresholds]
+        assert costs[0] < COSTS[-1] and np.diff(costs).max() < 0.05 * COSTS[-1]  # from dear to cheap
+        assert population_loss(pool, row, "changes") <= 5
+        spent.append(costs[tried.passed - 1] / COSTS[-1])
+    assert np.mean(spent) < 0.4  # 0.55 with the candidates of the model alone
+
+
 def test_changes_need_no_labels():
     calibration = images(1000)
     plain = CalibrationSet(calibration.scores, calibration.predicted, COSTS)

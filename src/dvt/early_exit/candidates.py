@@ -4,6 +4,7 @@ The guarantee does not need the search to be right: poor candidates, or a poor o
 letters: K exits, n images, P candidates.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
@@ -15,7 +16,7 @@ from dvt.errors import ConfigError, DataError
 
 Risk = Literal["accuracy_drop", "regressions", "changes"]
 FIRST_SHARE = 0.35  # of the images, to find candidates on
-MOST = 40  # candidates
+MOST = 40  # candidates by what is expected, and as many by what is observed
 _CAUTION = 1.25  # standard errors that a candidate's expected loss is raised by
 _BEYOND = 1.5  # times the limit: candidates whose raised loss is larger are not tried
 _CELLS, _FINEST = 10_000, 200  # grid points in all; of one threshold
@@ -109,23 +110,36 @@ def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int
 
     They are those on a grid that no other one beats in cost and in expected loss. So that luck is not preferred, an
     image's loss is replaced by what a smooth model expects from its scores, and the sum is raised by some standard
-    errors of both parts, since a loss that varies less passes its test sooner.
+    errors of both parts, since a loss that varies less passes its test sooner. If the last of them shows less than the
+    limit all the same, the model does not fit, and cheaper ones follow by the losses that are observed.
     """
     scores, losses, costs = np.asarray(first.scores), first.losses(risk), np.asarray(first.costs, np.float64)
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # NEVER is beyond float16
     n, early = scores.shape[1], range(len(scores) - 1)
     grid = ThresholdGrid(scores, _CELLS, _FINEST)
     cost = sum(each * grid.leaving_at(k) / n for k, each in enumerate(costs))
-    worse, better = (
-        sum(grid.leaving_at(k, _expected(scores[: k + 1], sign * losses[k] > 0)) / n for k in early) for sign in (1, -1)
-    )
-    raised = np.maximum(worse - better, 0) + _CAUTION * np.sqrt((worse + better + 1 / n) * (1 / n + 1 / tested))
 
+    def shares(chance: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Of every combination: worse, better, and the loss raised by some standard errors of both parts."""
+        worse, better = (
+            sum(grid.leaving_at(k, chance(scores[: k + 1], sign * losses[k] > 0)) / n for k in early)
+            for sign in (1, -1)
+        )
+        error = np.sqrt((worse + better + 1 / n) * (1 / n + 1 / tested))
+        return worse, better, np.maximum(worse - better, 0) + _CAUTION * error
+
+    worse, better, raised = shares(_expected)
     order = undominated(-cost, raised)
     order = order[cost[order] < costs[-1] * (1 - 1e-9)]  # what never leaves early needs no test
     order = order[raised[order] <= max(_BEYOND * limit, raised[order[0]])]
     spread = np.linspace(raised[order[0]], raised[order[-1]], MOST)
     kept = order[np.unique(np.searchsorted(raised[order], spread, side="right") - 1)]
+
+    observed = shares(lambda _, event: event)[2]
+    if observed[kept[-1]] <= limit:
+        more = undominated(-cost, observed)
+        more = more[(cost[more] < cost[kept[-1]]) & (observed[more] <= _BEYOND * limit)]
+        kept = np.append(kept, more[np.unique(np.linspace(0, len(more) - 1, MOST).astype(int))] if len(more) else more)
     return Candidates(grid.rows(kept), worse[kept], better[kept])
 
 
