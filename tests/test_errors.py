@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dvt.cli import main as cli
@@ -29,6 +30,7 @@ def clumsy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("folder", "images", "bundle"):
         (tmp_path / name).mkdir()
+    np.savez(tmp_path / "arrays.npz", labels=np.arange(3))
     (tmp_path / "bundle" / "manifest.json").write_text("{}")
     for name in ("empty.ckpt", "empty.yaml"):
         (tmp_path / name).touch()
@@ -68,18 +70,20 @@ COMMANDS = [
     ("eval", "checkpoint", "`dvt eval --help`"),
     ("eval --checkpoint folder", "folder is a folder", "There is none in folder"),
     ("eval --checkpoint non.ckpt", "non.ckpt", "empty.ckpt, text.ckpt"),
-    ("eval --checkpoint text", "text is not a MindSpore checkpoint", "copy it again"),
-    ("eval --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("eval --checkpoint text", "text is not a checkpoint but a text file", "copy it again"),
+    ("eval --checkpoint text.ckpt", "text.ckpt is not a checkpoint but a text file", "copy it again"),
+    ("eval arrays.npz", "arrays.npz is not a checkpoint but a file of NumPy arrays", "`dvt thresholds arrays.npz`"),
     ("eval --checkpoint empty.ckpt", "empty.ckpt is empty", "copy or save it again"),
     ("export", "checkpoint", "`dvt export --help`"),
     ("export --checkpoint text.ckpt --format ONX", "'ONX'", "choose from MINDIR, ONNX"),
-    ("export --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("export --checkpoint text.ckpt", "text.ckpt is not a checkpoint but a text file", "copy it again"),
     ("predict", "images", "`dvt predict --help`"),
     ("predict images", "the folder images holds no images", "files must end in .jpg"),
     ("predict text --topp 3", "--topp", "did you mean '--top'?"),
-    ("predict text --checkpoint text.ckpt", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("predict text --checkpoint text.ckpt", "text.ckpt is not a checkpoint but a text file", "copy it again"),
     ("thresholds folder", "folder/predictions.npz", "`dvt eval` writes"),
-    ("thresholds text.npz", "text.npz is not a predictions file", "or only part of one"),
+    ("thresholds text.npz", "text.npz is not a predictions file", "but a text file that begins with"),
+    ("thresholds arrays.npz", "arrays.npz lacks confidence, predicted, cost: it holds labels", "(K exits, n images)"),
     ("report non.ckpt --output report", "non.ckpt", "Checkpoints in ."),
     ("info dvt_deit_smal", "'dvt_deit_smal'", "did you mean"),
     ("infer", "bundle, data_path", "`dvt infer --help`"),
@@ -90,7 +94,8 @@ COMMANDS = [
     ("infer bundle images --backend onx", "'onx'", "choose from"),
     ("convert", "input, output", "`dvt convert --help`"),
     ("convert non.pth out.ckpt", "non.pth", "there is no"),
-    ("convert text.ckpt out.pth.tar --to-pytorch", "text.ckpt is not a MindSpore checkpoint", "copy it again"),
+    ("convert text.pth out.ckpt", "text.pth is not a checkpoint but a text file", "'some notes: ['; copy it again"),
+    ("convert text.ckpt out.pth.tar --to-pytorch", "text.ckpt is not a checkpoint but a text file", "copy it again"),
     ("convert a b --to-pytorch --weights k", "--weights is for PyTorch files", "one set of weights"),
     ("records", "data_path, output", "--help` shows how to call it"),
     ("records nowhere out", "nowhere is not a folder", "holds train/CLASS/"),

@@ -5,6 +5,7 @@ How they survive kills and full disks is tested in tests/reliability.
 
 import errno
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from dvt.errors import ConfigError, DVTError
 from dvt.safe_files import (
     HELD,
+    content_of,
     explained,
     held,
     put_in_place,
@@ -96,3 +98,32 @@ def test_every_refusal_of_the_system_says_what_to_do(number: int, to_do: str, tm
 def test_the_space_is_told_where_the_folder_is_yet_to_be_made(tmp_path: Path):
     message = write_failure(tmp_path / "new" / "file", OSError(errno.ENOSPC, "No space left on device"))
     assert f"MiB are free in {tmp_path};" in message
+
+
+@pytest.mark.parametrize(
+    ("start", "kind", "words"),
+    [
+        (b"", "empty", "empty"),
+        (b"\n\n# Notes\n\nof mine", "text", "begins with '# Notes'"),
+        ("\ufeffZusammenfassung: größer".encode(), "text", "'Zusammenfassung"),
+        (b"x" + "é".encode() * 400, "text", "begins with 'xé"),  # longer than what is looked at, and cut in a character
+        (b"x" + b"\xe9", "", ""),
+        (b"\x0a\xa8\x02\x0a\x11\x65exits.0", "MindSpore", "MindSpore checkpoint"),
+        (b"\x80\x02}q\x00", "PyTorch", "PyTorch"),
+        (b"PK\x03\x04", "PyTorch", "PyTorch"),  # cut short
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "other", "a PNG image"),
+        (b"\x40\0\0\0\0\0\0\0{", "safetensors", "safetensors"),
+        (bytes(8), "", ""),
+    ],
+)
+def test_what_a_file_is_by_its_content(start: bytes, kind: str, words: str, tmp_path: Path):
+    (tmp_path / "file").write_bytes(start)
+    found = content_of(tmp_path / "file")
+    assert found.kind == kind and words in found.described
+
+
+def test_archives_are_known_by_their_first_file(tmp_path: Path):
+    for name, kind in (("labels.npy", "arrays"), ("model/data.pkl", "PyTorch"), ("[Content_Types].xml", "other")):
+        with zipfile.ZipFile(tmp_path / "archive", "w") as archive:
+            archive.writestr(name, "content")
+        assert content_of(tmp_path / "archive").kind == kind

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_a_rank_outside_the_job_is_refused(folder: Path) -> None:
     done = dry_run(folder, "8", RANK_ID="8")
     assert done.returncode == 2
     assert "RANK_ID is 8; of 8 card(s) it must be 0 to 7" in done.stderr
+
+
+def test_what_cannot_be_simulated_is_refused_at_once(folder: Path) -> None:
+    done = dry_run(folder, "8", DEVICE_TARGET="CPU")
+    assert done.returncode == 2
+    assert "a dry run simulates Ascend cards, and --device_target is CPU" in done.stderr
+    shutil.rmtree(folder / "images" / "train")
+    done = dry_run(folder, "8")
+    assert done.returncode == 2
+    assert "images has no folder train/" in done.stderr and "dry run: rank" not in done.stderr
 
 
 def test_the_first_error_has_its_place() -> None:

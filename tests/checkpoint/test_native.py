@@ -186,7 +186,10 @@ def test_a_flipped_bit(saved, place):
     ("content", "message"),
     [
         (b"", "is empty"),
-        (b"some notes " * 100, "not a MindSpore checkpoint"),
+        (b"some notes " * 100, "not a checkpoint but a text file that begins with 'some notes"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "begins with 'version https://git-lfs"),
+        (b"\xffsome notes" + bytes(100), "not a MindSpore checkpoint"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(100), "not a checkpoint but a PNG image"),
         (b"PK\x03\x04" + bytes(100), "dvt convert .*init_checkpoint"),
         (b"\x80\x02" + bytes(100), "dvt convert .*init_checkpoint"),
         (bytes(8) + b"{" + bytes(100), "is a safetensors file"),

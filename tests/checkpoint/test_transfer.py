@@ -208,7 +208,7 @@ def test_other_files_and_missing_ones_are_refused(tmp_path: Path):
     (tmp_path / "weights.npz").write_bytes(b"something else")
     (tmp_path / "weights.safetensors").write_bytes((40).to_bytes(8, "little") + b"{" + bytes(80))
     for name, words in (
-        ("weights.npz", "is not a MindSpore checkpoint"),
+        ("weights.npz", "is not a checkpoint but a text file"),
         ("weights.safetensors", "is a safetensors file that cannot be read"),
         ("a.ckpt", r"there is no checkpoint .*a\.ckpt"),
         (".", "is a folder"),

@@ -269,8 +269,12 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
-        ({"cost": None}, [], "lacks cost; it needs confidence"),
-        ({"confidence": None, "predicted": None}, [], "lacks confidence and predicted"),
+        ({"cost": None}, [], "lacks cost: it holds confidence, predicted, labels, not confidence (K exits"),
+        (
+            {"confidence": None, "predicted": None},
+            [],
+            "lacks confidence, predicted: it holds cost, labels, not",
+        ),
         ({"predicted": ANY["predicted"].astype(float)}, [], "predicted has type float64"),
         ({"labels": ANY["labels"].astype(str)}, [], "labels has type <U"),
         ({"labels": ANY["labels"][1:]}, [], " labels ("),
@@ -282,6 +286,8 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
         ({}, ["--max-accuracy-drop", "200"], "at least 0 and at most 100"),
         ({}, ["--budget-gmacs", "1"], "--budget_gmacs has no effect"),
         ({}, ["--confidence", "none"], "--confidence none has no effect"),
+        ({}, ["--on-uncertified", "warn"], "certified thresholds or none"),
+        ({}, ["--max-accuracy-drop", "0.01", "--on-uncertified", "fail"], "cannot certify a limit of 0.01 points"),
         ({}, ["--confidence", "95"], "eval.confidence is 95.0"),
     ],
 )

@@ -18,6 +18,7 @@ import numpy as np
 
 from dvt.errors import CheckpointError, ConfigError, listing, reason_of
 from dvt.models.variants import ModelConfig
+from dvt.safe_files import content_of
 from dvt.value_checks import Bounds, from_plain
 
 if TYPE_CHECKING:
@@ -135,25 +136,26 @@ def weights_file(path: Path) -> Path:
 
 
 def kind_of(path: Path) -> str:
-    """ "MindSpore", "PyTorch", "dvt safetensors" (with our metadata), "safetensors" or "unknown", by the content of a
-    file, whatever its name. Raises CheckpointError for a folder, and a file that is missing, empty or cannot be read.
+    """ "MindSpore", "PyTorch", "dvt safetensors" (with our metadata), "safetensors" or "" for what is not known, by the
+    content of a file, whatever its name. Raises CheckpointError for a folder, a file that is missing, empty or cannot
+    be read, and for one that is known to be something else.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(9)
+        kind, described = content_of(path)
     except IsADirectoryError:
         raise CheckpointError(f"{path} is a folder, not a checkpoint.{_nearby(path)}") from None
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
-    if not start:
+    if kind == "empty":
         raise CheckpointError(f"the checkpoint {path} is empty, cut short or damaged; copy or save it again")
-    if start.endswith(b"{") and len(start) == 9:
-        return "dvt safetensors" if METADATA_KEY in read_safetensors(path, texts_alone=True).texts else "safetensors"
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return "PyTorch"
-    return "MindSpore" if start.startswith(b"\n") else "unknown"
+    if kind == "safetensors":
+        return "dvt safetensors" if METADATA_KEY in read_safetensors(path, texts_alone=True).texts else kind
+    if kind not in ("PyTorch", "MindSpore", ""):
+        use = f"`dvt thresholds {path}` reads predictions" if kind == "arrays" else "copy it again, or give another"
+        raise CheckpointError(f"{path} is not a checkpoint but {described}; {use}")
+    return kind
 
 
 def _nearby(folder: Path) -> str:

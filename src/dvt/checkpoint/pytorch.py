@@ -211,6 +211,11 @@ def _as_stated(path: Path) -> Path | io.BytesIO:
             return path
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
+        if any(part.filename.endswith("/constants.pkl") for part in parts):
+            raise CheckpointError(
+                f"{path} is a TorchScript program, of which nothing is run. Save its weights alone: "
+                "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+            )
         stated, size = sum(part.file_size for part in parts), path.stat().st_size
         if stated > size or any(part.compress_type for part in parts):
             raise CheckpointError(

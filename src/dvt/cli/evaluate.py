@@ -111,13 +111,15 @@ def thresholds(argv: Sequence[str], prog: str) -> None:
         "--KEY stands for --eval.KEY; keys that run a model have no effect here. The file may also be of any other "
         "network: docs/certified.md. Each answer holds by itself: asking often and keeping the best spends the promise."
     )
-    options, _ = Parser(prog, ThresholdOptions, epilog=text).parse(argv)
+    options, given = Parser(prog, ThresholdOptions, epilog=text).parse(argv)
     if options.eval.temperature_scaling:
         raise ConfigError("temperatures are fitted by the evaluation; run it with --eval.temperature_scaling")
     from dvt.early_exit.outcomes import StoredPredictions, read_arrays
 
     arrays = read_arrays(options.predictions)
     if "cumulative_gmacs" not in arrays:
+        if given.get("eval.on_uncertified") == "warn":
+            raise ConfigError("another network has certified thresholds or none; leave --on-uncertified warn out")
         return _of_any_network(arrays, options)
     from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
 

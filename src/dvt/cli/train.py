@@ -87,6 +87,9 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
     )
     options, given = parser.parse(argv)
     options.dry_run |= "MS_SIMULATION_LEVEL" in os.environ  # MindSpore's own way to ask for one
+    if options.dry_run and given.get("device_target") in ("CPU", "GPU"):
+        target = given["device_target"]
+        raise ConfigError(f"a dry run simulates Ascend cards, and --device_target is {target}; leave one of them out")
     if options.largest_batch and not options.dry_run:
         raise ConfigError("--largest_batch belongs to --dry_run; give both")
     if given.get("resume") and "output" in given and not given["config"]:
@@ -102,13 +105,17 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
     """Compiles for rank RANK_ID (0) of so many cards (RANK_SIZE, 1), prints the report, and returns the exit code.
 
     With `largest`, also looks for the largest batch that fits into a card's memory. Raises ConfigError for what no run
-    could start with, and DeviceError where no card can be simulated.
+    could start with, DataError for data that is missing, and DeviceError where no card can be simulated.
     """
     cards, rank = cards or whole_number(variables, "RANK_SIZE", 1), whole_number(variables, "RANK_ID", 0)
     if cards < 1:
         raise ConfigError(f"RANK_SIZE is {cards}; it must be the number of cards, 1 or more")
     if not 0 <= rank < cards:
         raise ConfigError(f"RANK_ID is {rank}; of {cards} card(s) it must be 0 to {cards - 1}")
+    from dvt.data import load_splits
+
+    config.model.check()
+    load_splits(config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing)
     origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"
     log.info("dry run: rank %d of %d simulated Ascend card(s), %s; compiling takes minutes", rank, cards, origin)
     with tempfile.TemporaryDirectory(prefix="dvt-dry-run-") as folder:

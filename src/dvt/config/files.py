@@ -19,7 +19,7 @@ import yaml
 
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, did_you_mean, listing
-from dvt.safe_files import replacing
+from dvt.safe_files import content_of, replacing
 from dvt.value_checks import check_value
 
 RETIRED = {"jit_level": {"O2": "auto"}}
@@ -79,7 +79,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"cannot read the configuration file {path}: {error.strerror}; give another, or change its permissions"
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"the configuration file {path} is not UTF-8 text; save it as UTF-8") from None
+        what = content_of(path).described
+        remedy = f" but {what}; give another file" if what else "; save it as UTF-8"
+        raise ConfigError(f"the configuration file {path} is not UTF-8 text{remedy}") from None
     except yaml.MarkedYAMLError as error:
         where = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
         reason = ", ".join(filter(None, (error.context, error.problem)))

@@ -19,7 +19,7 @@ from dvt.early_exit.decisions import confidence
 from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
 from dvt.early_exit.search import Frontier, SearchName, find_frontier
 from dvt.errors import ConfigError, DataError, listing, reason_of, work_begun
-from dvt.safe_files import explained, replacing
+from dvt.safe_files import content_of, explained, replacing
 
 PREDICTIONS_FILE = "predictions.npz"
 ANY_NETWORK = (
@@ -174,8 +174,10 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason_of(error)}") from error
     except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        kind, described = content_of(path)
+        what = f"but {described}" if kind not in ("arrays", "") else "or only part of one"
         raise DataError(
-            f"{path} is not a predictions file, or only part of one; give {PREDICTIONS_FILE} of an evaluation, or a "
+            f"{path} is not a predictions file, {what}; give {PREDICTIONS_FILE} of an evaluation, or a "
             f"file of np.savez with {ANY_NETWORK}"
         ) from error
     if twice := {name for name in names if names.count(name) > 1}:
@@ -190,7 +192,7 @@ def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
         if name in arrays and arrays[name].dtype.kind not in kind:
             raise DataError(f"{path}: {name} has type {arrays[name].dtype}; the file needs {ANY_NETWORK}")
     if missing := [name for name in kinds if name not in arrays and name != "labels"]:
-        raise DataError(f"{path} lacks {' and '.join(missing)}; it needs {ANY_NETWORK}")
+        raise DataError(f"{path} lacks {listing(missing)}: it holds {listing(arrays) or 'nothing'}, not {ANY_NETWORK}")
     found = {name: arrays[name].shape for name in kinds if name in arrays}
     exits, images = shape = (*found["confidence"], 0, 0)[:2]
     if found != {name: {"cost": (exits,), "labels": (images,)}.get(name, shape) for name in found}:
