@@ -4,6 +4,7 @@
     python benchmarks/coverage.py quickstart --predictions runs/quickstart/report --draws 1000
     python benchmarks/coverage.py emoji      # from results/runs
     python benchmarks/coverage.py at_the_bound
+    python benchmarks/coverage.py band
     python benchmarks/coverage.py shifted --predictions runs/quickstart/report
     python benchmarks/coverage.py audit
 
@@ -33,7 +34,7 @@ PAYING = (3, 5)  # dress and sandal, which gain most from the last exit
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("quickstart", "emoji", "at_the_bound", "shifted", "audit"))
+    parser.add_argument("what", choices=("quickstart", "emoji", "at_the_bound", "band", "shifted", "audit"))
     parser.add_argument("--predictions", default="runs/quickstart/report", help="predictions.npz or its folder")
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
@@ -50,6 +51,8 @@ def rows(arguments: argparse.Namespace) -> Iterable[dict]:
     if arguments.what == "emoji":
         limits = {"accuracy_drop": (2, 5, 10), "regressions": (5, 10), "changes": (5, 10, 20)}
         return over(emoji(), (100, 400), limits, draws, seed)
+    if arguments.what == "band":
+        return over(band(), (1000,), {"changes": (1, 5)}, draws, seed)
     if arguments.what == "shifted":
         pool = quick_start(arguments.predictions)
         return over(
@@ -80,6 +83,15 @@ def emoji(seed: int = 0) -> CalibrationSet:
             for name in ("confidence", "predicted", "labels")
         )
     return CalibrationSet(scores.astype(np.float32), predicted, np.asarray(costs), labels)
+
+
+def band(n: int = 40_000) -> CalibrationSet:
+    """Made-up scores that no smooth model fits: at the early exits every answer changes in a band of them, and none
+    beside it."""
+    rng = np.random.default_rng(99)
+    last, scores = rng.integers(10, size=n), rng.random((3, n))
+    changed = (scores > 0.45) & (scores < 0.55) & (np.arange(3) < 2)[:, None]
+    return CalibrationSet(scores, np.where(changed, (last + 1) % 10, last), np.array([1.0, 3.0, 8.0]), last)
 
 
 def over(

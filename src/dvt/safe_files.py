@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from dvt.errors import ConfigError, DVTError, reason_of
 
@@ -29,51 +29,41 @@ _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 _START = 400  # bytes of a file that show what it is
-_STARTS = {
-    b"\x93NUMPY": "a single array of NumPy (.npy)",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"\x89PNG": "a PNG image",
-    b"%PDF": "a PDF file",
-    b"\x89HDF": "an HDF5 file",
-    b"\x1f\x8b": "a gzip archive; unpack it first",
+_KINDS = {
+    b"\x93NUMPY": ("other", "a single array of NumPy (.npy)"),
+    b"\xff\xd8\xff": ("other", "a JPEG image"),
+    b"\x89PNG": ("other", "a PNG image"),
+    b"\x1f\x8b": ("other", "a gzip archive, to be unpacked first"),
+    b"PK\x03\x04": ("PyTorch", "a PyTorch file"),
+    b"\x80": ("PyTorch", "a PyTorch file"),
+    b"\n": ("MindSpore", "a MindSpore checkpoint"),
 }
 
 log = logging.getLogger(__name__)
 
 
-class Content(NamedTuple):
-    """What a file is: a word for the program, "" if it is not known, and words for a message."""
-
-    kind: str
-    described: str
-
-
-def content_of(path: Path) -> Content:
-    """What a file is by its start, whatever its name; it may be damaged further on. Raises OSError."""
+def content_of(path: Path) -> tuple[str, str]:
+    """What a file is by its start, whatever its name: a word for the program, "" if it is not known, and words for a
+    message. It may be damaged further on. Raises OSError."""
     with path.open("rb") as file:
         start = file.read(_START)
     if not start:
-        return Content("empty", "an empty file")
+        return "empty", "an empty file"
     with suppress(UnicodeDecodeError):
         cut = len(start) == _START  # perhaps in the middle of a character
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=not cut)
         if (words := text.split()) and "".join(words).isprintable():
-            return Content("text", f"a text file that begins with {text.strip().splitlines()[0][:60]!r}")
+            return "text", f"a text file that begins with {text.strip().splitlines()[0][:60]!r}"
     if start[8:9] == b"{":
-        return Content("safetensors", "a safetensors file")
+        return "safetensors", "a safetensors file"
     if start.startswith(b"PK\x03\x04"):
         length = int.from_bytes(start[26:28], "little")
         first = start[30 : 30 + length].decode("latin-1")  # name of the first file in the archive
         if first.endswith(".npy"):
-            return Content("arrays", "a file of NumPy arrays (.npz)")
+            return "arrays", "a file of NumPy arrays (.npz)"
         if first and "/" not in first:  # in PyTorch's all names begin with that of a folder
-            return Content("other", f"a ZIP archive that begins with {first!r}")
-    if start.startswith((b"PK\x03\x04", b"\x80")):
-        return Content("PyTorch", "a PyTorch file")
-    if start.startswith(b"\n"):
-        return Content("MindSpore", "a MindSpore checkpoint")
-    known = (said for mark, said in _STARTS.items() if start.startswith(mark))
-    return next((Content("other", said) for said in known), Content("", ""))
+            return "other", f"a ZIP archive that begins with {first!r}"
+    return next((found for mark, found in _KINDS.items() if start.startswith(mark)), ("", ""))
 
 
 def write_failure(path: Path, error: Exception) -> str:

@@ -79,7 +79,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             f"cannot read the configuration file {path}: {error.strerror}; give another, or change its permissions"
         ) from None
     except UnicodeDecodeError:
-        what = content_of(path).described
+        what = content_of(path)[1]
         remedy = f" but {what}; give another file" if what else "; save it as UTF-8"
         raise ConfigError(f"the configuration file {path} is not UTF-8 text{remedy}") from None
     except yaml.MarkedYAMLError as error:
