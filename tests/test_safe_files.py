@@ -104,7 +104,7 @@ def test_the_space_is_told_where_the_folder_is_yet_to_be_made(tmp_path: Path):
     ("start", "kind", "words"),
     [
         (b"", "empty", "empty"),
-        (b"\n\n# Notes\n\nof mine", "text", "begins with '# Notes'"),
+        (b"\n\n# Notes\n\nof mine", "text", "begins with '# Notes of mine'"),
         ("\ufeffZusammenfassung: größer".encode(), "text", "'Zusammenfassung"),
         (b"x" + "é".encode() * 400, "text", "begins with 'xé"),  # longer than what is looked at, and cut in a character
         (b"x" + b"\xe9", "", ""),

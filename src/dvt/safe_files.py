@@ -36,6 +36,7 @@ _KINDS = {
     b"\x1f\x8b": ("other", "a gzip archive, to be unpacked first"),
     b"PK\x03\x04": ("PyTorch", "a PyTorch file"),
     b"\x80": ("PyTorch", "a PyTorch file"),
+    b"\x08": ("other", "an ONNX model"),
     b"\n": ("MindSpore", "a MindSpore checkpoint"),
 }
 
@@ -53,7 +54,7 @@ def content_of(path: Path) -> tuple[str, str]:
         cut = len(start) == _START  # perhaps in the middle of a character
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=not cut)
         if (words := text.split()) and "".join(words).isprintable():
-            return "text", f"a text file that begins with {text.strip().splitlines()[0][:60]!r}"
+            return "text", f"a text file that begins with {' '.join(words)[:60]!r}"
     if start[8:9] == b"{":
         return "safetensors", "a safetensors file"
     if start.startswith(b"PK\x03\x04"):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from dvt.checkpoint import read_checkpoint, save_checkpoint
 from dvt.cli import main as cli
 from dvt.config import RunConfig
 from dvt.config.files import config_from_dict, config_to_dict
+from dvt.data import load_splits
 from dvt.early_exit.candidates import CalibrationSet, parts
 from dvt.early_exit.certify import certify
 from dvt.early_exit.outcomes import StoredPredictions
@@ -176,11 +178,17 @@ def test_certified_where_the_model_was_trained_without_the_images(
     asked = config(folder, max_accuracy_drop=90.0, temperature_scaling=True, store=True, keep_probabilities=True)
     asked.data.hold_out_calibration, asked.data.calibration_images = True, 24
     loaded = read_checkpoint(checkpoint)
-    assert unfit_calibration(loaded, asked) == "the checkpoint does not say which images the model was trained on"
+    splits = load_splits(asked.data, 24, asked.seed)
+    assert (
+        unfit_calibration(loaded, asked, splits) == "the checkpoint does not say which images the model was trained on"
+    )
     for keys in ({"on_uncertified": "fail"}, {"risk": "changes"}):
         with pytest.raises(ConfigError, match="not certified: trained on these images"):
             evaluate_checkpoint(str(checkpoint), 2, config(folder, **keys), str(tmp_path))
-    save_checkpoint(checkpoint, loaded.weights, loaded.metadata | {"config": config_to_dict(asked)})
+    begun = loaded.metadata | {"config": config_to_dict(asked), "images": splits.identity()}
+    one_more = replace(loaded, metadata=begun | {"images": {"train": splits.identity()["train"] | {"images": 29}}})
+    assert unfit_calibration(one_more, asked, splits).endswith("train had 29 images and has 30")
+    save_checkpoint(checkpoint, loaded.weights, begun)
 
     found = evaluate_checkpoint(str(checkpoint), 2, asked, str(tmp_path)).recommended
     promise = found.certificate.promise()

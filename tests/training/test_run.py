@@ -225,6 +225,7 @@ def renamed_class(root: Path) -> None:
 def test_a_run_is_not_resumed_on_other_images(folder: Path, done: Path, tmp_path: Path) -> None:
     state = (done / "state.ckpt").read_bytes()
     before = load_splits(config(folder, tmp_path).data, 24, 0).identity()
+    assert read_checkpoint(done / "last.ckpt").metadata["images"] == before
     for change, message in (
         (added, "train had 32 images and has 33; resume with those"),
         (doubled, "other data: data.path now holds other classes or another number of images"),

@@ -161,7 +161,9 @@ def kind_of(path: Path) -> str:
 def _nearby(folder: Path) -> str:
     if not folder.is_dir():
         return f" The folder {folder} does not exist either"
-    found = sorted(str(file) for file in folder.glob("*") if file.suffix in ENDINGS)
+    if (folder / "manifest.json").exists():
+        return " It is a bundle: `dvt infer` runs it, and `dvt info` describes it"
+    found = sorted(str(each) for each in folder.glob("*") if each.suffix in ENDINGS and not each.match("state*.ckpt"))
     return f" Checkpoints in {folder}: {listing(found, shown=5)}" if found else f" There is none in {folder}"
 
 

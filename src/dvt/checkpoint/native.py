@@ -222,6 +222,8 @@ def model_of(checkpoint: Checkpoint, source: str, *, kernels: bool = True) -> "n
     """The model of a checkpoint that was read from `source`, as `load_model` builds it."""
     from dvt.models.cascade import build_from_config
 
+    if "best" in checkpoint.metadata:
+        raise CheckpointError(f"{source} is the state of a training, which --resume reads; give last.ckpt beside it")
     # Before building: a few bytes of configuration must not make a model of any size.
     check_weights(parameter_shapes(checkpoint.model), checkpoint.weights, source)
     model = build_from_config(checkpoint.model, kernels=kernels, initialised=False)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dvt.early_exit.budgets import Recommended
 
 FOR_ANY_NETWORK = {"max_accuracy_drop", "confidence", "risk", "on_uncertified"}
+OF_ONE_DATASET = tuple(f"data.{key}" for key in ("path", "class_map", "resize_size", "canvas_size", "item_sizes"))
 SHOWN = ("data", "eval", "device_target", "seed", "output")
 
 
@@ -84,10 +85,13 @@ def configuration(keys: dict[str, Any], stored: dict[str, Any] | None) -> RunCon
     """`keys` over the configuration that the training run has stored in the checkpoint.
 
     The device is not taken from there, because the evaluation may run elsewhere, nor over how many images speed is
-    measured: 0.1.0 stored its default of 2,048, which can take longer than the evaluation.
+    measured: 0.1.0 stored its default of 2,048, which can take longer than the evaluation. Nor is what belongs to the
+    files of the data set, where another one is evaluated.
     """
-    here = {"device_target": RunConfig.device_target, "eval.throughput_images": None}
-    return config_from_dict(flattened(stored or {}) | here | keys)
+    base, here = flattened(stored or {}), {"device_target": RunConfig.device_target, "eval.throughput_images": None}
+    if keys.get("data.dataset", base.get("data.dataset")) != base.get("data.dataset"):
+        here |= dict.fromkeys(OF_ONE_DATASET)
+    return config_from_dict(base | here | keys)
 
 
 @dataclass

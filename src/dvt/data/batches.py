@@ -78,15 +78,17 @@ class Splits:
             part: {"images": len(each.labels), "fingerprint": each.fingerprint} for part, each in parts.items() if each
         }
 
-    def difference(self, before: Mapping[str, Mapping[str, Any]]) -> str:
-        """How these images differ from those of which `identity` was `before`, in words; "" if they do not."""
+    def difference(self, before: Mapping[str, Mapping[str, Any]], *parts: str) -> str:
+        """How these images differ from those of which `identity` was `before`, in words; "" if they do not. Of these
+        `parts` alone, or of all in `before`."""
         found = []
         for part, now in self.identity().items():
-            count = before[part]["images"]
-            if count != now["images"]:
-                found.append(f"{part} had {count:,} images and has {now['images']:,}")
-            elif before[part]["fingerprint"] != now["fingerprint"]:
-                found.append(f"the {count:,} images of {part} are not the same ones, or not of the same classes")
+            then = before.get(part) if part in (parts or before) else None
+            if then and then["images"] != now["images"]:
+                found.append(f"{part} had {then['images']:,} images and has {now['images']:,}")
+            elif then and then["fingerprint"] != now["fingerprint"]:
+                count = f"{now['images']:,}"
+                found.append(f"the {count} images of {part} are not the same ones, or not of the same classes")
         return "; ".join(found)
 
     def attributes(self, split: str) -> dict[str, NDArray]:

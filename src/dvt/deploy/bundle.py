@@ -210,7 +210,8 @@ def _calibration_of_run(checkpoint: str, loaded: Checkpoint, path: str | None, m
     splits = load_splits(data, loaded.model.image_size, config.seed)
     there = splits.sizes["calibration"]
     images, labels = splits.batch("calibration", np.linspace(0, there - 1, min(most, there)).astype(int))
-    return images, labels, None if data.hold_out_calibration else "trained on these images"
+    others = splits.difference(loaded.metadata.get("images", {}), "train")
+    return images, labels, others or (None if data.hold_out_calibration else "trained on these images")
 
 
 def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:

@@ -21,7 +21,7 @@ from dvt.early_exit.loop import check_batch_sizes
 from dvt.errors import BundleError, ConfigError
 from dvt.models.cost import handed_on_shapes
 from dvt.models.variants import ModelConfig
-from dvt.safe_files import explained, replacing
+from dvt.safe_files import content_of, explained, replacing
 from dvt.value_checks import bounds, from_plain
 
 MANIFEST_FILE = "manifest.json"
@@ -211,6 +211,10 @@ def read_manifest(folder: str | os.PathLike) -> Manifest:
     except FileNotFoundError as error:
         message = f"{folder} is not a bundle: it has no {MANIFEST_FILE}; make one with export.py --output"
         raise BundleError(message) from error
+    except NotADirectoryError as error:
+        what = content_of(Path(folder))[1] or "a file"
+        remedy = "give the folder; of a checkpoint `dvt export CHECKPOINT --output FOLDER` makes one"
+        raise BundleError(f"{folder} is not a bundle, which is a folder, but {what}; {remedy}") from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

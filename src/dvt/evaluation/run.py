@@ -76,8 +76,8 @@ def evaluate_checkpoint(
     unfit = ""
     if mode == 2:
         check_calibration(loaded, config, checkpoint)
-        unfit = unfit_calibration(loaded, config)
         splits = load_evaluation(config.data, loaded.model.image_size, config.seed, classes)
+        unfit = unfit_calibration(loaded, config, splits)
     else:  # no training image is needed, nor looked at
         known = loaded.metadata.get("preprocessing") or {}
         mean, std = (getattr(config.data, key) or known.get(key) for key in ("mean", "std"))

@@ -50,16 +50,17 @@ def check_calibration(loaded: Checkpoint, config: RunConfig, checkpoint: str) ->
             )
 
 
-def unfit_calibration(loaded: Checkpoint, config: RunConfig) -> str:
-    """Why the calibration images can certify nothing; "" if the model was trained without them.
-
-    Raises ConfigError where nothing else will do.
+def unfit_calibration(loaded: Checkpoint, config: RunConfig, splits: Splits) -> str:
+    """Why the calibration images can certify nothing; "" if the model was trained without them, as far as the
+    checkpoint says. Raises ConfigError where nothing else will do.
     """
     asked, why = config.eval, ""
     if not config.data.hold_out_calibration:
         why = "trained on these images; train with --data.hold_out_calibration true"
     elif not loaded.metadata.get("config"):
         why = "the checkpoint does not say which images the model was trained on"
+    elif others := splits.difference(loaded.metadata.get("images", {}), "train"):
+        why = f"the images are not those of the run, so that it may have been trained on some of these: {others}"
     elif asked.temperature_scaling and asked.confidence == "none":
         why = "the temperatures were fitted on all calibration images"
     if why and asked.confidence != "none" and (asked.on_uncertified == "fail" or asked.risk != "accuracy_drop"):

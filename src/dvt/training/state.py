@@ -67,6 +67,7 @@ class TrainState:
             "class_names": list(plan.splits.class_names),
             "preprocessing": plan.splits.preprocessing,
             "config": config_to_dict(replace(plan.config, resume=False)),
+            "images": plan.splits.identity(),
             "step": self.done,
             "epoch": self.done / plan.schedule.steps_per_epoch,
             "world_size": plan.ranks.world_size,
@@ -79,7 +80,7 @@ class TrainState:
         metadata = self.metadata(plan) | {"unfinished_epoch": self.unfinished_epoch}
         folder.save_weights(weights | self.step.ema_weights(), metadata)
         fresh = [p.name for p in self.model.trainable_params() if getattr(p, "starts_fresh", False)]
-        state = metadata | {"best": self.best, "fresh": fresh, "images": plan.splits.identity()}
+        state = metadata | {"best": self.best, "fresh": fresh}
         folder.save_state(weights | self.step.state(), state)
 
     def restore(self, saved: Checkpoint, plan: RunPlan) -> None:
