@@ -49,7 +49,7 @@ def content_of(path: Path) -> tuple[str, str]:
     with path.open("rb") as file:
         start = file.read(_START)
     if not start:
-        return "empty", "an empty file"
+        return "empty", "an empty file, cut short or damaged"
     with suppress(UnicodeDecodeError):
         cut = len(start) == _START  # perhaps in the middle of a character
         text = codecs.getincrementaldecoder("utf-8-sig")().decode(start, final=not cut)

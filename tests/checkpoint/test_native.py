@@ -185,7 +185,7 @@ def test_a_flipped_bit(saved, place):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is empty"),
+        (b"", "not a checkpoint but an empty file"),
         (b"some notes " * 100, "not a checkpoint but a text file that begins with 'some notes"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "begins with 'version https://git-lfs"),
         (b"\xffsome notes" + bytes(100), "not a MindSpore checkpoint"),

@@ -220,7 +220,7 @@ def test_thresholds_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert found["budget"]["asked"] == 1.5
     assert cli.main(["thresholds", str(tmp_path), "--budget-images-per-second", "30", "--exit-rule", "entropy"]) == 0
     text = capsys.readouterr().out
-    assert "images/s: asked for 30," in text and "exit rule: entropy" in text
+    assert "images/s: asked for 30.00," in text and "exit rule: entropy" in text
     assert cli.main(["thresholds", file, "--budget-gmacs", "0.01"]) == 2
     assert "cannot be met" in capsys.readouterr().err
     stored(calibration=None).save(tmp_path / "predictions.npz")

@@ -148,12 +148,10 @@ def kind_of(path: Path) -> str:
         raise CheckpointError(f"there is no checkpoint {path}.{_nearby(path.parent)}") from None
     except OSError as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {reason_of(error)}") from error
-    if kind == "empty":
-        raise CheckpointError(f"the checkpoint {path} is empty, cut short or damaged; copy or save it again")
     if kind == "safetensors":
         return "dvt safetensors" if METADATA_KEY in read_safetensors(path, texts_alone=True).texts else kind
     if kind not in ("PyTorch", "MindSpore", ""):
-        use = f"`dvt thresholds {path}` reads predictions" if kind == "arrays" else "copy it again, or give another"
+        use = f"`dvt thresholds {path}` reads predictions" if kind == "arrays" else "copy or save it again"
         raise CheckpointError(f"{path} is not a checkpoint but {described}; {use}")
     return kind
 

@@ -15,8 +15,6 @@ from dvt.value_checks import PATH
 if TYPE_CHECKING:
     import numpy as np
 
-    from dvt.early_exit.budgets import Recommended
-
 FOR_ANY_NETWORK = {"max_accuracy_drop", "confidence", "risk", "on_uncertified"}
 OF_ONE_DATASET = tuple(f"data.{key}" for key in ("path", "class_map", "resize_size", "canvas_size", "item_sizes"))
 SHOWN = ("data", "eval", "device_target", "seed", "output")
@@ -124,8 +122,11 @@ def thresholds(argv: Sequence[str], prog: str) -> None:
     if "cumulative_gmacs" not in arrays:
         if given.get("eval.on_uncertified") == "warn":
             raise ConfigError("another network has certified thresholds or none; leave --on-uncertified warn out")
-        return _of_any_network(arrays, options)
+        _of_any_network(arrays, options)
+        return
     from dvt.early_exit.budgets import Costs, choose_thresholds, recommend
+    from dvt.early_exit.decisions import thresholds_text
+    from dvt.report.words import percent, setting_lines, speed
 
     stored = StoredPredictions.from_arrays(arrays, options.predictions)
     if stored.calibration is None:
@@ -134,7 +135,13 @@ def thresholds(argv: Sequence[str], prog: str) -> None:
     costs = Costs(stored.cumulative_gmacs, stored.cumulative_seconds)
     choice = choose_thresholds(stored.calibration, costs, options.eval, stored.temperatures, stored.unfit or None)
     found, last = recommend(choice, stored.calibration, stored.val, costs), stored.val.accuracy[-1]
-    print(json.dumps(asdict(found) | {"last_exit_accuracy": last}) if options.json else _described(found, last))
+    if options.json:
+        print(json.dumps(asdict(found) | {"last_exit_accuracy": last}))
+        return
+    print(f"thresholds: {thresholds_text(found.thresholds)}\nchosen: {found.rule}")
+    print(f"held-out images (last exit {percent(last)}):", *setting_lines(found), sep="\n  ")
+    if found.expected_images_per_second is not None:
+        print(f"by the measured times of the exits: {speed(found.expected_images_per_second)} images/s")
 
 
 def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOptions) -> None:
@@ -158,23 +165,3 @@ def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOption
     print(f"average cost of the images tested: {found.cost:.4g}, {share:.1f} % of that of the last exit")
     if images.labels is not None:
         print(f"accuracy of the last exit: {100 * (images.predicted[-1] == images.labels).mean():.2f} %")
-
-
-def _described(found: "Recommended", last_exit_accuracy: float) -> str:
-    from dvt.early_exit.budgets import certainty
-    from dvt.early_exit.decisions import thresholds_text
-
-    budget = found.budget
-    lines = [
-        f"thresholds: {thresholds_text(found.thresholds)}",
-        f"chosen: {found.rule}",
-        *certainty(found),
-        f"budget, {budget.unit}: asked for {budget.asked:.4g}, on the calibration images "
-        f"{budget.calibration:.4g}, on held-out images {budget.held_out:.4g}",
-        f"held-out images: {found.accuracy:.2f} % (last exit {last_exit_accuracy:.2f} %) at "
-        f"{found.expected_gmacs:.4g} GMACs/image, {100 * found.cost_fraction:.1f} % of the last exit's cost",
-        "leave at each exit: " + ", ".join(f"{100 * share:.1f} %" for share in found.exit_fractions),
-    ]
-    if found.expected_images_per_second is not None:
-        lines.append(f"by the measured times of the exits: {found.expected_images_per_second:.4g} images/s")
-    return "\n".join(lines)

@@ -85,14 +85,10 @@ class CalibrationSet:
             labels=None if self.labels is None else np.asarray(self.labels)[images],
         )
 
-    def parts(self, seed: int = 0) -> tuple["CalibrationSet", "CalibrationSet"]:
-        """The first part, from which everything is fitted, and the second, which nothing has seen when it is tested."""
-        first, second = parts(np.shape(self.scores)[1], seed)
-        return self.at(first), self.at(second)
-
 
 def parts(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the images of the two parts, as of `CalibrationSet.parts`."""
+    """Places of the first part, from which everything is fitted, and of the second, which nothing has seen when it is
+    tested."""
     first, second = np.split(np.random.default_rng(seed).permutation(images), [round(FIRST_SHARE * images)])
     return first, second
 

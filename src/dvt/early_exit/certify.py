@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvt.early_exit import bounds
-from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, find_candidates
+from dvt.early_exit.candidates import FIRST_SHARE, CalibrationSet, Candidates, Risk, find_candidates, parts
 from dvt.early_exit.decisions import assign_exits
 from dvt.errors import ConfigError, DataError
 from dvt.value_checks import bounds as numbers
@@ -147,7 +147,7 @@ class Tried(NamedTuple):
 
 def try_candidates(calibration: CalibrationSet, risk: Risk, limit: float, level: float, seed: int = 0) -> Tried:
     """Finds candidates on the first part and tests them on the second; limit in points, level the chance to err."""
-    first, second = calibration.parts(seed)
+    first, second = (calibration.at(places) for places in parts(np.shape(calibration.scores)[1], seed))
     n = np.shape(second.scores)[1]
     candidates = find_candidates(first, risk, limit / 100, n)
     exits = np.stack([assign_exits(second.scores, row) for row in candidates.thresholds])  # (P, n)

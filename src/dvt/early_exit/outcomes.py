@@ -192,7 +192,8 @@ def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
         if name in arrays and arrays[name].dtype.kind not in kind:
             raise DataError(f"{path}: {name} has type {arrays[name].dtype}; the file needs {ANY_NETWORK}")
     if missing := [name for name in kinds if name not in arrays and name != "labels"]:
-        raise DataError(f"{path} lacks {listing(missing)}: it holds {listing(arrays) or 'nothing'}, not {ANY_NETWORK}")
+        held = listing(arrays, shown=9) or "nothing"
+        raise DataError(f"{path} lacks {listing(missing)}: it holds {held}, not {ANY_NETWORK}")
     found = {name: arrays[name].shape for name in kinds if name in arrays}
     exits, images = shape = (*found["confidence"], 0, 0)[:2]
     if found != {name: {"cost": (exits,), "labels": (images,)}.get(name, shape) for name in found}:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dvt.early_exit.budgets import BudgetUse, certainty
+from dvt.early_exit.budgets import BudgetUse, Recommended, certainty
 from dvt.early_exit.decisions import NEVER
 from dvt.report.results import Results, Throughput
 
@@ -43,6 +43,17 @@ def budget_use(budget: BudgetUse) -> str:
     return f"{budget.unit}: " + ", ".join(f"{name} {number(amount)}" for name, amount in names.items())
 
 
+def setting_lines(chosen: Recommended) -> list[str]:
+    """Lines about the recommended thresholds: what they bring on held-out images, and what is certain of them."""
+    return [
+        f"{percent(chosen.accuracy)} at {number(chosen.expected_gmacs)} GMACs/image, "
+        f"{share(chosen.cost_fraction)} of the last exit's cost",
+        "images that leave at each exit: " + ", ".join(map(share, chosen.exit_fractions)),
+        *certainty(chosen),
+        *([f"budget in {budget_use(chosen.budget)}"] if chosen.budget else []),
+    ]
+
+
 def calibration_errors(results: Results) -> str:
     """Expected calibration error per exit, after temperature scaling too where it was used."""
     said = []
@@ -76,15 +87,8 @@ def summary(results: Results) -> str:
         lines.append(f"{count:,} images of {split} could not be read and are left out")
     chosen, measured = results.recommended, results.throughput
     if chosen:
-        lines += [
-            f"recommended thresholds ({chosen.rule}): {threshold_list(chosen.thresholds)}",
-            f"  {percent(chosen.accuracy)} at {number(chosen.expected_gmacs)} GMACs/image, "
-            f"{share(chosen.cost_fraction)} of the last exit's cost",
-            "  images that leave at each exit: " + ", ".join(map(share, chosen.exit_fractions)),
-        ]
-        lines += [f"  {line}" for line in certainty(chosen)]
-        if budget := chosen.budget:
-            lines.append(f"  budget in {budget_use(budget)}")
+        lines.append(f"recommended thresholds ({chosen.rule}): {threshold_list(chosen.thresholds)}")
+        lines += [f"  {line}" for line in setting_lines(chosen)]
     if measured:
         rates = sorted(setting.images_per_second for setting in measured.settings)
         early = f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds"
