@@ -5,42 +5,38 @@ GET  /model     classes, exits and named thresholds of the bundle, and what it r
 GET  /healthz   200, or 503 while shutting down
 GET  /metrics   for Prometheus
 GET  /          a page to drop images on
+/v2/...         the Open Inference Protocol: see v2.py
 """
 
-import asyncio
 import contextlib
-import logging
-import time
 from collections.abc import AsyncIterator, Collection
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from fastapi import BackgroundTasks, FastAPI, HTTPException, Request, Response
+from fastapi import BackgroundTasks, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 
 from dvt.data.decode import Exif
 from dvt.deploy import Cascade
-from dvt.early_exit.decisions import read_thresholds
-from dvt.errors import BundleError, DVTError
+from dvt.errors import BundleError
 from dvt_service.audits import Audits
-from dvt_service.decoding import Decoders, RefusedError
-from dvt_service.guard import LOOPBACK, Guard
+from dvt_service.decoding import Decoders
+from dvt_service.guard import LOOPBACK, Guard, error_content
 from dvt_service.metrics import Metrics
-from dvt_service.scheduler import DrainingError, ExitScheduler, QueueFullError
+from dvt_service.scheduler import ExitScheduler
 from dvt_service.settings import ServiceSettings
-from dvt_service.uploads import read_body
+from dvt_service.v2 import v2_routes
+from dvt_service.visits import Service, choose_thresholds, refuse_unknown
 
 PAGE = Path(__file__).resolve().parent / "page"
-OWN_THRESHOLDS = "explicit"  # what answers and metrics call thresholds that a request brought itself
 IMAGE_BODY = {
     "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 }
-
-log = logging.getLogger(__name__)
 
 
 class Prediction(BaseModel):
@@ -90,6 +86,7 @@ def create_app(
     )
     limits = settings.max_pixels, settings.decode_seconds
     decoders = Decoders(settings.decoders, cascade.preprocessing, *limits, exif)
+    service = Service(cascade, settings, scheduler, decoders, metrics, audits)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -102,6 +99,11 @@ def create_app(
     app = FastAPI(title="DVT cascade", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.scheduler = scheduler
     app.add_middleware(Guard, allowed=allowed_hosts)
+    app.include_router(v2_routes(service))
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse(error_content(request.url.path, error.detail), error.status_code, error.headers)
 
     @app.post("/predict", openapi_extra=IMAGE_BODY)
     async def predict(
@@ -112,42 +114,11 @@ def create_app(
         thresholds: str | None = None,
     ) -> Prediction:
         """Classifies an image file, with a named setting of the bundle or with thresholds such as 0.5,0.6,0."""
-        started, body = time.perf_counter(), None
-        try:
+        async with service.visit(request, later) as visit:
             refuse_unknown(request)
             name, values = choose_thresholds(cascade, setting, thresholds)
-            with scheduler.admit() as place:
-                body = await read_body(request, settings.max_bytes, settings.upload_seconds)
-                read = time.perf_counter()
-                image = await asyncio.get_running_loop().run_in_executor(decoders.threads, decoders.decode, body)
-                decoded = time.perf_counter()
-                outcome = await asyncio.wrap_future(place.submit(image, values, audits.chosen(name)))
-        except HTTPException as error:
-            metrics.refused(error.status_code)
-            if body is None:  # whatever else the client sends is not read
-                error.headers = {"Connection": "close"}
-            raise
-        except RefusedError as error:
-            metrics.refused(error.status)
-            raise HTTPException(error.status, error.detail) from None
-        except (QueueFullError, DrainingError) as error:
-            metrics.refused(503)
-            draining = isinstance(error, DrainingError)
-            detail = (
-                "the service is shutting down" if draining else "too many requests are pending; try again in a moment"
-            )
-            raise HTTPException(503, detail, {"Retry-After": "1", "Connection": "close"}) from None
-        except Exception as error:
-            log.exception("a request failed")
-            metrics.refused(500)
-            raise HTTPException(500, "the image could not be classified; the service's log says why") from error
-        ended = time.perf_counter()
-        metrics.answered(outcome.exit_index, name, ended - started)
-        audits.answered(name, outcome.exit_index < num_exits - 1)
-        if outcome.rest:
-            later.add_task(audits.begin, scheduler, name, outcome)  # once the answer is sent
-        stages = {"read": read - started, "decode": decoded - read, "cascade": ended - decoded}
-        response.headers["Server-Timing"] = ", ".join(f"{key};dur={1000 * value:.2f}" for key, value in stages.items())
+            [outcome] = await visit.classify([await visit.body()], name, values)
+        response.headers["Server-Timing"] = visit.server_timing
         names = cascade.class_names
         return Prediction(
             label=names[outcome.class_index] if names else str(outcome.class_index),
@@ -157,7 +128,7 @@ def create_app(
             exits=num_exits,
             gmacs=cascade.manifest.cumulative_gmacs[outcome.exit_index],
             setting=name,
-            milliseconds=round(1000 * (ended - started), 2),
+            milliseconds=round(1000 * visit.seconds, 2),
         )
 
     @app.get("/model")
@@ -171,7 +142,8 @@ def create_app(
             "image_size": manifest.model.image_size,
             "cumulative_gmacs": manifest.cumulative_gmacs,
             "settings": [
-                {"name": name, **asdict(each), "promise": each.promise} for name, each in cascade.settings.items()
+                {"name": name, **asdict(each), "promise": each.promise_for(exif)}
+                for name, each in cascade.settings.items()
             ],
             "exif": exif,
             "limits": {"bytes": settings.max_bytes, "pixels": settings.max_pixels},
@@ -197,36 +169,6 @@ def create_app(
 
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
     return app
-
-
-def refuse_unknown(request: Request) -> None:
-    """Raises HTTPException with 400 for a parameter that is not there, such as a misspelt one, or is given twice."""
-    given = [name for name, _ in request.query_params.multi_items()]
-    unknown = [name for name in given if name not in ("setting", "thresholds")]
-    if unknown or len(set(given)) < len(given):
-        what = f"there is no parameter {unknown[0]!r:.100}" if unknown else "a parameter is given twice"
-        raise HTTPException(400, f"{what}; give setting or thresholds, once")
-
-
-def choose_thresholds(cascade: Cascade, setting: str | None, thresholds: str | None) -> tuple[str, np.ndarray]:
-    """Name and values (K,) of what a request asks for; by default the first setting of the bundle.
-
-    Raises HTTPException with 400 for both at once, an unknown setting, or thresholds that do not fit.
-    """
-    named = cascade.thresholds
-    if setting is not None and thresholds is not None:
-        raise HTTPException(400, "give either setting or thresholds, not both")
-    if thresholds is not None:
-        try:
-            return OWN_THRESHOLDS, read_thresholds(thresholds, cascade.manifest.model.num_exits)
-        except DVTError as error:
-            raise HTTPException(400, str(error)) from None
-    name = next(iter(named), None) if setting is None else setting
-    if name is None:
-        raise HTTPException(400, "this bundle has no named settings; give thresholds=..., one number per exit")
-    if name not in named:
-        raise HTTPException(400, f"there is no setting {name!r}; there are: {', '.join(named) or 'none'}")
-    return name, cascade.chosen(name)
 
 
 def warm_up(cascade: Cascade) -> None:

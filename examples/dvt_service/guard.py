@@ -25,6 +25,11 @@ def hosts_of(address: str) -> tuple[str, ...]:
     return (*LOOPBACK, ANY_ADDRESS if address in EVERYWHERE else address)
 
 
+def error_content(path: str, detail: str) -> dict[str, str]:
+    """The JSON of an error: under the key that clients of the protocol look for, or that of the rest."""
+    return {"error" if path.startswith("/v2") else "detail": detail}
+
+
 class Guard:
     """Refuses requests to hosts other than `allowed` ("*" allows all): a page of another site that has its own name
     point here would otherwise read the answers ("DNS rebinding"). HEAD is answered as GET, by the server without body.
@@ -47,7 +52,7 @@ class Guard:
         app = self._app
         if not all(map(self._allows, hosts)):
             detail = f"this service does not answer for {hosts[0]!r:.100}; its option --allowed-hosts says for whom"
-            app = JSONResponse({"detail": detail}, 400, {"Connection": "close"})
+            app = JSONResponse(error_content(scope["path"], detail), 400, {"Connection": "close"})
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         await app({**scope, "method": method}, receive, send_guarded)
 

@@ -1,6 +1,6 @@
 """What Prometheus collects from the service."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,7 +28,7 @@ class Metrics:
         self._requests = Counter("dvt_requests", "Requests to classify, by status", ["status"], registry=self.registry)
         self._seconds = Histogram(
             "dvt_request_seconds",
-            "From the headers of a request to its answer",
+            "From the headers of a request to its answer, once per image",
             ["exit"],
             buckets=SECONDS,
             registry=self.registry,
@@ -41,11 +41,12 @@ class Metrics:
         for index in range(num_exits):
             share.labels(_name(index)).set_function(lambda index=index: self.exit_shares()[index])
 
-    def answered(self, exit_index: int, setting: str, seconds: float) -> None:
-        """An image left at an exit, `seconds` after its request had begun."""
-        self._taken[exit_index] += 1
-        self._images.labels(_name(exit_index), setting).inc()
-        self._seconds.labels(_name(exit_index)).observe(seconds)
+    def answered(self, exit_indices: Sequence[int], setting: str, seconds: float) -> None:
+        """The images of a request left at these exits, `seconds` after it had begun."""
+        for exit_index in exit_indices:
+            self._taken[exit_index] += 1
+            self._images.labels(_name(exit_index), setting).inc()
+            self._seconds.labels(_name(exit_index)).observe(seconds)
         self._requests.labels("200").inc()
 
     def refused(self, status: int) -> None:

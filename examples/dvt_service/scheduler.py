@@ -36,6 +36,7 @@ class Outcome:
     class_index: int
     confidence: float
     exit_index: int
+    probabilities: np.ndarray  # (classes,), of that exit
     rest: HandedOn | None = None  # what the next exit needs, where it was asked for and the image left early
 
 
@@ -228,7 +229,8 @@ class ExitScheduler:
             self._pending -= len(jobs) - len(going_on)
         for row in np.flatnonzero(leaves):
             label = int(probabilities[row].argmax())
-            jobs[row].answer.set_result(Outcome(label, float(probabilities[row, label]), index, rest.get(row)))
+            found = probabilities[row].copy()
+            jobs[row].answer.set_result(Outcome(label, float(found[label]), index, found, rest.get(row)))
 
 
 def _going_on(job: _Job, row: int, handed_on: HandedOn) -> _Job:

@@ -1,4 +1,4 @@
-"""The body of a request: an image file that is not too large and does not take too long."""
+"""The body of a request, which must not be too large nor take too long."""
 
 import asyncio
 
@@ -7,7 +7,7 @@ from starlette.requests import ClientDisconnect
 
 
 async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
-    """The image file that a client sends as the body of its request.
+    """What a client sends as the body of its request: an image file, or a request with images in it.
 
     Raises HTTPException: 411 without Content-Length, 413 for more than `max_bytes`, stated or sent, 415 for a form, 400
     for nothing or for two statements of the length, 408 if it takes longer than `seconds`.
@@ -16,7 +16,7 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
         raise HTTPException(415, "send the image file itself as the body, not a form: curl --data-binary @photo.jpg")
     length = request.headers.get("content-length")
     if length is None:
-        raise HTTPException(411, "state the size of the image in Content-Length")
+        raise HTTPException(411, "state the size of the body in Content-Length")
     if "transfer-encoding" in request.headers:  # which goes over the length, so that two servers may see two bodies
         raise HTTPException(400, "give Content-Length or Transfer-Encoding, not both")
     if int(length) > max_bytes:
@@ -24,9 +24,9 @@ async def read_body(request: Request, max_bytes: int, seconds: float) -> bytes:
     try:
         body = await asyncio.wait_for(_read(request, max_bytes), seconds)
     except (TimeoutError, asyncio.TimeoutError):  # two classes before Python 3.11
-        raise HTTPException(408, f"the image did not arrive within {seconds:g} seconds") from None
+        raise HTTPException(408, f"the body did not arrive within {seconds:g} seconds") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the client left before its image had arrived") from None
+        raise HTTPException(400, "the client left before its body had arrived") from None
     if not body:
         raise HTTPException(400, "the body is empty; send an image file")
     return body
@@ -42,4 +42,4 @@ async def _read(request: Request, max_bytes: int) -> bytes:
 
 
 def _too_large(count: int, max_bytes: int) -> HTTPException:
-    return HTTPException(413, f"the image file has {count:,} bytes; at most {max_bytes:,} are allowed")
+    return HTTPException(413, f"the body has {count:,} bytes; at most {max_bytes:,} are allowed")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -122,3 +123,12 @@ def png(pixels: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Raises TimeoutError if it does not come true."""
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise TimeoutError("it did not happen within 10 seconds")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from service import SERVE, Answer, Service, photographs, png
+from service import SERVE, Answer, Service, photographs, png, wait_until
 
 for name in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-serve.txt")
@@ -348,11 +348,3 @@ def test_shutdown_under_load_loses_no_accepted_request(service_bundle: Path, tmp
     # Only connections that came as the socket closed, long after the last request was accepted, may have been reset.
     assert all(when > stopped + 0.9 and isinstance(error, ConnectionResetError) for when, error in broken)
     assert "Traceback" not in service.log.read_text()
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.05)
-    pytest.fail("it did not happen within 10 seconds")
