@@ -180,6 +180,35 @@ def test_a_released_model_as_safetensors(tmp_path: Path, monkeypatch):
     assert read_checkpoint(tmp_path / "out.ckpt").model == config
 
 
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_a_released_model_in_sixteen_bits(kind: str, tmp_path: Path, monkeypatch):
+    """Converters write such files to save space; NumPy has no bfloat16, which is the upper half of a float32."""
+    from dvt.models.variants import VARIANTS
+
+    monkeypatch.setitem(VARIANTS, "tiny", {**VARIANTS["dvt_deit_small"], "embed_dim": 32, "depth": 1, "num_heads": 2})
+    config = model_config("tiny")
+    tensors = arrays(reference_shapes(config))
+    halves = {name: (value.view(np.uint32) >> 16).astype("<u2") for name, value in tensors.items()}
+    if kind == "F16":
+        halves = {name: value.astype("<f2") for name, value in tensors.items()}
+        expected = {name: value.astype(np.float32) for name, value in halves.items()}
+    else:
+        expected = {name: (value.view(np.uint32) & 0xFFFF0000).view(np.float32) for name, value in tensors.items()}
+    header, end = {}, 0
+    for name, value in halves.items():
+        offsets = [end, end := end + value.nbytes]
+        header[name] = {"dtype": kind, "shape": value.shape, "data_offsets": offsets}
+    text = json.dumps(header).encode()
+    content = b"".join([len(text).to_bytes(8, "little"), text, *(value.tobytes() for value in halves.values())])
+    (tmp_path / "half.safetensors").write_bytes(content)
+    assert cli.main(["convert", str(tmp_path / "half.safetensors"), str(tmp_path / "out.ckpt")]) == 0
+    model, found = dvt.checkpoint.load_model(tmp_path / "out.ckpt")
+    assert found.model == config
+    weights = {name: value.asnumpy() for name, value in model.parameters_dict().items()}
+    for name, value in to_reference(config, weights).items():
+        np.testing.assert_array_equal(value, expected[name])
+
+
 def test_a_training_starts_from_safetensors(tmp_path: Path, folder: Path):
     name = "exits.2.blocks.0.attn.qkv.weight"
     np.testing.assert_array_equal(initial_weights(CONFIG, folder).weights[name], WEIGHTS[name])

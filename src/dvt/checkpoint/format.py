@@ -166,15 +166,27 @@ def _nearby(folder: Path) -> str:
 
 
 def read_safetensors(path: Path, texts_alone: bool = False) -> CkptContent:
-    """Reads safetensors. Raises CheckpointError for a damaged file, and for numbers of a type that NumPy lacks."""
-    from safetensors import SafetensorError, safe_open
+    """Reads safetensors; bfloat16, which NumPy lacks, becomes float32.
+
+    Raises CheckpointError for a damaged file, and for other numbers that NumPy lacks.
+    """
+    from safetensors import SafetensorError, deserialize, safe_open
 
     try:
         with safe_open(path, framework="numpy") as file:
-            names = [] if texts_alone else file.keys()
-            return CkptContent({name: file.get_tensor(name) for name in names}, file.metadata() or {}, True)
+            kinds = {} if texts_alone else {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
+            texts = file.metadata() or {}
+        if "BF16" in kinds.values():  # the upper half of a float32
+            for name, raw in deserialize(path.read_bytes()):
+                if raw["dtype"] == "BF16":
+                    wide = np.frombuffer(raw["data"], "<u2").astype(np.uint32) << 16
+                    tensors[name] = wide.view(np.float32).reshape(raw["shape"])
+        return CkptContent(tensors, texts, True)
     except TypeError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; save its weights in float32 or float16") from error
+        raise CheckpointError(
+            f"{path} cannot be read: {error}; save its weights in float32, float16 or bfloat16"
+        ) from error
     except (SafetensorError, OSError, MemoryError) as error:
         fault = f"is a safetensors file that cannot be read ({reason_of(error)})"
         raise CheckpointError(f"{path} {fault}; it is cut short or damaged: copy or save it again") from error
