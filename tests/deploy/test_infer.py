@@ -15,9 +15,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from dvt.cli import main as cli
-from dvt.data.classes import ModelClasses
+from dvt.data.classes import ModelClasses, imagenet_classes
 from dvt.data.sources.image_folder import images_to_classify
-from dvt.deploy import Cascade
+from dvt.deploy import Cascade, export_bundle
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,6 +145,35 @@ def test_other_classes_and_no_preprocessing(
     (folder / "manifest.json").write_text(json.dumps({**content, "preprocessing": None}), encoding="utf-8")
     assert cli.main(["infer", str(folder), str(data)]) == 2
     assert "does not say how images become model inputs" in capsys.readouterr().err
+
+
+def test_a_map_says_which_classes_folders_show(
+    bundle: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "map.json").write_text('{"wasp": "bee", "wolf": 3}')
+    for name, given in (("bee", "wasp"), ("dog", "wolf")):
+        shutil.copytree(data / "val" / name, tmp_path / "images" / given)
+    assert cli.main(["infer", str(bundle), str(data)]) == 0
+    by_name = capsys.readouterr().err.split("; ")[-2]
+    images, option = str(tmp_path / "images"), ["--class_map", str(tmp_path / "map.json")]
+    assert cli.main(["infer", str(bundle), images, *option]) == 0
+    assert capsys.readouterr().err.split("; ")[-2] == by_name and by_name.startswith("top-1 accuracy ")
+    (tmp_path / "images" / "wolf").rename(tmp_path / "images" / "fox")
+    assert cli.main(["infer", str(bundle), images, *option]) == 2
+    assert "no classes of the model: fox. " in (said := capsys.readouterr().err) and "or give --class_map FILE" in said
+    assert cli.main(["infer", str(bundle), images + "/fox", *option]) == 2
+    assert "class_map is set, but" in (said := capsys.readouterr().err) and "leave it out" in said
+
+
+def test_classes_of_imagenet_are_written_as_words(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Also where the bundle has no names, as those of released files."""
+    wnids = list(imagenet_classes())
+    for name, names in (("bare", None), ("named", wnids[::-1])):
+        folder, model = tmp_path / name, bundles.model(num_classes=1000)
+        export_bundle(model, folder, ["ONNX"], {"all": (0, 0, 0)}, names, bundles.PREPROCESSING, [1])
+        assert cli.main(["infer", str(folder), str(data / "val" / "bee" / "0.png")]) == 0
+        [row] = csv.DictReader(capsys.readouterr().out.splitlines())
+        assert row["class"] == imagenet_classes()[(names or wnids)[int(row["label"])]]
 
 
 def test_the_script(bundle: Path, data: Path):

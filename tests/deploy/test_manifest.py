@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def test_a_certificate_is_of_the_outputs_that_it_was_made_from(folder: Path):
         setting = manifest.settings(name)["recommended"]
         assert setting.values == (0.7, -1e8) and setting.certificate is None
         assert setting.promise.startswith("not certified: the certificate is of the float32 files")
+
+
+def test_a_promise_says_where_images_are_turned_otherwise_than_for_the_certificate():
+    said = CERTIFICATE.promise()
+    for stored, exif, note in (
+        *((None, "honour", ""), (None, "ignore", ""), (False, "ignore", ""), (True, "honour", "")),
+        (False, "honour", " (measured with EXIF orientation ignored, here it is honoured: "),
+        (True, "ignore", " (measured with EXIF orientation honoured, here it is ignored: "),
+    ):
+        found = Setting((0.7, -1e8), certificate=replace(CERTIFICATE, exif=stored)).promise_for(exif)
+        assert found == said if not note else found.startswith(said + note)
+    assert Setting((0.7, -1e8)).promise_for("honour") == "not certified"
 
 
 def test_inputs_and_outputs():

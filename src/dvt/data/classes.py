@@ -14,7 +14,8 @@ import yaml
 
 from dvt.errors import ConfigError, DataError, listing, reason_of
 
-CLASS_MAP = "give --data.class_map FILE (JSON or YAML: folder -> class index or name)"
+CLASS_MAP = "class_map FILE (JSON or YAML: folder -> class index or name)"
+GIVE_MAP = f"give --data.{CLASS_MAP}"
 
 
 @cache
@@ -44,7 +45,14 @@ class ModelClasses:
             return [imagenet_classes()[wnid] for wnid in self.names or imagenet_classes()]
         return list(self.names or (f"class {i}" for i in range(self.count)))
 
-    def matched(self, folders: Sequence[str], where: Path, remedy: str = CLASS_MAP) -> tuple[list[int], list[str]]:
+    @property
+    def known_words(self) -> list[str] | None:
+        """The same; None where the classes have no names."""
+        return self.words if self.names or self.imagenet else None
+
+    def matched(
+        self, folders: Sequence[str], where: Path, remedy: str = f"give --data.{CLASS_MAP}"
+    ) -> tuple[list[int], list[str]]:
         """The class of each of the sorted `folders` in `where`, and the names of all classes.
 
         Raises DataError if one is no class of the model, ConfigError for a class map that cannot be used.
@@ -69,14 +77,14 @@ class ModelClasses:
         try:
             given = yaml.safe_load(Path(self.class_map).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise ConfigError(f"data.class_map {self.class_map} cannot be read: {reason_of(error)}") from error
+            raise ConfigError(f"class_map {self.class_map} cannot be read: {reason_of(error)}") from error
         if not isinstance(given, dict) or not all(isinstance(folder, str) for folder in given):
-            raise ConfigError(f"data.class_map {self.class_map} must map folders, in quotes, to class indices or names")
+            raise ConfigError(f"class_map {self.class_map} must map folders, in quotes, to class indices or names")
         known = places | {i: i for i in range(self.count)}
         for folder, wanted in given.items():
             if isinstance(wanted, bool) or not isinstance(wanted, str | int) or wanted not in known:
                 raise ConfigError(
-                    f"data.class_map {self.class_map} maps {folder} to {wanted!r}; give a class index from 0 to"
+                    f"class_map {self.class_map} maps {folder} to {wanted!r}; give a class index from 0 to"
                     f" {self.count - 1} or a class name, such as {listing(self.words)}"
                 )
         return {folder: known[wanted] for folder, wanted in given.items()}

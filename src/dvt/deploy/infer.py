@@ -31,6 +31,7 @@ class InferRequest:
         bundle: Folder that export.py wrote.
         data_path: An image, a folder of images, or a folder of class folders (also below `val/`), whose classes are
             then compared with the predictions.
+        class_map: JSON or YAML file that says which class of the bundle a folder shows: folder -> index or name.
         backend: What runs it: onnxruntime, openvino, mindspore or lite.
         format: Files to run; None for those that the backend takes.
         precision: float32, or bfloat16 with openvino.
@@ -44,6 +45,7 @@ class InferRequest:
 
     bundle: Path = field(metadata=PATH)
     data_path: Path = field(metadata=PATH)
+    class_map: str | None = field(default=None, metadata=PATH)
     backend: str = "onnxruntime"
     format: str | None = None
     precision: str = "float32"
@@ -73,13 +75,16 @@ def infer(request: InferRequest) -> int:
             )
         thresholds = cascade.chosen(request.thresholds)
         name = next(iter(cascade.settings), None) if request.thresholds is None else request.thresholds
-        promise = cascade.settings[name].promise if name in cascade.settings else "not certified"
+        known = cascade.settings.get(name)
+        promise = known.promise_for(request.exif) if known else "not certified"
         print(f"thresholds {name}: {promise}", file=sys.stderr)
-        classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names)
+        classes = ModelClasses(cascade.manifest.model.num_classes, cascade.class_names, request.class_map)
         files, true_labels, notes = images_to_classify(request.data_path, classes)
+        if request.class_map and true_labels is None:
+            raise ConfigError(f"class_map is set, but {request.data_path} has no folders of classes; leave it out")
         for note in notes:
             print(note, file=sys.stderr)
-        names, costs = cascade.class_names, np.asarray(cascade.manifest.cumulative_gmacs)
+        names, costs = classes.known_words, np.asarray(cascade.manifest.cumulative_gmacs)
         left, correct, failed, seconds = np.zeros(len(costs), int), 0, 0, 0.0
         full_disks = nullcontext() if request.output is None else explained(request.output, ConfigError)
         with _opened(request.output) as stream, work_begun(), full_disks:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dvt.data.decode import Exif
 from dvt.data.preprocess import Preprocessing
 from dvt.early_exit.certify import Certificate
 from dvt.early_exit.decisions import ALWAYS, NEVER, check_thresholds
@@ -94,6 +95,14 @@ class Setting:
         if self.certificate:
             return self.certificate.promise()
         return f"not certified: {self.not_certified}" if self.not_certified else "not certified"
+
+    def promise_for(self, exif: Exif) -> str:
+        """The same where image files are taken as `exif` says, which may not be how the certificate's were."""
+        if self.certificate is None or self.certificate.exif in (None, exif == "honour"):
+            return self.promise
+        measured, here = ("honoured", "ignored") if self.certificate.exif else ("ignored", "honoured")
+        note = f"measured with EXIF orientation {measured}, here it is {here}: images that it turns are not covered"
+        return f"{self.promise} ({note})"
 
     def uncertified(self, reason: str | None) -> "Setting":
         """The same without its certificate, if it has one and there is a reason."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dvt.config.sections import IMAGENET_MEAN, IMAGENET_STD, DataSection
-from dvt.data.classes import ModelClasses, imagenet_classes
+from dvt.data.classes import CLASS_MAP, ModelClasses, imagenet_classes
 from dvt.data.image_files import DANGLING, ENDINGS, HIDDEN, images_below, look_into
 from dvt.data.images import PARTS, PhotoImages, Source, configured, required_folder
 from dvt.data.preprocess import Preprocessing, default_resize_size
@@ -126,9 +126,11 @@ def images_to_classify(path: str | Path, classes: ModelClasses) -> tuple[list[st
     if look_into(root).images == found.images:
         return found.images, None, found.notes(root)
     folders = class_folders(root, some_classes=True)
-    if not classes.names and not (classes.imagenet and set(folders.class_names) <= set(imagenet_classes())):
+    by_wnid = classes.imagenet and set(folders.class_names) <= set(imagenet_classes())
+    if not (classes.names or classes.class_map or by_wnid):
         return folders.files, None, folders.notes
-    places, _ = classes.matched(folders.class_names, root, "put images without known classes into one folder")
+    remedy = f"put images without known classes into one folder, or give --{CLASS_MAP}"
+    places, _ = classes.matched(folders.class_names, root, remedy)
     return folders.files, [places[label] for label in folders.labels], folders.notes
 
 
