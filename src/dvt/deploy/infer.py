@@ -31,7 +31,6 @@ class InferRequest:
         bundle: Folder that export.py wrote.
         data_path: An image, a folder of images, or a folder of class folders (also below `val/`), whose classes are
             then compared with the predictions.
-        class_map: JSON or YAML file that says which class of the bundle a folder shows: folder -> index or name.
         backend: What runs it: onnxruntime, openvino, mindspore or lite.
         format: Files to run; None for those that the backend takes.
         precision: float32, or bfloat16 with openvino.
@@ -41,11 +40,11 @@ class InferRequest:
         batch_size: Images per call.
         device_id: Card of MindSpore Lite on Ascend.
         output: CSV file for the predictions; None writes them to standard output.
+        class_map: JSON or YAML file that says which class of the bundle a folder shows: folder -> index or name.
     """
 
     bundle: Path = field(metadata=PATH)
     data_path: Path = field(metadata=PATH)
-    class_map: str | None = field(default=None, metadata=PATH)
     backend: str = "onnxruntime"
     format: str | None = None
     precision: str = "float32"
@@ -55,6 +54,7 @@ class InferRequest:
     batch_size: int = field(default=8, metadata=bounds(1, 2**20))
     device_id: int = field(default=0, metadata=bounds(0, 1024))
     output: Path | None = field(default=None, metadata=PATH)
+    class_map: str | None = field(default=None, metadata=PATH)
 
     def __post_init__(self) -> None:
         check_fields(self, "")
