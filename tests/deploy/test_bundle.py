@@ -17,14 +17,14 @@ from mindspore import Tensor, nn
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from dvt.checkpoint import load_model, save_checkpoint
+from dvt.checkpoint import load_model, read_checkpoint, save_checkpoint
 from dvt.cli import main as cli
 from dvt.config import DataSection, RunConfig
 from dvt.config.files import config_to_dict
 from dvt.cost import cumulative_gmacs
 from dvt.data import load_splits
 from dvt.deploy import Cascade, export_bundle
-from dvt.deploy.bundle import export_checkpoint, stored_settings
+from dvt.deploy.bundle import _calibration_of_run, export_checkpoint, stored_settings
 from dvt.deploy.lite import write_ascend_configs
 from dvt.deploy.manifest import (
     GraphSet,
@@ -329,6 +329,11 @@ def test_int8_takes_the_calibration_images_of_the_training_run(
     onnx, int8 = capsys.readouterr().out.split("settings of ")[1:]
     assert certificate.promise() in onnx and certificate.evidence() in onnx
     assert "certified: trained on these images" in int8 and certificate.promise() not in int8
+    config.data.hold_out_calibration = True
+    for count, expected in ((16, None), (15, "the images are not those of the run: train had 15 images and has 16")):
+        saved |= {"config": config_to_dict(config), "images": {"train": splits.identity()["train"] | {"images": count}}}
+        save_checkpoint(tmp_path / "model.ckpt", model, saved)
+        assert _calibration_of_run("model", read_checkpoint(tmp_path / "model.ckpt"), str(data), 6)[2] == expected
 
 
 @pytest.mark.slow

@@ -110,8 +110,9 @@ class ThresholdOptions:
 def thresholds(argv: Sequence[str], prog: str) -> None:
     """The command `dvt thresholds`."""
     text = (
-        "--KEY stands for --eval.KEY; keys that run a model have no effect here. The file may also be of any other "
-        "network: docs/certified.md. Each answer holds by itself: asking often and keeping the best spends the promise."
+        "--risk and the like stand for --eval.risk; keys that run a model have no effect here. The file may also be of "
+        "any other network: docs/certified.md. Each answer holds by itself: asking often and keeping the best spends "
+        "the promise."
     )
     options, given = Parser(prog, ThresholdOptions, epilog=text).parse(argv)
     if options.eval.temperature_scaling:

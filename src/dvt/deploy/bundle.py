@@ -211,7 +211,9 @@ def _calibration_of_run(checkpoint: str, loaded: Checkpoint, path: str | None, m
     there = splits.sizes["calibration"]
     images, labels = splits.batch("calibration", np.linspace(0, there - 1, min(most, there)).astype(int))
     others = splits.difference(loaded.metadata.get("images", {}), "train")
-    return images, labels, others or (None if data.hold_out_calibration else "trained on these images")
+    if others:
+        return images, labels, f"the images are not those of the run: {others}"
+    return images, labels, None if data.hold_out_calibration else "trained on these images"
 
 
 def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
