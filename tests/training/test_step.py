@@ -288,3 +288,41 @@ def test_heads_learn_at_their_own_rate() -> None:
 def test_odd_distillation_is_refused(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"train.{key} is "):
         TrainSection(**{key: value})
+
+
+def gradients(model, train: TrainSection) -> dict[str, np.ndarray]:
+    """Of the loss of the last exit alone, by parameter."""
+    step = TrainStep(model, train, np.full(9, 1e-3, np.float32))
+    images, labels = batch()
+    _, found = step.value_and_grad(Tensor(images), Tensor(labels), Tensor(1, ms.int32))
+    return {p.name: each.asnumpy() for p, each in zip(step.parameters, found, strict=True)}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_a_share_of_the_gradient_flows_back_through_what_is_reused(share: float, pynative_mode: None) -> None:
+    model = dvt.build_model("dvt_deit_small", **TWO)
+    plain = gradients(model, TrainSection(exit_weights=[0, 1]))
+    found = gradients(model, TrainSection(exit_weights=[0, 1], reuse_gradients=[share]))
+    for name, gradient in plain.items():
+        expected = share * gradient if name.startswith("exits.0.") else gradient
+        np.testing.assert_allclose(found[name], expected, atol=1e-6 * np.abs(gradient).max() + 1e-9)
+    assert np.abs(plain["exits.0.blocks.0.attn.qkv.weight"]).max() > 1e-5
+
+
+def test_each_exit_has_its_share_of_the_learning_rate() -> None:
+    images, labels = (Tensor(each) for each in batch())
+    moved = {}
+    for scales in (None, [0.0, 1.0], [0.5, 1.0]):
+        ms.set_seed(0)
+        model = dvt.build_model("dvt_deit_small", **TWO)
+        before = {p.name: p.asnumpy().copy() for p in model.get_parameters()}
+        step = TrainStep(model, TrainSection(exit_lr_scales=scales), np.full(9, 1e-3, np.float32))
+        step.set_train(True)
+        step(images, labels)
+        moved[str(scales)] = {p.name: p.asnumpy() - before[p.name] for p in model.get_parameters()}
+    for name, change in moved["None"].items():
+        scale = 0.5 if name.startswith("exits.0.") else 1.0
+        np.testing.assert_allclose(moved["[0.5, 1.0]"][name], scale * change, atol=2e-7)
+        assert not moved["[0.0, 1.0]"][name].any() or name.startswith("exits.1.")
+    assert moved["None"]["exits.0.blocks.0.attn.qkv.weight"].any()
+    assert moved["[0.0, 1.0]"]["exits.1.blocks.0.attn.qkv.weight"].any()

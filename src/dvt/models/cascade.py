@@ -42,19 +42,30 @@ class DVT(nn.Cell):
             _share_layers(exits[0], exit_, config.shared_layers)
         self.exits = nn.CellList(exits)  # gives the parameters their names, shared ones those of the first exit
         self.drawn_key = DrawnKey()
+        self.reuse_gradients: tuple[float, ...] = (1.0,) * (config.num_exits - 1)  # `train.reuse_gradients`
 
     def construct(self, images: Tensor, noise_key: Tensor | None = None, keep_all: bool = False) -> tuple[Tensor, ...]:
         if noise_key is None and self.training and not keep_all:
             noise_key = self.drawn_key()
         features, relations = None, None
         all_logits, everything = (), ()
-        for exit_ in self.exits:
+        for index, exit_ in enumerate(self.exits):
+            if index > 0 and self.reuse_gradients[index - 1] != 1:
+                features, relations = self._with_gradient(index, features), self._with_gradient(index, relations)
             logits, features, relations = exit_(images, features, relations, noise_key, keep_all)
             all_logits = all_logits + (logits,)
             everything = everything + (logits, features, relations)
         if keep_all:  # see `forward_features`
             return everything
         return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
+
+    def _with_gradient(self, index: int, reused: Tensor | None) -> Tensor | None:
+        """What exit `index` reuses, of which only this share of the gradient flows back."""
+        share = self.reuse_gradients[index - 1]
+        if reused is None or share == 0:
+            return ops.stop_gradient(reused)
+        fixed = ops.stop_gradient(reused)
+        return fixed + share * (reused - fixed)  # the value itself, exactly
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
         """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries.

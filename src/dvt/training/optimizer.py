@@ -124,11 +124,18 @@ class Sgd(_Optimizer):
 def build_optimizer(parameters: Sequence[Parameter], train: TrainSection) -> AdamW | Sgd:
     """The optimizer of a configuration for the trainable parameters of a DVT. Heads, and what `train.init_checkpoint`
     lacked, take the full learning rate."""
-    fresh = [is_head(parameter) or getattr(parameter, "starts_fresh", False) for parameter in parameters]
-    lr_scales = [1.0 if each else train.backbone_lr_scale for each in fresh]
+    lr_scales = [exit_lr_scale(parameter, train) for parameter in parameters]
+    for place, parameter in enumerate(parameters):
+        if not (is_head(parameter) or getattr(parameter, "starts_fresh", False)):
+            lr_scales[place] *= train.backbone_lr_scale
     if train.optimizer == "sgd":
         return Sgd(parameters, train.weight_decay, lr_scales, momentum=train.momentum)
     return AdamW(parameters, train.weight_decay, lr_scales)
+
+
+def exit_lr_scale(parameter: Parameter, train: TrainSection) -> float:
+    """The share of the learning rate that the exit of this parameter of a DVT takes."""
+    return 1.0 if train.exit_lr_scales is None else train.exit_lr_scales[int(parameter.name.split(".")[1])]
 
 
 def is_decayed(parameter: Parameter) -> bool:

@@ -89,10 +89,12 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
     """
     train = config.train
     model_config = config.model.resolve(len(splits.class_names), splits.preprocessing["in_channels"])
-    if train.exit_weights is not None and len(train.exit_weights) != model_config.num_exits:
-        raise ConfigError(
-            f"train.exit_weights has {len(train.exit_weights)} entries, the model {model_config.num_exits} exits"
-        )
+    for key, missing in (("exit_weights", 0), ("exit_lr_scales", 0), ("reuse_gradients", 1)):
+        given, needed = getattr(train, key), model_config.num_exits - missing
+        if given is not None and len(given) != needed:
+            raise ConfigError(
+                f"train.{key} has {len(given)} entries; a model of {model_config.num_exits} exits needs {needed}"
+            )
     batches = splits.training(train.batch_size, ranks.shard, train.accumulation_steps).per_epoch
     plan = RunPlan(config, model_config, splits, ranks, Schedule.of(train, batches, ranks.world_size))
     validation = None

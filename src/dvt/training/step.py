@@ -23,7 +23,7 @@ from dvt.models.noise import NoiseKey
 from dvt.models.per_device import operators
 from dvt.training.gradients import GradientsMean, Mean
 from dvt.training.loss import ExitLosses
-from dvt.training.optimizer import build_optimizer
+from dvt.training.optimizer import build_optimizer, exit_lr_scale
 
 MAX_LOSS_SCALE = 2.0**24
 
@@ -65,7 +65,8 @@ class TrainStep(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.losses = ExitLosses(model, train.label_smoothing, train.distillation, train.distillation_temperature)
-        self.parameters = ParameterTuple(model.trainable_params())
+        model.reuse_gradients = tuple(train.reuse_gradients or model.reuse_gradients)
+        self.parameters = ParameterTuple([p for p in model.trainable_params() if exit_lr_scale(p, train) > 0])
         self.optimizer = build_optimizer(list(self.parameters), train)
         self.exit_weights = Tensor(train.exit_weights or [1.0] * model.num_exits, mstype.float32)
         self.value_and_grad = ms.value_and_grad(self._objective, None, self.parameters, has_aux=True)
