@@ -1,7 +1,7 @@
 """The command behind scripts/run_experiments.sh: what is to be done, in which order, and what is done already."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,17 +116,27 @@ def conclude(claim: Claim, seeds: Sequence[int], store: Store) -> bool:
 
 def _run_seed(claims: Sequence[Claim], seed: int, store: Store, jobs: int, archive: Path | None) -> int:
     """Everything that is left of one seed; the exit code of the first process that failed, else 0."""
+    names = _recipes_of(claims)
+    left, starts = set(), set()
+    for name in reversed(names):
+        if not store.is_done(RECIPES[name], seed) or (name in starts and not store.has_weights([name], seed)):
+            left.add(name)
+            starts.add(RECIPES[name].start)
     # MindSpore gives the memory of compiled graphs back only when its process ends: one per run.
-    return run_all(_trainings(claims, seed, store, archive), jobs, ROOT) or run_all(
-        _timings(claims, seed, store), 1, ROOT
-    )
+    for place in range(1, 1 + max(len(RECIPES[name].chain) for name in names)):
+        at_once = [name for name in names if len(RECIPES[name].chain) == place]
+        if code := run_all(_trainings(at_once, left, seed, store, archive), jobs, ROOT):
+            return code
+    return run_all(_timings(claims, seed, store), 1, ROOT)
 
 
-def _trainings(claims: Sequence[Claim], seed: int, store: Store, archive: Path | None) -> Iterator[list[str]]:
-    """The commands of the runs that are left."""
-    for name in _recipes_of(claims):
+def _trainings(
+    names: Sequence[str], left: Container[str], seed: int, store: Store, archive: Path | None
+) -> Iterator[list[str]]:
+    """The commands of those of these runs that are left."""
+    for name in names:
         recipe = RECIPES[name]
-        if store.is_done(recipe, seed):
+        if name not in left:
             log.info("%s, seed %d: done before", name, seed)
             continue
         if recipe.base == "emoji":
@@ -163,7 +173,8 @@ def _command(what: str, name: str, seed: int, store: Store) -> list[str]:
 
 
 def _recipes_of(claims: Sequence[Claim]) -> list[str]:
-    return list(dict.fromkeys(name for claim in claims for name in claim.recipes))
+    """Each after those that it starts from."""
+    return list(dict.fromkeys(each for claim in claims for name in claim.recipes for each in RECIPES[name].chain))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Recipe:
         base: YAML file of this folder.
         changes: Dotted keys laid over it.
         minutes: Estimate of one run, evaluation included, on one quiet core.
+        start: Recipe whose weights, of the same seed, it begins with.
     """
 
     name: str
@@ -41,6 +42,12 @@ class Recipe:
     base: str = "scale"
     changes: dict[str, Any] = field(default_factory=dict)
     minutes: float = 7.0
+    start: str | None = None
+
+    @property
+    def chain(self) -> list[str]:
+        """What is trained one after the other: the recipes that it starts from, and itself."""
+        return [*(find_recipe(self.start).chain if self.start else ()), self.name]
 
     @cached_property
     def content(self) -> dict[str, Any]:
@@ -54,7 +61,8 @@ class Recipe:
     @property
     def identity(self) -> str:
         """Changes with the content. Defaults are left out, so that new keys do not make earlier runs void."""
-        text = json.dumps({"format": FORMAT, "recipe": self.content}, sort_keys=True)
+        start = {"start": find_recipe(self.start).identity} if self.start else {}
+        text = json.dumps({"format": FORMAT, "recipe": self.content} | start, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def config(self, seed: int, output: str) -> RunConfig:

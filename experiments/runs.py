@@ -100,11 +100,17 @@ class Store:
 
     def is_done(self, recipe: Recipe, seed: int) -> bool:
         """Whether the run is complete, and of the recipe as it is now."""
-        return self._record(recipe, seed) is not None
+        return self.record(recipe.name, seed) is not None
+
+    def record(self, name: str, seed: int) -> dict[str, Any] | None:
+        """The JSON of a complete run of the recipe as it is now, else None."""
+        if not self._outputs_path(name, seed).is_file():
+            return None
+        return self.read_json(self._path(name, seed), find_recipe(name).identity)
 
     def load(self, name: str, seed: int) -> Run | None:
         """A complete run; None if it is not there, or is of the recipe as it was once."""
-        record = self._record(find_recipe(name), seed)
+        record = self.record(name, seed)
         if record is None:
             return None
         with np.load(self._outputs_path(name, seed), allow_pickle=False) as stored:
@@ -171,12 +177,6 @@ class Store:
         """Whether the training folder, whole or not, is of the recipe as it is now."""
         note = self.folder(recipe.name, seed) / IDENTITY_FILE
         return note.is_file() and note.read_text(encoding="utf-8") == recipe.identity
-
-    def _record(self, recipe: Recipe, seed: int) -> dict[str, Any] | None:
-        """The JSON of a complete run of the recipe as it is now, else None."""
-        if not self._outputs_path(recipe.name, seed).is_file():
-            return None
-        return self.read_json(self._path(recipe.name, seed), recipe.identity)
 
     def _outputs_path(self, recipe: str, seed: int) -> Path:
         return self._path(recipe, seed).with_suffix(".npz")

@@ -36,9 +36,13 @@ def run(recipe: Recipe, seed: int, store: Store) -> None:
     folder = store.begin(recipe, seed)
     config = recipe.config(seed, str(folder))
     config.resume = (folder / STATE_FILE).exists()
+    if recipe.start is not None:
+        config.train.init_checkpoint = str(store.folder(recipe.start, seed) / WEIGHTS_FILE)
     train_model(config)
     started = time.perf_counter()
     arrays, facts = _evaluate(config, folder)
+    if recipe.start is not None:
+        facts["training_gmacs"] += store.record(recipe.start, seed)["training_gmacs"]
     facts["evaluation_minutes"] = round((time.perf_counter() - started) / 60, 2)
     store.finish(recipe, seed, arrays, record_of(recipe, config, folder) | facts)
     accuracy = ", ".join(f"{value:.2f}" for value in facts["accuracy"])
@@ -49,6 +53,7 @@ def record_of(recipe: Recipe, config: RunConfig, folder: Path) -> dict[str, Any]
     """What the JSON of a run holds besides the results: where it comes from, the epochs, and where and when it ran."""
     curve = _curve(folder / METRICS_FILE)
     settings = config_to_dict(config) | {"output": "", "resume": False}
+    settings["train"]["init_checkpoint"] = recipe.start
     settings["data"]["path"] = recipe.content["data"].get("path")  # where this machine has it is nobody's business
     return {
         "recipe": recipe.name,
