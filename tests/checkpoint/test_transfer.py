@@ -123,6 +123,12 @@ def test_fewer_exits_take_those_of_equal_grid(tmp_path: Path):
     assert "not taken, exits of the file of no use here: 2" in initial.report
 
 
+def test_the_first_exits_alone(tmp_path: Path):
+    path, weights = saved(tmp_path, deit(grid_sizes=(2,)))
+    initial = initial_weights(deit(), path, exits=1)
+    assert initial.weights.keys() == weights.keys() and not initial.parts
+
+
 @pytest.mark.parametrize(("in_file", "here"), [(True, False), (False, True)], ids=["narrower", "wider"])
 def test_layers_that_feature_reuse_widens_are_taken_in_part(in_file: bool, here: bool, tmp_path: Path):
     """Features stand behind the channels of the token, in norm2 and the MLP's first layer of all finer exits."""

@@ -51,13 +51,13 @@ class _Source(NamedTuple):
     notes: list[str]  # on how the file was read
 
 
-def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
+def initial_weights(config: ModelConfig, path: str | os.PathLike, exits: int | None = None) -> Initial:
     """The weights in `path` that the model of `config` can start from, under its names and in its shapes.
 
     `path` is a checkpoint of this package or a PyTorch file, under any name, of a DVT, a DeiT or a T2T-ViT; nothing in
-    it is executed. `match_exits` says which exit starts from which. Within an exit a layer is taken if all its tensors
-    fit, or do but for the columns of feature reuse. Positions of T2T are never taken, since they are computed; learned
-    ones are resized.
+    it is executed. `match_exits` says which exit starts from which, and only the first `exits` do; None: all. Within an
+    exit a layer is taken if all its tensors fit, or do but for the columns of feature reuse. Positions of T2T are never
+    taken, since they are computed; learned ones are resized.
 
     Raises:
         CheckpointError: The file is missing, damaged, of another network, or nothing in it fits; PyTorch is missing.
@@ -71,7 +71,7 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike) -> Initial:
     weights: Weights = {}
     parts: Weights = {}
     known: dict[int, set[str]] = {}  # exit of the file -> the names that exits of the model which start from it have
-    for index, origin in enumerate(match_exits(grids, config.grid_sizes)):
+    for index, origin in enumerate(match_exits(grids, config.grid_sizes)[:exits]):
         whole, partly, lines = start_exit(config, index, source.exits[origin], grids[origin])
         for kept, taken in ((weights, whole), (parts, partly)):
             kept |= {f"exits.{index}.{name}": np.asarray(value, np.float32) for name, value in taken.items()}

@@ -212,6 +212,7 @@ class TrainSection:
         recompute: Compute the blocks again in the backward pass instead of keeping what they computed.
         init_checkpoint: Weights to start from: a checkpoint of this package, or a PyTorch file of a DVT, DeiT or
             T2T-ViT. What does not fit (such as a head of other classes) starts from random values and is listed.
+        init_exits: How many exits, the first ones, start from init_checkpoint; null: all.
         checkpoint_every_epochs: Epochs from one checkpoint to the next; the last epoch is always saved.
         eval_every_epochs: Epochs from one evaluation of all exits on the validation images to the next; 0: never.
         eval_resize_size: data.resize_size of these evaluations; null takes data.resize_size.
@@ -248,6 +249,7 @@ class TrainSection:
     max_failed_batches: int = field(default=10, metadata=bounds(1))
     recompute: bool = False
     init_checkpoint: str | None = field(default=None, metadata=PATH)
+    init_exits: int | None = field(default=None, metadata=bounds(1))
     checkpoint_every_epochs: int = field(default=1, metadata=bounds(1))
     eval_every_epochs: int = field(default=1, metadata=bounds(0))
     eval_resize_size: int | None = field(default=None, metadata=bounds(1, MOST_PIXELS_PER_SIDE))

@@ -128,7 +128,8 @@ def _build_model(plan: RunPlan) -> nn.Cell:
     ms.set_seed(config.seed % 2**32)
     model = build_from_config(plan.model)
     if train.init_checkpoint is not None and not config.resume:  # a resumed run has its own weights
-        for line in transfer.apply(model, transfer.initial_weights(plan.model, train.init_checkpoint)):
+        initial = transfer.initial_weights(plan.model, train.init_checkpoint, train.init_exits)
+        for line in transfer.apply(model, initial):
             log.info("%s", line)
     model.set_train(True)
     set_precision(model, train.amp_level)
