@@ -36,7 +36,11 @@ STEPS: dict[str, tuple[ModelConfig, dict[str, Any], np.ndarray]] = {
     "soft_sgd": (tiny.patch_config(**ONE), {"optimizer": "sgd"}, np.eye(7, dtype=np.float32)[LABELS]),
     "accumulation_o2": (tiny.patch_config(**ONE), {"accumulation_steps": 2, "amp_level": "O2"}, LABELS),
     "t2t": (tiny.t2t_config(**ONE, soft_splits=((6, 4, 1),)), {}, LABELS),
-    "reuse_distillation_o1": (tiny.patch_config(**TWO), {"distillation": 0.5, "amp_level": "O1"}, LABELS),
+    "reuse_distillation_o1": (
+        tiny.patch_config(**TWO),
+        {"distillation": 0.5, "amp_level": "O1", "reuse_gradients": [0.5]},
+        LABELS,
+    ),
     "no_reuse_padded": (tiny.patch_config(**TWO, image_size=16, feature_reuse=False, relation_reuse=False), {}, LABELS),
     "eight_ranks": (tiny.patch_config(**ONE, depth=4), {"clip_norm": 1.0, "ema_decay": 0.9}, LABELS),
 }
