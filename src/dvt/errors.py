@@ -9,8 +9,6 @@ import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-_SHOWN = 3  # names per kind in a message
-
 
 class DVTError(Exception):
     """Base of all errors meant for users."""
@@ -46,7 +44,7 @@ def work_begun() -> Iterator[None]:
         raise
 
 
-def listing(names: Iterable[str], separator: str = ", ", shown: int = _SHOWN) -> str:
+def listing(names: Iterable[str], separator: str = ", ", shown: int = 3) -> str:
     """'a, b, c and 12 more', for messages."""
     names = list(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -85,12 +85,13 @@ def write_failure(path: Path, error: Exception) -> str:
 
 
 @contextmanager
-def explained(path: Path, raises: type[DVTError] = DVTError) -> Iterator[None]:
-    """Around the writing of `path`: raises a DVTError, naming it, the cause and what to do, where an OSError comes."""
+def explained(path: Path, raises: type[DVTError] = DVTError, what: str = "") -> Iterator[None]:
+    """Around the writing of `path`: raises a DVTError, naming it (after `what`), the cause and what to do, where an
+    OSError comes."""
     try:
         yield
     except OSError as error:
-        raise raises(f"cannot write {path}: {write_failure(path, error)}") from error
+        raise raises(f"cannot write {what}{path}: {write_failure(path, error)}") from error
 
 
 def require_writable(folder: Path) -> None:
@@ -131,13 +132,10 @@ def _made(folder: Path) -> Iterator[None]:
     """Makes `folder` with those above it, and removes at the end those made here that are empty. Raises ConfigError."""
     new: list[Path] = []
     try:
-        try:
+        with explained(folder, ConfigError, "to the output folder "):
             new += [each for each in (folder, *folder.parents) if not each.exists()]
             folder.mkdir(parents=True, exist_ok=True)
             tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            reason = write_failure(folder, error)
-            raise ConfigError(f"cannot write to the output folder {folder}: {reason}") from error
         yield
     finally:
         for each in new:

@@ -187,7 +187,7 @@ def _plural(hint: Any, limits: Bounds | None) -> str:
     if hint is str:
         return "texts"
     if hint not in NUMBERS:
-        return "texts" if hint is str else f"lists of {_plural(typing.get_args(hint)[0], limits)}"
+        return f"lists of {_plural(typing.get_args(hint)[0], limits)}"
     _, name, largest = NUMBERS[hint]
     return name if limits is None else f"{name}, each {limits.words(largest)}"
 

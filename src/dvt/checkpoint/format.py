@@ -193,12 +193,8 @@ def read_safetensors(path: Path, texts_alone: bool = False) -> CkptContent:
 
 
 def read_ckpt(path: Path) -> CkptContent:
-    """Reads a file in one go. Needs MindSpore, for its schema.
-
-    Raises:
-        CheckpointError: It cannot be read, is of another kind, has a wrong checksum, or holds a tensor whose bytes do
-            not fit its type and shape, or an invalid text; or there is too little memory.
-    """
+    """Reads a file in one go; needs MindSpore, for its schema. Raises CheckpointError for a file that cannot be read, is
+    damaged or of another kind, and where there is too little memory."""
     try:
         with path.open("rb") as file:
             end = os.fstat(file.fileno()).st_size - len(_CRC_MARK) - _CRC_BYTES
@@ -220,7 +216,6 @@ def read_ckpt(path: Path) -> CkptContent:
 
 
 def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """The tensors and the texts by name."""
     from google.protobuf.message import DecodeError
     from mindspore.train.checkpoint_pb2 import Checkpoint
 

@@ -112,10 +112,8 @@ def _from_pytorch(source: Path, weights_key: str | None) -> tuple[Checkpoint, li
         metadata["results"] = {key: value for key, (value, _) in kept.items()}
     dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
     notes = [*file.notes, f"left out: {', '.join(dropped)}"] if dropped else file.notes
-    return Checkpoint(weights, metadata, config), [
-        *_report(config, weights, file.key or "the whole file", kept),
-        *notes,
-    ]
+    report = _report(config, weights, file.key or "the whole file", kept)
+    return Checkpoint(weights, metadata, config), report + notes
 
 
 def convert_to_pytorch(

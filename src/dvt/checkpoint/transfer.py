@@ -54,13 +54,10 @@ class _Source(NamedTuple):
 def initial_weights(config: ModelConfig, path: str | os.PathLike, exits: int | None = None) -> Initial:
     """The weights in `path` that the model of `config` can start from, under its names and in its shapes.
 
-    `path` is a checkpoint of this package or a PyTorch file, under any name, of a DVT, a DeiT or a T2T-ViT; nothing in
-    it is executed. `match_exits` says which exit starts from which, and only the first `exits` do; None: all. Within an
-    exit a layer is taken if all its tensors fit, or do but for the columns of feature reuse. Positions of T2T are never
-    taken, since they are computed; learned ones are resized.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, of another network, or nothing in it fits; PyTorch is missing.
+    `path` is a checkpoint of this package or a PyTorch file, under any name; nothing in it is executed. Only the first
+    `exits` of the model take something (None: all), each from the one that `match_exits` says. Within an exit a layer
+    is taken if all its tensors fit, or do but for the columns of feature reuse. Raises CheckpointError for a file that
+    is missing, damaged or of another network, where nothing in it fits, and where PyTorch is missing.
     """
     path = weights_file(Path(path))
     source = _read(config, path)

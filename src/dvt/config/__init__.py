@@ -1,6 +1,6 @@
 """The configuration of a run: `sections` checks its keys, `files` reads and writes YAML."""
 
-from dvt.config.sections import (
+from dvt.config.sections import (  # noqa: F401
     IMAGENET_MEAN,
     IMAGENET_STD,
     AugmentSection,
@@ -10,14 +10,3 @@ from dvt.config.sections import (
     RunConfig,
     TrainSection,
 )
-
-__all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
-    "AugmentSection",
-    "DataSection",
-    "EvalSection",
-    "ModelSection",
-    "RunConfig",
-    "TrainSection",
-]

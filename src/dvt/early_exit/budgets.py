@@ -157,15 +157,9 @@ def choose_thresholds(
 ) -> Choice:
     """The thresholds that serve the budget best, certified or with a bound of their cost where that is asked for.
 
-    Args:
-        calibration: Calibration images.
-        costs: Of the exits.
-        settings: The section `eval` of a configuration, which holds the budget.
-        temperatures: (K,) that the scores were taken at, fitted on the first of the `parts` alone.
-        unfit: Why the images can certify nothing, such as that the model was trained on them.
-
-    Raises:
-        ConfigError: A budget that cannot be met; with `on_uncertified` "fail", thresholds that cannot be certified.
+    The scores were taken at `temperatures` (K,), fitted on the first of the `parts` alone. `unfit` says why the images
+    can certify nothing, such as that the model was trained on them. Raises ConfigError for a budget that cannot be met
+    and, with `on_uncertified` "fail", for thresholds that cannot be certified.
     """
     budget, rule = requested_budget(settings), ExitRule(settings.exit_rule, temperatures)
     if len(costs.gmacs) == 1:
@@ -193,7 +187,6 @@ def choose_thresholds(
 
 
 def _why_not_certified(settings: EvalSection, images: int, unfit: str | None) -> str | None:
-    """Before anything is tested."""
     if settings.confidence == "none":
         return "no confidence was asked for"
     if unfit is None and images < LEAST_IMAGES:
@@ -204,7 +197,6 @@ def _why_not_certified(settings: EvalSection, images: int, unfit: str | None) ->
 
 
 def _search(calibration: Outcomes, costs: Costs, settings: EvalSection, rule: ExitRule) -> Choice:
-    """The thresholds that serve the budget best on these images."""
     budget, search = requested_budget(settings), settings.threshold_search
     frontier = calibration.frontier(rule.name, costs.of(budget), search)
     point = choose(frontier, budget, calibration.accuracy[-1])
@@ -245,7 +237,7 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
     def used(outcomes: Outcomes) -> float:
         found = evaluate_thresholds(outcomes, costs, choice.thresholds, choice.rule.name)
         if risk != "accuracy_drop":
-            return 100 * _images(outcomes, costs, choice.rule).mean_loss(risk, choice.thresholds)
+            return 100 * _images(outcomes, costs, choice.rule).lost(risk, choice.thresholds).mean()
         return {
             "gmacs": found.expected_gmacs,
             "images_per_second": found.expected_images_per_second,

@@ -71,10 +71,10 @@ class CalibrationSet:
         drop = correct[-1] - correct
         return drop if risk == "accuracy_drop" else np.maximum(drop, 0)
 
-    def mean_loss(self, risk: Risk, thresholds: np.ndarray) -> float:
-        """Average over the images, 0..1, of what they lose with thresholds (K,)."""
+    def lost(self, risk: Risk, thresholds: np.ndarray) -> np.ndarray:
+        """(n,) what each image loses with thresholds (K,): 1, 0 or -1, as in `losses`."""
         taken = assign_exits(self.scores, thresholds)
-        return float(self.losses(risk)[taken, np.arange(len(taken))].mean())
+        return self.losses(risk)[taken, np.arange(len(taken))]
 
     def at(self, images: np.ndarray) -> "CalibrationSet":
         """Some of the images, by their places or as a mask (n,)."""

@@ -112,7 +112,7 @@ def certify(
     worse, better = int(tried.worse[tried.passed - 1]), int(tried.better[tried.passed - 1])
     taken, costs = assign_exits(second.scores, row), np.asarray(calibration.costs, np.float64)
     n, leaving = len(taken), np.bincount(taken, minlength=len(costs))
-    changed = round(n * second.mean_loss("changes", row))
+    changed = int(second.lost("changes", row).sum())
     return Certificate(
         thresholds=tuple(float(value) for value in row),
         risk=risk,
@@ -150,11 +150,10 @@ def try_candidates(calibration: CalibrationSet, risk: Risk, limit: float, level:
     first, second = (calibration.at(places) for places in parts(np.shape(calibration.scores)[1], seed))
     n = np.shape(second.scores)[1]
     candidates = find_candidates(first, risk, limit / 100, n)
-    exits = np.stack([assign_exits(second.scores, row) for row in candidates.thresholds])  # (P, n)
-    loss = second.losses(risk)[exits, np.arange(n)]
+    loss = np.stack([second.lost(risk, row) for row in candidates.thresholds])  # (P, n)
     worse, better = (loss > 0).sum(axis=1), (loss < 0).sum(axis=1)
     passed = 0
-    while passed < len(exits) and _holds(int(worse[passed]), int(better[passed]), n, limit / 100, level, risk):
+    while passed < len(loss) and _holds(int(worse[passed]), int(better[passed]), n, limit / 100, level, risk):
         passed += 1
     return Tried(candidates, second, worse, better, passed)
 
@@ -181,8 +180,7 @@ def class_drops(images: CalibrationSet, thresholds: np.ndarray, confidence: floa
 
     Each interval holds by itself: the certificate is about the average alone.
     """
-    taken, losses = assign_exits(images.scores, thresholds), images.losses("accuracy_drop")
-    loss, rows = losses[taken, np.arange(len(taken))], []
+    loss, rows = images.lost("accuracy_drop", thresholds), []
     for label in np.unique(images.labels):
         of_class = loss[images.labels == label]
         n, worse, better = len(of_class), int((of_class > 0).sum()), int((of_class < 0).sum())
