@@ -44,11 +44,11 @@ def work_begun() -> Iterator[None]:
         raise
 
 
-def listing(names: Iterable[str], separator: str = ", ", shown: int = 3) -> str:
+def listing(names: Iterable[str], shown: int = 3) -> str:
     """'a, b, c and 12 more', for messages."""
     names = list(names)
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return separator.join(names[:shown]) + more
+    return ", ".join(names[:shown]) + more
 
 
 def did_you_mean(given: str, known: Iterable[str], mark: str = "") -> str:

@@ -256,7 +256,7 @@ def test_a_plain_deit_goes_into_every_exit(torch, key: str, suffix: str, tmp_pat
     np.testing.assert_array_equal(initial.weights["exits.2.tokens.proj.weight"], kernel)
     text = "\n".join(initial.report)
     assert f"a plain backbone from PyTorch ({key})" in text
-    assert "made for patches of another size ((16, 108) in the file, (16, 432) here): tokens.proj" in text
+    assert "of another shape ((16, 108) in the file, (16, 432) here): tokens.proj" in text
     assert "the first 16 columns taken, the rest, for feature reuse, freshly initialised: blocks.*.norm2 (2)" in text
     assert "not in the file: blocks.*.feature_reuse.norm (2)" in text and "relation_reuse.fc1" in text
 

@@ -1,6 +1,7 @@
 """The model card, a README.md made of what a checkpoint knows of itself; what it does not know is left out."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dvt.models.cost import cumulative_gmacs, parameter_count
@@ -11,8 +12,8 @@ FIGURE = "accuracy_gmacs.png"
 NEVER = 1e8  # thresholds of this size let no image leave, or every one
 
 
-def card(model: ModelConfig, metadata: Mapping[str, Any], with_figure: bool = False) -> str:
-    """Markdown about a model, from the metadata of its checkpoint, and with the report's figure beside it."""
+def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
+    """Markdown about a model, from the metadata of its checkpoint, with the figure of a report in the same folder."""
     chosen, results = metadata.get("early_exit") or {}, metadata.get("results") or {}
     accuracies = results.get("anytime_classification") or []
     lines = ["---", "library_name: dvt-mindspore", "pipeline_tag: image-classification", "---", MARK, f"# {model.name}"]
@@ -24,7 +25,7 @@ def card(model: ModelConfig, metadata: Mapping[str, Any], with_figure: bool = Fa
     for k, (grid, gmacs) in enumerate(zip(model.grid_sizes, cumulative_gmacs(model), strict=True)):
         accuracy = f"{accuracies[k]:.2f} %" if k < len(accuracies) else "-"
         lines.append(f"| {k + 1} | {grid} x {grid} + 1 | {gmacs:.4g} | {accuracy} |")
-    lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if with_figure else []
+    lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if (folder / FIGURE).exists() else []
     for title, values in {
         "Early exit": {key: chosen[key] for key in chosen if key != "certificate"},
         "Certificate": metadata.get("certificate") or chosen.get("certificate") or {},

@@ -193,8 +193,8 @@ def read_safetensors(path: Path, texts_alone: bool = False) -> CkptContent:
 
 
 def read_ckpt(path: Path) -> CkptContent:
-    """Reads a file in one go; needs MindSpore, for its schema. Raises CheckpointError for a file that cannot be read, is
-    damaged or of another kind, and where there is too little memory."""
+    """Reads a file in one go; needs MindSpore, for its schema. Raises CheckpointError for a file that cannot be read or
+    is damaged, and where there is too little memory."""
     try:
         with path.open("rb") as file:
             end = os.fstat(file.fileno()).st_size - len(_CRC_MARK) - _CRC_BYTES
@@ -243,7 +243,7 @@ def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def _value(parts: list[Any]) -> np.ndarray | str:
-    """The array or text that the parts make up. Raises ValueError if their bytes are not those of type and shape."""
+    """Raises ValueError if the bytes of the parts are not those of their type and shape."""
     kinds = {(part.tensor_type, tuple(part.dims)) for part in parts}
     if len(kinds) > 1:
         raise ValueError("the parts of one tensor differ in type or shape")

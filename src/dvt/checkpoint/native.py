@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from dvt.checkpoint.card import FIGURE, MARK, card
+from dvt.checkpoint.card import MARK, card
 from dvt.checkpoint.format import (
     FORMAT,
     METADATA_KEY,
@@ -116,7 +116,7 @@ def save_pretrained(
             (stage / CONFIG_FILE).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             readme = folder / CARD_FILE
             if not readme.exists() or MARK in readme.read_text(encoding="utf-8"):
-                said = card(read_model(folder, values["model"]), values, (folder / FIGURE).exists())
+                said = card(read_model(folder, values["model"]), values, folder)
                 (stage / CARD_FILE).write_text(said, encoding="utf-8")
             for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
                 if (stage / name).exists():

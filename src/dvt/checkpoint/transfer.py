@@ -190,12 +190,9 @@ def _check_backbone(config: ModelConfig, source: _Source, path: Path) -> None:
 def start_exit(
     config: ModelConfig, index: int, found: Mapping[str, np.ndarray], found_grid: int
 ) -> tuple[Weights, Weights, list[str]]:
-    """What exit `index` takes from an exit with `found_grid` tokens per side.
-
-    Returns:
-        By name below `exits.K.`, layers whose tensors all fit, and learned positions, resized; layers that fit but for
-        the columns of feature reuse, which stand last; and lines on what was not simply copied.
-    """
+    """What exit `index` takes from an exit with `found_grid` tokens per side, by name below `exits.K.`: layers whose
+    tensors all fit, and learned positions, resized; layers that fit but for the columns of feature reuse, which stand
+    last; and lines on what was not simply copied."""
     shapes = {row.ours: row.our_shape for row in exit_rows(config, index)}
     grid, taken, origin = config.grid_sizes[index], {}, "fixed sinusoids, computed for this grid"
     if config.tokenizer == "patch":
@@ -227,8 +224,7 @@ def start_exit(
         elif layer == "head" and len(has) == len(needs):
             done = f"freshly initialised, other classes ({has[0]} in the file, {needs[0]} here)"
         else:
-            why = "made for patches of another size" if layer.startswith("tokens.") else "of another shape"
-            done = f"freshly initialised, {why} ({has} in the file, {needs} here)"
+            done = f"freshly initialised, of another shape ({has} in the file, {needs} here)"
         left.setdefault(done, []).append(layer)
     lines = [f"taken: {len(taken)} of {len(shapes)} tensors; positions: {origin}"]
     return taken, parts, lines + [f"{done}: {_kinds(names)}" for done, names in left.items()]

@@ -68,11 +68,11 @@ class CardOptions:
 def card(argv: Sequence[str], prog: str) -> None:
     """The command `dvt card`."""
     asked, _ = Parser(prog, CardOptions).parse(argv)
-    from dvt.checkpoint.card import FIGURE, card
+    from dvt.checkpoint.card import card
     from dvt.checkpoint.native import read_checkpoint
 
     checkpoint = read_checkpoint(asked.checkpoint)
-    print(card(checkpoint.model, checkpoint.metadata, (asked.checkpoint / FIGURE).exists()), end="")
+    print(card(checkpoint.model, checkpoint.metadata, asked.checkpoint), end="")
 
 
 @dataclass

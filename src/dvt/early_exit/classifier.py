@@ -74,12 +74,9 @@ class AdaptiveClassifier:
         """Classifies many batches (B, I, S, S) and yields the predictions of each, in order, when all its images are
         settled; images of later batches may have been looked at by then. Raises as `predict`, naming the batch.
 
-        Args:
-            batches: Normalised float32 images, any number each.
-            thresholds: (K,) in place of the classifier's own.
-            batch_size: Images that an exit waits for, and is compiled for, the last one for half of it, since on the
-                CPU its graph takes some 120 MiB per image of a DVT-DeiT-S, three times as much as the one before.
-            timing: Filled with the seconds spent in the exits and between them.
+        Exits wait for `batch_size` images and are compiled for so many, the last one for half of it, since on the CPU
+        its graph takes some 120 MiB per image of a DVT-DeiT-S, three times as much as the one before. `timing` is
+        filled with the seconds spent in the exits and between them.
         """
         thresholds = self._chosen(thresholds)
         sizes = self._gathered_sizes(check_batch_sizes(self.batch_sizes if batch_size is None else [batch_size])[-1])

@@ -25,10 +25,7 @@ class ExitRule:
     Args:
         name: "confidence", the largest probability; "entropy", 1 - entropy / log(C), which is 1 for a certain answer
             and 0 for none; "margin", the largest probability less the second largest.
-        temperatures: One per exit, by which its logits are divided first; None leaves them as they are.
-
-    Raises:
-        ConfigError: An unknown name, or a temperature that is not above 0.
+        temperatures: One per exit, above 0, by which its logits are divided first; None leaves them as they are.
     """
 
     name: str = "confidence"

@@ -116,14 +116,7 @@ def evaluate_checkpoint(
 
 
 class _Evaluation:
-    """The steps of an evaluation, in the order of their use.
-
-    Attributes:
-        sweep: (P, K) thresholds of the published sweep.
-        choice: The recommended thresholds; None for a checkpoint that stores only a sweep.
-        calibration: What the exits say of the images that thresholds were found on; None for stored ones.
-        unfit: Why these images can certify nothing, if there is a reason.
-    """
+    """The steps of an evaluation, in the order of their use."""
 
     def __init__(self, model: nn.Cell, splits: Splits, config: RunConfig, partial: Partial) -> None:
         self._model, self._config, self._partial, self._cell = model.config, config, partial, AllExits(model)
@@ -131,10 +124,10 @@ class _Evaluation:
         self._left_out: dict[str, int] = {}  # the number of the others, by split
         self._present = np.unique(splits.source.val.labels)  # classes of which there are images
         self._speed_test = SpeedTest(self._cell, splits, config.eval)
-        self.sweep: np.ndarray | None = None
-        self.choice: Choice | None = None
-        self.calibration: Outcomes | None = None
-        self.unfit = ""
+        self.sweep: np.ndarray | None = None  # (P, K) thresholds of the published sweep
+        self.choice: Choice | None = None  # the recommended thresholds; None where only a sweep is stored
+        self.calibration: Outcomes | None = None  # on which thresholds were found; None for stored ones
+        self.unfit = ""  # why the calibration images can certify nothing
 
     @cached_property
     def costs(self) -> Costs:
