@@ -18,6 +18,7 @@ from dvt.cluster.placement import whole_number
 from dvt.config.files import config_from_dict, config_to_dict
 from dvt.config.sections import RunConfig
 from dvt.errors import ConfigError, DeviceError
+from dvt.training.folder import CONFIG_FILE
 from dvt.value_checks import expanded
 
 GIB = 2**30
@@ -93,7 +94,7 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
     if options.largest_batch and not options.dry_run:
         raise ConfigError("--largest_batch belongs to --dry_run; give both")
     if given.get("resume") and "output" in given and not given["config"]:
-        saved = Path(expanded(given["output"], "output")) / "config.yaml"
+        saved = Path(expanded(given["output"], "output")) / CONFIG_FILE
         if saved.exists():
             given["config"] = [saved]
     config = config_from_dict(given_keys(given))

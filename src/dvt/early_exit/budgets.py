@@ -40,11 +40,10 @@ class Costs:
 
     def of(self, budget: Budget) -> np.ndarray:
         """(K,) costs in the unit that the budget is about. Raises ConfigError if no times were measured."""
-        if budget.kind != "images_per_second":
-            return np.asarray(self.gmacs, np.float64)
-        if self.seconds is None:
+        found = self.seconds if budget.kind == "images_per_second" else self.gmacs
+        if found is None:
             raise ConfigError("a budget of images/s needs measured times, and none are stored; evaluate again here")
-        return np.asarray(self.seconds, np.float64)
+        return np.asarray(found, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
