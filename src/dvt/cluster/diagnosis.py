@@ -1,8 +1,8 @@
 """Which error came first, and what it means: pure functions on the logs of the workers. Imports no framework.
 
-Known errors stand in `known_errors.yaml`. A failed worker makes the others fail too: they lose their peer, wait in
-vain, are ended. A user needs the error that caused the others. Each error therefore belongs to one of four classes, and
-the earliest of the first class that has any is the answer:
+Known errors stand in `known_errors.yaml`. A failed worker makes the others fail too, and a user needs the error that
+caused the others. So each belongs to one of four classes, and the earliest of the first class that has any is the
+answer:
 
 0. a worker that the scheduler no longer heard of, although it had neither ended nor logged what would end it: the
    others fail in many ways then, not all of them known;
@@ -140,10 +140,8 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
 
 
 def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """(first, last) line index of every error.
-
-    Lines without a time stamp belong to the error before them; logged errors belong to the traceback that follows.
-    """
+    """(first, last) line index of every error. Lines without a time stamp belong to the error before them; logged
+    errors belong to the traceback that follows."""
     blocks = []
     first, in_fatal = None, False
     for index, line in enumerate(lines):

@@ -3,9 +3,8 @@
 msrun starts each worker in a session of its own, so that no signal to msrun or its group reaches them, and it does not
 report their exit codes: /proc tells which worker is which, and how it ended.
 
-`python -m dvt.cluster.job MSRUN_PROCESS SECONDS` ends a job whose launcher was killed, since msrun and its workers
-would go on forever. The launcher starts this beside msrun, in a session of its own; it waits for the end of a pipe that
-the launcher alone holds open.
+`python -m dvt.cluster.job MSRUN_PROCESS SECONDS` ends a job whose launcher was killed: msrun and its workers would go
+on forever. The launcher starts this beside msrun; it waits for the end of a pipe that the launcher alone holds open.
 """
 
 import contextlib
@@ -151,10 +150,8 @@ def msrun_command(command: Sequence[str], placement: Placement, log_dir: Path) -
 
 
 def own_ends(members: Iterable[Member], msrun_log: str) -> dict[int, tuple[int, datetime]]:
-    """Exit code and time of the workers that ended by themselves, by rank.
-
-    msrun names the first worker that it sees fail and kills all others. Workers killed from then on are not counted.
-    """
+    """Exit code and time of the workers that ended by themselves, by rank: msrun names the first worker that it sees
+    fail and kills all others, which are not counted."""
     named = {int(pid): int(code) for pid, code in _WORKER_ENDED.findall(msrun_log)}
     workers = {each.process.pid: each for each in members if each.rank is not None and each.ended is not None}
     first_failure = min((workers[pid].ended for pid in named if pid in workers), default=datetime.max)
@@ -221,11 +218,10 @@ def is_running(process: psutil.Process) -> bool:
 
 def end_all(msrun: psutil.Process, members: Iterable[Member], grace: float, at_once: threading.Event) -> None:
     """Ends a job: SIGTERM to the workers, so that they can save what they have, SIGKILL to all after `grace` seconds,
-    or as soon as `at_once` is set.
-
-    msrun is stopped first: it would kill all workers as soon as one of them has ended, in the middle of saving.
-    """
-    _signal(msrun, signal.SIGSTOP)
+    or as soon as `at_once` is set."""
+    _signal(
+        msrun, signal.SIGSTOP
+    )  # it would kill all workers as soon as one of them has ended, in the middle of saving
     members = [*members]
     members += find_members(msrun, members)
     everything = {process for member in members for process in (member.process, *_children(member.process, True))}

@@ -1,7 +1,5 @@
-"""What is checked before a job starts, and the fingerprint of what runs. Imports no MindSpore.
-
-Devices are counted in a process of its own, so that the launcher never holds one.
-"""
+"""What is checked before a job starts, and the fingerprint of what runs. Imports no MindSpore: devices are counted in a
+process of its own, so that the launcher never holds one."""
 
 import contextlib
 import errno
@@ -30,10 +28,8 @@ COUNT_SECONDS = 300
 
 
 def check(placement: Placement, config: RunConfig, device_counts: dict[str, int], path: str) -> None:
-    """Raises ConfigError with everything that would stop this machine's share of the job.
-
-    `device_counts` is what `count_devices` found, `path` the PATH of msrun, and the device target is not "auto".
-    """
+    """Raises ConfigError with everything that would stop this machine's share of the job. `device_counts` is what
+    `count_devices` found, `path` the PATH of msrun, and the device target is not "auto"."""
     target, data, numpy = config.device_target, config.data.path, versions()["numpy"]
     problems = [*_devices(placement, target, device_counts), *_address(placement), *_rank_table(placement, target)]
     if shutil.which("msrun", path=path) is None:
@@ -81,10 +77,8 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(config: RunConfig) -> int:
-    """A number below 2**24 that stands for the source files of this package, the configuration and the versions.
-
-    Ranks that may not train together have different ones (but for one case in 16 million).
-    """
+    """A number below 2**24 that stands for the source files of this package, the configuration and the versions, so
+    that ranks that may not train together have different ones (but for one case in 16 million)."""
     digest = hashlib.sha256()
     for path in sorted(PACKAGE.rglob("*")):
         if path.suffix in SOURCE_SUFFIXES:

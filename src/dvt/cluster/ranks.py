@@ -17,10 +17,8 @@ _LAST_MESSAGE_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process in its job, as `dvt.device.set_up` finds it.
-
-    All ranks must call `sum`, `gather` and `leave` equally often. A single process exchanges nothing.
-    """
+    """The place of this process in its job, as `dvt.device.set_up` finds it. All ranks must call `sum`, `gather` and
+    `leave` equally often. A single process exchanges nothing."""
 
     rank: int = 0  # of this process
     world_size: int = 1  # processes of the job

@@ -1,11 +1,11 @@
 """A process whose Ascend is simulated: MindSpore compiles for it as for a card, and computes nothing (its "dry run").
 
-The process must be started with the variables of `environment`; `device.set_up` does the rest. What MindSpore chose is
-in the log that it then writes to standard error: `kernels_in` reads it. Imports no MindSpore.
+The process is started with the variables of `environment`; `device.set_up` does the rest. What MindSpore chose is in
+the log on standard error, which `kernels_in` reads. Imports no MindSpore.
 
-On a machine without CANN, stand-ins for its libraries are made. MindSpore's Ascend back end asks them for some thousand
-functions when it is loaded, calls hardly any of them in a dry run, and none for a result: each returns 0, an empty
-string or an empty object. Which ones are missing is read from the installed MindSpore.
+On a machine without CANN, stand-ins for its libraries are made. MindSpore's Ascend back end asks for some thousand
+functions when it is loaded, and for the result of none: each returns 0, an empty string or an empty object. Which ones
+are missing is read from the installed MindSpore.
 """
 
 import functools
@@ -64,11 +64,8 @@ Kernels = Counter[tuple[str, str]]
 
 
 def environment(folder: Path, cards: int = 1, rank: int = 0) -> dict[str, str]:
-    """The variables of a process that is `rank` of so many simulated cards.
-
-    CANN's own where this shell has it, else of stand-ins, which are made in `folder` within some 20 s. Raises
-    DeviceError where neither is possible.
-    """
+    """The variables of a process that is `rank` of so many simulated cards: CANN's own where this shell has it, else of
+    stand-ins, which are made in `folder` within some 20 s. Raises DeviceError where neither is possible."""
     variables = {name: value for name, value in python_environment().items() if name not in WORKER_VARIABLES}
     if not has_cann(os.environ):
         for name, value in make_stand_ins(folder).items():
@@ -124,10 +121,8 @@ def without_chatter(log: str) -> str:
 
 
 def make_stand_ins(folder: Path) -> dict[str, str]:
-    """Makes the stand-ins below `folder` and returns the environment variables that lead MindSpore to them.
-
-    Takes about 20 s. Raises DeviceError where they cannot be made.
-    """
+    """Makes the stand-ins below `folder`; returns the environment variables that lead MindSpore to them. Raises
+    DeviceError where they cannot be made."""
     installed, machine = version("mindspore"), platform.machine()
     if machine != "x86_64" or installed not in TESTED:
         raise DeviceError(

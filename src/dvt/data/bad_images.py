@@ -1,8 +1,7 @@
 """What becomes of images that cannot be read: they end the run, or are named in the log and left out within a limit.
 
-In training the next readable image in the order of the epoch takes the place of a bad one, with its own label and its
-own random numbers, whatever the workers, the ranks or the batch at which a run was resumed. In evaluation a bad image
-keeps its place, so that batches stay as long as they are; its pixels are zero and its label is `LEFT_OUT`.
+In training the next readable image of the epoch takes the place of a bad one, whatever the workers, the ranks or the
+batch at which a run was resumed. In evaluation its pixels become zero and its label `LEFT_OUT`.
 """
 
 import logging

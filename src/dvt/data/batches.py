@@ -1,5 +1,4 @@
 """Batches of a data set that is divided into splits: in order for evaluation, shuffled and augmented for training.
-
 Legend: N images of a split, n of a batch, C channels, S side of the model input.
 """
 
@@ -122,8 +121,8 @@ class Splits:
         return replace(self, views={**self.views, split: kept})
 
     def batch(self, split: str, positions: ArrayLike) -> Batch:
-        """The images at some positions (n,), 0..N-1, of a split as evaluation sees them, and their labels. The next
-        readable image takes the place of a bad one that is skipped."""
+        """The images at some positions (n,) of a split as evaluation sees them, and their labels. The next readable
+        image takes the place of a bad one that is skipped."""
         shown, places = self._view(split), np.asarray(positions, np.int64)
         images, bad = self.workers.one_batch(shown.task(places))
         batch = images, shown.labels(places)
@@ -131,8 +130,7 @@ class Splits:
         return batch
 
     def positions(self, split: str, shard: Shard = WHOLE) -> NDArray[np.int64]:
-        """The positions 0..N-1 of a split that a shard evaluates: neighbours, since they lie side by side on the disk.
-        Sizes of shards, and with them numbers of batches, may differ by one."""
+        """The positions 0..N-1 of a split that a shard evaluates, side by side; sizes of shards may differ by one."""
         count, (rank, ranks) = len(self._view(split).indices), shard
         return np.arange(count * rank // ranks, count * (rank + 1) // ranks)
 
@@ -146,9 +144,8 @@ class Splits:
 
     def batches(self, split: str, batch_size: int, shard: Shard = WHOLE, skip: int = 0) -> Iterator[Batch]:
         """A split as evaluation sees it: in index order, every image exactly once, the last batch short. Batches are
-        made ahead of time and belong to the receiver; those to `skip` at the start cost nothing. The label of a bad
-        image that is left out is `bad_images.LEFT_OUT`; other bad images and worker processes that died raise
-        DataError."""
+        made ahead of time and belong to the receiver; those to `skip` at the start cost nothing. Raises DataError for
+        bad images that are not left out (with the label `bad_images.LEFT_OUT`), and worker processes that died."""
         self.num_batches(split, batch_size, shard)
         share = self.positions(split, shard)
         places = [share[start : start + batch_size] for start in range(skip * batch_size, len(share), batch_size)]
@@ -161,12 +158,10 @@ class Splits:
     def pipeline(
         self, split: str, batch_size: int, training: bool = False, epoch: int = 0, shard: Shard = WHOLE
     ) -> "mindspore.dataset.GeneratorDataset":
-        """`batches`, or in training `training` from `epoch` on, as a `mindspore.dataset` with the columns `image` and
-        `label`, for `mindspore.Model`. In training, which is for the split "train" alone, every pass is the next epoch.
-
-        Errors after the first batch arrive as MindSpore's RuntimeError, which quotes the DataError. MindSpore prepares
-        16 batches ahead: lower `mindspore.dataset.config.set_prefetch_size` for large images.
-        """
+        """`batches`, or in training, for the split "train" alone, `training` from `epoch` on, every pass the next, as a
+        `mindspore.dataset` with the columns `image` and `label`, for `mindspore.Model`. Errors after the first batch
+        are MindSpore's RuntimeError, which quotes the DataError. Lower `mindspore.dataset.config.set_prefetch_size`,
+        16 batches, for large images."""
         from dvt.data.pipelines import as_dataset  # imports MindSpore
 
         if not training:
@@ -196,9 +191,9 @@ class Splits:
 class TrainingBatches:
     """The training batches of one of the processes that train together; made by `Splits.training`.
 
-    An epoch depends on (seed, epoch) alone, and with mixup or cutmix on batch and rank; not on workers or earlier
-    epochs. The batches of all processes side by side are those of one process with as many times the batch size.
-    `per_epoch`, their number, is a multiple of `multiple`; images that are left over are dropped.
+    An epoch depends on (seed, epoch) alone, and with mixup or cutmix on batch and rank. The batches of all processes
+    side by side are those of one process with as many times the batch size. `per_epoch`, their number, is a multiple
+    of `multiple`; images that are left over are dropped.
     """
 
     def __init__(self, splits: Splits, batch_size: int, shard: Shard = WHOLE, multiple: int = 1) -> None:

@@ -1,8 +1,4 @@
-"""Which class of a model a folder shows, and what ImageNet's classes are called.
-
-The released files know no class names; the order of their outputs is that of ImageNet's sorted WordNet identifiers
-(wnids), which `imagenet_classes.txt` lists with their words.
-"""
+"""Which class of a model a folder shows, and what ImageNet's classes are called: released files know no names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +16,7 @@ GIVE_MAP = f"give --data.{CLASS_MAP}"
 
 @cache
 def imagenet_classes() -> dict[str, str]:
-    """wnid -> words of ImageNet's 1,000 classes, in the order of the outputs."""
+    """WordNet identifier -> words of ImageNet's 1,000 classes, in the order of the outputs, which is sorted."""
     rows = resources.files("dvt.data").joinpath("imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
     return dict(row.split(" ", 1) for row in rows)
 

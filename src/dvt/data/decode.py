@@ -36,11 +36,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 def read_image(
     file: str | Path | BinaryIO, mode: str = "RGB", name: Callable[[], str] | None = None, exif: Exif = "ignore"
 ) -> Image.Image:
-    """The decoded image of a path or open file in PIL mode "RGB" or "L"; of an animation, the first frame.
-
-    Raises DataError if the file is missing, no image, cut short or larger than `MAX_PIXELS`; it calls the file by its
-    path, or `name()`.
-    """
+    """The decoded image of a path or open file in PIL mode "RGB" or "L"; of an animation, the first frame. Raises
+    DataError if the file is missing, no image, cut short or larger than `MAX_PIXELS`; it calls the file by its path, or
+    `name()`."""
     try:
         with open(file, "rb") if isinstance(file, str | os.PathLike) else nullcontext(file) as opened:
             return _decoded(opened, mode, exif)

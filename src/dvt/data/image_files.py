@@ -1,9 +1,7 @@
-"""Which files of a folder are images: the one rule of training, records, `dvt predict` and `dvt infer`.
-
-A file is an image by the ending of its name, whatever its case; links count as what they lead to.
-"""
+"""Which files of a folder are images: by the ending of their names, in any case; links count as what they lead to."""
 
 import os
+from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,15 +25,12 @@ class Listing:
 
     images: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-    left_out: dict[str, list[str]] = field(default_factory=dict)  # reason -> paths
-
-    def leave_out(self, reason: str, *paths: str) -> None:
-        self.left_out.setdefault(reason, []).extend(paths)
+    left_out: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # reason -> paths
 
     def take(self, other: "Listing") -> None:
         self.images += other.images
         for reason, paths in other.left_out.items():
-            self.leave_out(reason, *paths)
+            self.left_out[reason] += paths
 
     def notes(self, folder: str | Path) -> list[str]:
         """A line for the log, if anything was left out."""
@@ -55,15 +50,15 @@ def look_into(folder: str | Path) -> Listing:
         raise DataError(f"cannot read {folder}: {reason_of(error)}") from error
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in _BY_FILE_MANAGERS:
-            found.leave_out(HIDDEN, entry.path)
+            found.left_out[HIDDEN].append(entry.path)
         elif entry.is_dir():
             found.folders.append(entry.path)
         elif not entry.is_file():
-            found.leave_out(NO_FILE if os.path.exists(entry.path) else DANGLING, entry.path)
+            found.left_out[NO_FILE if os.path.exists(entry.path) else DANGLING].append(entry.path)
         elif entry.name.lower().endswith(ENDINGS):
             found.images.append(entry.path)
         else:
-            found.leave_out(NO_IMAGE, entry.path)
+            found.left_out[NO_IMAGE].append(entry.path)
     return found
 
 
@@ -76,7 +71,7 @@ def images_below(folder: str | Path) -> Listing:
         for child in listed.folders:
             real = os.path.realpath(child)
             if real in above:
-                listed.leave_out(AGAIN, child)
+                listed.left_out[AGAIN].append(child)
             else:
                 waiting.append((child, (*above, real)))
         found.take(listed)

@@ -1,5 +1,4 @@
 """Labelled images as `dvt.data.splits` sees them, and the two general kinds: photographs, and arrays in memory.
-
 Legend: N images of a set or split, n of a batch, C channels, S side of the model input.
 """
 
@@ -66,9 +65,9 @@ class ImageSet(ABC):
         """How the images at some indices (n,) are made: (n, C, S, S), normalised. They depend on index, recipe, and the
         key of the random numbers of augmentation alone; key None is evaluation."""
 
-    @abstractmethod
     def identity(self) -> Iterable[bytes]:
         """What tells these images from others, whatever the folder they lie in."""
+        return [np.ascontiguousarray(self.items).data]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -122,11 +121,8 @@ def configured(defaults: Preprocessing, data: DataSection, image_size: int, resi
 
 
 class PhotoImages(ImageSet):
-    """Photographs of any size, CLASS/NAME, from files or records; training is a random resized crop and a flip.
-
-    MindSpore's own operations are somewhat quicker in training, but what they draw depends on the number of threads and
-    cannot be resumed in the middle of a run.
-    """
+    """Photographs of any size, CLASS/NAME, from files or records; training is a random resized crop and a flip. What
+    MindSpore's own operations draw would depend on the number of threads, and could not be resumed within an epoch."""
 
     def identity(self) -> Iterable[bytes]:
         names = self.items.names() if isinstance(self.items, RecordSet) else map(class_and_name, self.items)
@@ -165,9 +161,6 @@ def _photos(recipe: Recipe, photos: Sequence[str | RecordImage], draws: NDArray[
 class ArrayImages(ImageSet):
     """Small images (N, H, W) or (N, H, W, 3) held in memory (CIFAR, Fashion-MNIST), resized with PIL; training is a
     random shift and a flip."""
-
-    def identity(self) -> Iterable[bytes]:
-        return [np.ascontiguousarray(self.items).data]
 
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
         columns = (self.items[indices],)

@@ -2,14 +2,12 @@
 
 The shorter side is resized to `resize_size`, the centre is cropped, and pixels become (x / 255 - mean) / std. Resize
 and crop are PIL's own, except for extremely long images (`MAX_RATIO`); the arithmetic of the sizes is that of
-torchvision, with which the published models were evaluated.
-
-Legend: C channels, S side of the square model input.
+torchvision, with which the published models were evaluated. Legend: C channels, S side of the square model input.
 """
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +15,7 @@ from PIL import Image
 
 from dvt.data.decode import Exif, read_image, to_mode, upright
 from dvt.errors import ConfigError
-from dvt.value_checks import bounds
+from dvt.value_checks import bounds, check_fields
 
 RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 # Of images longer than so many times their width, evaluation resizes only what it keeps: the rest may not fit into
@@ -31,33 +29,28 @@ class Preprocessing:
     Raises ConfigError for a value that no image can be prepared with."""
 
     dataset: str  # for which it was made
-    image_size: int  # side S of the model input, in pixels
+    image_size: int = field(metadata=bounds(1))  # side S of the model input, in pixels
     resize_size: int  # shorter side before the centre crop, in pixels
-    in_channels: int  # 1 (grey) or 3 (RGB)
+    in_channels: Literal[1, 3]  # grey or RGB
     mean: tuple[float, ...] = field(metadata=bounds(-1000, 1000))  # per channel, of pixels in 0..1
     std: tuple[float, ...] = field(metadata=bounds(1e-6, 1000))
-    interpolation: str = "bicubic"  # or "bilinear", both with PIL's antialiasing
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # both with PIL's antialiasing
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise ConfigError(f"image_size is {self.image_size}; it must be at least 1")
+        for key in ("mean", "std"):
+            object.__setattr__(self, key, tuple(float(value) for value in getattr(self, key)))
+        check_fields(self, "")
         if self.resize_size < self.image_size:
             raise ConfigError(
                 f"data.resize_size is {self.resize_size}, smaller than the image size {self.image_size} that is cropped"
                 " from it; give at least the image size"
             )
-        if self.in_channels not in (1, 3):
-            raise ConfigError(f"in_channels is {self.in_channels}; images have 1 (grey) or 3 (RGB) channels")
         for key in ("mean", "std"):
-            values = tuple(float(value) for value in getattr(self, key))
-            object.__setattr__(self, key, values)
-            if len(values) != self.in_channels:
+            if (count := len(getattr(self, key))) != self.in_channels:
                 raise ConfigError(
-                    f"data.{key} has {len(values)} entries, but images of {self.dataset} have {self.in_channels}"
+                    f"data.{key} has {count} entries, but images of {self.dataset} have {self.in_channels}"
                     " channel(s); give one number per channel"
                 )
-        if self.interpolation not in RESAMPLING:
-            raise ConfigError(f"interpolation is {self.interpolation!r}; it must be one of {', '.join(RESAMPLING)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists, fit for JSON."""

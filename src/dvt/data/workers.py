@@ -1,10 +1,8 @@
-"""Makes the images of batches ahead of time, in threads or processes.
+"""Makes the images of batches ahead of time, in threads or processes, among which each batch is divided.
 
-A batch is divided among all workers. What they need travels with each task, without MindSpore and the list of files;
-8-bit pixels travel back, a quarter of the bytes of the model inputs that are made of them here.
-
-Processes are started by "spawn", as a fork of a process with many threads may hang; so the main module of the run must
-do its work below `if __name__ == "__main__"`. They leave the signals that end a run to their parent, and end with it.
+8-bit pixels travel back, a quarter of the bytes of the model inputs that are made of them here. Processes are started
+by "spawn", as a fork of a process with many threads may hang; so the main module of a run must do its work below
+`if __name__ == "__main__"`. They leave the signals that end a run to their parent, and end with it.
 
 Legend: n images of a batch, k of a part of it, C channels, S side of the model input.
 """
@@ -127,19 +125,17 @@ class Workers:
         if kind not in self._pools:
             # Held apart from what follows: Python starts its tracker of semaphores here, and then lets signals through.
             with _signals_held():
-                self._pools[kind] = _pool(kind, count)
+                self._pools[kind] = (
+                    ThreadPoolExecutor(count, thread_name_prefix="dvt-data")
+                    if kind == "thread"
+                    else ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_process)
+                )
         with _signals_held():
             return [self._pools[kind].submit(task.make, *part) for part in parts]
 
 
 def _result(task: Task, parts: list[Future]) -> Made:
     return task.joined(part.result() for part in parts) if parts else task.run()
-
-
-def _pool(kind: str, count: int) -> Executor:
-    if kind == "thread":
-        return ThreadPoolExecutor(count, thread_name_prefix="dvt-data")
-    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_start_process)
 
 
 def _shut_down(pools: dict[str, Executor]) -> None:
@@ -161,9 +157,7 @@ def taken_ahead(items: Generator[T, None, None], count: int = READY_AHEAD) -> It
 
 
 def available_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def local_ranks(ranks: int) -> int:
@@ -180,8 +174,8 @@ def local_ranks(ranks: int) -> int:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """What starts meanwhile holds back these signals: worker processes until they are ready for them, and for good
-    threads and the process with which Python keeps track of semaphores, which would die of a SIGHUP."""
+    """What starts meanwhile holds back these signals: worker processes until they are ready for them, threads and
+    Python's tracker of semaphores, which would die of a SIGHUP, for good."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GROUP_SIGNALS)
     try:
         yield
@@ -199,7 +193,5 @@ def _start_process() -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
+    connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

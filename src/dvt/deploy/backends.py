@@ -48,10 +48,8 @@ class RuntimeOptions:
 
 
 class Backend:
-    """The loaded exits of a bundle, made of its folder, the files of one format, and the options.
-
-    Raises DeviceError if the runtime is not installed, BundleError for files that it cannot load.
-    """
+    """The loaded exits of a bundle, made of its folder, the files of one format, and the options. Raises DeviceError if
+    the runtime is not installed, BundleError for files that it cannot load."""
 
     pads = False  # whether only the batch sizes that the manifest lists can be run
     description: str  # the runtime and what it runs on
@@ -152,10 +150,8 @@ def require_bfloat16() -> None:
 
 
 class OpenVinoBackend(Backend):
-    """ONNX files in OpenVINO, on the CPU; compiled once into this user's cache.
-
-    A file compiled for float32 computes wrongly in bfloat16 (seen with 2026.4.1), so each precision has its own cache.
-    """
+    """ONNX files in OpenVINO, on the CPU; compiled once into this user's cache, one for each precision: a file compiled
+    for float32 computes wrongly in bfloat16 (seen with 2026.4.1)."""
 
     def __init__(self, folder: Path, graphs: GraphSet, options: RuntimeOptions) -> None:
         openvino, core = _openvino()

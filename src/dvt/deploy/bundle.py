@@ -1,7 +1,5 @@
-"""Export: a model as a folder of files that run without this package, each checked, and a manifest that describes them.
-
-Every file is run once more and compared with the model before anything appears in the folder.
-"""
+"""Export: a model as a folder of files that run without this package, and a manifest that describes them. Every file is
+run and compared with the model before anything appears in the folder."""
 
 import dataclasses
 import hashlib
@@ -41,12 +39,12 @@ from dvt.deploy.publish import merged, publish, staged
 from dvt.deploy.recalibration import remeasure
 from dvt.deploy.runner import Cascade
 from dvt.deploy.writers import MindirWriter, check, exportable, write_files
-from dvt.early_exit.certify import Certificate
 from dvt.early_exit.loop import DEFAULT_BATCH_SIZES, check_batch_sizes
 from dvt.errors import ConfigError, work_begun
 from dvt.models.cost import cumulative_gmacs
 from dvt.models.variants import ModelConfig
 from dvt.safe_files import explained
+from dvt.value_checks import from_plain
 
 BUDGETS = 8  # settings taken from the sweep that a checkpoint holds
 
@@ -107,11 +105,10 @@ class BundleOptions:
 def export_bundle(model: nn.Cell, folder: str | os.PathLike, *values: Any, **options: Any) -> list[Path]:
     """Writes `model` as a bundle into `folder`; returns the paths, the manifest last.
 
-    Further arguments are those of `BundleOptions`, in its order or by name. The folder is made if need be; it holds the
-    earlier bundle or the new one, whenever this is interrupted.
-
-    Raises ConfigError for options that do not fit each other or the model, a folder that cannot be written, or one with
-    a bundle of other weights, without `replace`; DVTError if a file computes something else than the model.
+    Further arguments are those of `BundleOptions`, in its order or by name. Interrupted at any time, the folder holds
+    the earlier bundle or the new one. Raises ConfigError for options that do not fit each other or the model, and a
+    folder that cannot be written, or holds a bundle of other weights, without `replace`; DVTError if a file computes
+    something else.
     """
     folder, options = Path(folder), BundleOptions(*values, **options)
     config = model.config
@@ -228,7 +225,7 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     if metadata.get("thresholds") is not None:
         recommended = Setting(metadata["thresholds"])
         chosen = metadata.get("early_exit")  # what this package found, with what it reached
-        known = [_found_by_evaluation(chosen)] if chosen else sweep
+        known = [from_plain(Setting, chosen | {"values": chosen["thresholds"]}, "early_exit")] if chosen else sweep
         same = (each for each in known if np.array_equal(np.float32(each.values), np.float32(recommended.values)))
         settings["recommended"] = next(same, recommended)
     if not sweep or not len(rows) == len(costs) == len(accuracies):
@@ -238,14 +235,3 @@ def stored_settings(metadata: Mapping[str, Any]) -> dict[str, Setting]:
     for point in sorted(points, key=lambda i: costs[i] if settings else -accuracies[i]):
         settings[f"{costs[point]:.3g}_gmacs"] = sweep[point]
     return settings
-
-
-def _found_by_evaluation(stored: Mapping[str, Any]) -> Setting:
-    certificate = stored.get("certificate")
-    return Setting(
-        stored["thresholds"],
-        stored["expected_gmacs"],
-        stored["accuracy"],
-        certificate and Certificate.from_json(certificate),
-        stored.get("not_certified"),
-    )

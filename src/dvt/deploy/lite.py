@@ -46,11 +46,9 @@ def write_ascend_configs(folder: Path, graphs: GraphSet, batch_sizes: Sequence[i
 
 
 def register(folder: str | os.PathLike, target: str) -> GraphSet:
-    """Enters converted files into the manifest as the format LITE, so that `Cascade(folder, "lite")` runs them.
-
-    Raises BundleError if the bundle lacks the format that is converted, or a converted file is not there, ConfigError
-    if the manifest cannot be written.
-    """
+    """Enters converted files into the manifest as the format LITE, so that `Cascade(folder, "lite")` runs them. Raises
+    BundleError if these files, or the format that is converted, are not there, ConfigError if the manifest cannot be
+    written."""
     manifest = read_manifest(folder)
     source, name = TARGETS[target]
     if source not in manifest.graphs:
@@ -69,10 +67,8 @@ def register(folder: str | os.PathLike, target: str) -> GraphSet:
 
 
 class LiteBackend:
-    """A `dvt.deploy.backends.Backend` for converted files (`.ms` on the CPU, `.mindir` on Ascend).
-
-    MindSpore Lite runs in a process of its own, under the Python that `DVT_LITE_PYTHON` names, else this one.
-    """
+    """A `dvt.deploy.backends.Backend` for converted files (`.ms` on the CPU, `.mindir` on Ascend), with MindSpore Lite
+    in a process of its own, under the Python that `DVT_LITE_PYTHON` names, else this one."""
 
     pads = True
 

@@ -1,7 +1,5 @@
-"""`manifest.json`, the description of a bundle: what its files take and return, and how to decide with them.
-
-Needs neither MindSpore nor ONNX. docs/deployment.md lists the keys for programs that read it without this package.
-"""
+"""`manifest.json`, the description of a bundle: what its files take and return, and how to decide with them. Needs
+neither MindSpore nor ONNX. docs/deployment.md lists the keys."""
 
 import hashlib
 import json
@@ -127,7 +125,6 @@ class GraphSet:
 @dataclass(frozen=True)
 class Manifest:
     """A bundle. `thresholds` are named settings, the first the default; the other attributes are named as in the file.
-
     `batch_sizes` are the numbers of images that backends with fixed shapes are prepared for. `fingerprint` is the
     SHA-256 of model and weights, None in bundles of version 0.1.0. Raises ConfigError, naming the key, for parts that
     do not fit the model or each other.
@@ -253,10 +250,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def exit_values(
     config: ModelConfig, exit_index: int, precision: str = "float32", batch: int | None = None
 ) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
-    """Inputs and outputs of one exit's file; a `batch` of None leaves the number of images open.
-
-    Images and probabilities are float32, what else is handed on `precision`.
-    """
+    """Inputs and outputs of one exit's file; a `batch` of None leaves the number of images open. Images and
+    probabilities are float32, what else is handed on `precision`."""
 
     def value(role: str, shape: Sequence[int], prefix: str = "") -> Value:
         dtype = "float32" if role in ("images", "probabilities") else precision
@@ -287,10 +282,8 @@ def check_files(folder: Path, graphs: GraphSet) -> None:
 
 
 def named_settings(thresholds: Any, num_exits: int) -> dict[str, Setting]:
-    """One vector, or a dict of named ones, as settings; a single one is called "default", None gives none.
-
-    Raises ConfigError for thresholds that are NaN, negative or of another number than `num_exits`.
-    """
+    """One vector, or a dict of named ones, as settings; a single one is called "default", None gives none. Raises
+    ConfigError for thresholds that are NaN, negative or of another number than `num_exits`."""
     if thresholds is None:
         return {}
     settings = {}

@@ -1,8 +1,8 @@
 """Putting exported files in place, so that the folder holds the earlier bundle or the new one, whenever it is killed.
 
-Programs find the files of a bundle by its manifest, which is replaced in one step. Files that are to go first get other
-names, under which the manifest lists them; then the new files take their places, and the new manifest is the last. What
-a killed export has left is tidied up by the next one.
+Programs find files by the manifest, which is replaced in one step. Files that are to go first get other names, under
+which the manifest lists them; then the new files take their places, and the new manifest is the last. What a killed
+export has left is tidied up by the next one.
 """
 
 import logging

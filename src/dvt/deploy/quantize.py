@@ -1,8 +1,5 @@
-"""Weights in int8: ONNX files whose dense layers multiply 8-bit integers.
-
-Only weights are stored as integers; activations are scaled at run time ("dynamic quantisation"). That moves
-confidences, so these files need thresholds of their own (`dvt.deploy.recalibration`).
-"""
+"""Weights in int8: ONNX files whose dense layers multiply 8-bit integers; activations are scaled at run time ("dynamic
+quantisation"). That moves confidences: these files need thresholds of their own (`dvt.deploy.recalibration`)."""
 
 from pathlib import Path
 

@@ -38,12 +38,10 @@ def remeasure(
     was measured.
 
     Each of the bundle's settings gets thresholds with which as many of the images (n, I, S, S), best those that its own
-    were found with, leave at each exit as do with its float32 files (ONNX, else MINDIR). `labels` are their classes
-    (n,); None leaves out the accuracies. ONNX_BF16 is made of the ONNX files that are there.
-
-    Settings that are certified for the float32 files are certified anew from the outputs of this format, which gives
-    them other thresholds; all of these certificates hold together. `unfit` says why the images can certify nothing;
-    give None if the model was trained without them.
+    were found with, leave at each exit as do with its float32 files (ONNX, else MINDIR). Certified settings are
+    certified anew from the outputs of this format; all of these certificates hold together. `labels` are the classes of
+    the images (n,); None leaves out the accuracies. `unfit` says why the images can certify nothing; give None if the
+    model was trained without them.
 
     Raises BundleError for a bundle without one of the two formats, ConfigError if the manifest cannot be written,
     DataError for no images, or labels that do not fit them, DeviceError where the format cannot be run.
@@ -96,10 +94,8 @@ def remeasured(
     cumulative_gmacs: Sequence[float],
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
     """New `settings`, certified where they were and can be again, and what was measured: per exit the share of images
-    with the same class and the accuracy in percent, per setting the accuracy before and after.
-
-    `reference` and `measured` are the probabilities (K, n, C) of the float32 files and of the others.
-    """
+    with the same class and the accuracy in percent, per setting the accuracy before and after. `reference` and
+    `measured` are the probabilities (K, n, C) of the float32 files and of the others."""
     num_exits, count = reference.shape[:2]
     files = {"float32": reference, "this": measured}
     classes = {name: each.argmax(axis=2) for name, each in files.items()}  # (K, n) each

@@ -12,7 +12,7 @@ import numpy as np
 
 from dvt.data.preprocess import Preprocessing
 from dvt.deploy.backends import BACKENDS, RuntimeOptions, has_bfloat16
-from dvt.deploy.manifest import BFLOAT16, CONVERTED, Manifest, Setting, check_files, read_manifest
+from dvt.deploy.manifest import BFLOAT16, CONVERTED, MEASURED, Manifest, Setting, check_files, read_manifest
 from dvt.early_exit.decisions import check_thresholds, read_thresholds
 from dvt.early_exit.loop import HandedOn, Predictions, check_images, run_all, run_cascade, run_in_batches
 from dvt.errors import BundleError, ConfigError
@@ -57,9 +57,8 @@ class Cascade(AbstractContextManager):
         self.graph_format = graph_format or formats[0]
         self.manifest: Manifest = read_manifest(folder)
         if self.graph_format not in self.manifest.graphs:
-            commands = {CONVERTED: "scripts/run_lite_convert.sh"}
-            commands[BFLOAT16] = f"export.py --format ONNX,{BFLOAT16}, or dvt.deploy.remeasure and calibration images"
-            command = commands.get(self.graph_format, f"export.py --format {self.graph_format}")
+            formats = f"ONNX,{self.graph_format}" if self.graph_format in MEASURED else self.graph_format
+            command = "scripts/run_lite_convert.sh" if formats == CONVERTED else f"export.py --format {formats}"
             there = ", ".join(self.manifest.graphs) or "no graphs"
             raise BundleError(f"{folder} holds {there}, but not {self.graph_format}; make it with {command}")
         graphs = self.manifest.graphs[self.graph_format]
@@ -150,10 +149,8 @@ class Cascade(AbstractContextManager):
 
 
 def _resolved(options: RuntimeOptions, backend: str, graph_format: str | None) -> tuple[RuntimeOptions, str | None]:
-    """The options, and the format, that go with the precision: thresholds for bfloat16 are those of `ONNX_BF16`.
-
-    Raises ConfigError for what the backend does not have.
-    """
+    """The options, and the format, that go with the precision: thresholds for bfloat16 are those of `ONNX_BF16`. Raises
+    ConfigError for what the backend does not have."""
     if options.providers and backend != "onnxruntime":
         raise ConfigError(f"the {backend} backend has no execution providers; they are those of onnxruntime")
     if graph_format == BFLOAT16:

@@ -46,10 +46,8 @@ class MindirWriter:
         self._model = model if precision == "float32" else exportable(model, precision)
 
     def save(self, exit_index: int, inputs: Sequence[Value], path: Path) -> None:
-        """Writes one exit, with inputs as described. Raises DVTError if one file cannot hold it.
-
-        The inputs in the file have the names of the parameters of `construct`, which are those of the manifest.
-        """
+        """Writes one exit. Raises DVTError if one file cannot hold it. The inputs in the file have the names of the
+        parameters of `construct`, which are those of the manifest."""
         cell = ExitCell(self._model, exit_index).set_train(False)
         given = {each.role: Tensor(shape=list(each.shape), dtype=getattr(mstype, each.dtype)) for each in inputs}
         ms.export(cell, *cell.arguments(given), file_name=str(path), file_format="MINDIR")

@@ -68,19 +68,15 @@ class DVT(nn.Cell):
         return fixed + share * (reused - fixed)  # the value itself, exactly
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
-        """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries.
-
-        In evaluation mode or training mode as the model is. Compiled apart from the plain forward pass.
-        """
+        """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries, in
+        the mode of the model. Compiled apart from the plain forward pass."""
         outputs = self(images, None, True)
         return tuple(ExitFeatures(*outputs[start : start + 3]) for start in range(0, len(outputs), 3))
 
 
 class AllExits(nn.Cell):
-    """images (B, I, S, S) -> the answers of all exits (K, B, classes): probabilities in float32, or logits.
-
-    `axis` is where the exits stand in the result; 1 gives (B, K, classes).
-    """
+    """images (B, I, S, S) -> the answers of all exits (K, B, classes): probabilities in float32, or logits. `axis` is
+    where the exits stand in the result; 1 gives (B, K, classes)."""
 
     def __init__(self, model: DVT, probabilities: bool = True, axis: int = 0) -> None:
         super().__init__(auto_prefix=False)
@@ -139,9 +135,8 @@ def _without_drawing(config: ModelConfig) -> ModelConfig:
 def build_model(name: str, num_classes: int = 1000, *, kernels: bool = True, **overrides: Any) -> DVT:
     """Builds variant `name` (one of `dvt.list_models()`), freshly initialised from MindSpore's global seed.
 
-    Overrides: `image_size`, `grid_sizes` (its length is the number of exits), `embed_dim`, `depth`, `num_heads`,
-    `mlp_hidden`, `feature_reuse`, `relation_reuse`, `drop_path_rate`, `soft_splits`, `in_channels`, and the other
-    fields of `dvt.models.variants.ModelConfig`. `kernels=False` builds without the compiled CPU kernels. Raises
-    ConfigError for unknown names, keys and shapes that do not fit.
+    Overrides are fields of `dvt.models.variants.ModelConfig`, such as `image_size` or `grid_sizes` (its length is the
+    number of exits). `kernels=False` builds without the compiled CPU kernels. Raises ConfigError for unknown names,
+    keys and shapes that do not fit.
     """
     return build_from_config(model_config(name, num_classes=num_classes, **overrides), kernels=kernels)

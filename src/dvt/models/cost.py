@@ -26,10 +26,8 @@ LAYER_NORM_COST = 5
 
 
 def cumulative_gmacs(model: Any, **overrides: Any) -> list[float]:
-    """GMACs spent on one image that leaves at each exit, everything before included: K rising floats.
-
-    `model` is a model name, a `ModelConfig`, or a built model; overrides are laid over it. Raises ConfigError.
-    """
+    """GMACs spent on one image that leaves at each exit, everything before included: K rising floats. `model` is a
+    model name, a `ModelConfig`, or a built model; overrides are laid over it. Raises ConfigError."""
     config = _config_of(model, overrides)
     each = (sum(exit_macs(config, exit_index).values()) for exit_index in range(config.num_exits))
     return [total / 1e9 for total in accumulate(each)]
@@ -75,8 +73,7 @@ def exit_macs(config: ModelConfig, exit_index: int) -> dict[str, int]:
 
 def parameter_count(model: Any, **overrides: Any) -> int:
     """Number of parameters, fixed positions and random features included; arguments as for `cumulative_gmacs`."""
-    shapes = parameter_shapes(_config_of(model, overrides))
-    return sum(math.prod(shape) for shape in shapes.values())
+    return sum(exit_parameters(_config_of(model, overrides)))
 
 
 def exit_parameters(config: ModelConfig) -> list[int]:
@@ -88,11 +85,9 @@ def exit_parameters(config: ModelConfig) -> list[int]:
 
 
 def handed_on_shapes(config: ModelConfig, exit_index: int) -> dict[str, tuple[int, ...]]:
-    """What an exit hands on to the next for one image, and its shape, in the order in which exits take it.
-
-    "features" (N, C) and "relations" (L*H, N, N) where they are reused, and its answers, "probabilities" (classes,),
-    where they are averaged. Nothing for the last exit, nor for `exit_index` -1: what the first exit receives.
-    """
+    """What an exit hands on to the next for one image, and its shape, in the order in which exits take it: "features"
+    (N, C) and "relations" (L*H, N, N) where they are reused, and its answers, "probabilities" (classes,), where they
+    are averaged. Nothing for the last exit, nor for `exit_index` -1: what the first exit receives."""
     if not 0 <= exit_index < config.num_exits - 1:
         return {}
     tokens = config.num_tokens(exit_index)
@@ -112,12 +107,9 @@ def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
 
 
 def activation_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers alive at once while an exit runs on one image, at the costliest of its steps.
-
-    An estimate from shapes, for what a memory pool that frees at once would hold. The steps: the mixing of the
-    relations received (hidden layer before and after the activation), their resize, and a block, in which attention
-    holds queries, keys, values, logits and weights, and the MLP its hidden layer before and after the activation.
-    """
+    """Numbers alive at once while an exit runs on one image, at the costliest of its steps, estimated from shapes: the
+    mixing of the relations received (hidden layer before and after the activation), their resize, and a block, in which
+    attention holds queries, keys, values, logits and weights, and the MLP its hidden layer likewise."""
     n, dim, heads = config.num_tokens(exit_index), config.embed_dim, config.num_heads
     maps = config.depth * heads
     received = handed_on_elements(config, exit_index - 1)

@@ -30,10 +30,8 @@ def resize_matrix(source: int, side: int, target: int) -> np.ndarray:
 
 
 def token_resize_matrix(source: int, side: int, target: int, class_weight: float) -> np.ndarray:
-    """diag(class_weight, U) of shape (N, N'), float32, for token sequences with the class token first.
-
-    `class_weight` is 1 where the class row is kept (relation reuse), 0 where zeros replace it (feature reuse).
-    """
+    """diag(class_weight, U) of shape (N, N'), float32, for token sequences with the class token first; `class_weight`
+    is 1 where the class row is kept (relation reuse), 0 where zeros replace it (feature reuse)."""
     u = resize_matrix(source, side, target)
     matrix = np.zeros((u.shape[0] + 1, u.shape[1] + 1), np.float32)
     matrix[0, 0] = class_weight

@@ -1,8 +1,5 @@
 """The parts that every exit is made of: dense layers, initialised as in the paper, GELU, LayerNorm, softmax, MLP.
-
-They are built of MindSpore's operators. `dvt.models.kernels` puts compiled ones in the places called `operator` and
-`add_bias`, `dvt.models.precision` changes the type that dense layers compute in.
-"""
+`dvt.models.kernels` puts compiled operators in place of MindSpore's, `dvt.models.precision` changes types."""
 
 import functools
 from collections.abc import Callable
@@ -20,11 +17,8 @@ plain_bias = ops.BiasAdd()
 
 @functools.cache
 def _linear_with(add_bias: ops.BiasAdd | ops.Custom) -> Callable[..., Tensor]:
-    """x (..., I), weight (O, I), bias (O,) or None, compute_type -> (..., O).
-
-    A function rather than a method, and with the operator inside rather than as an argument: MindSpore then works out
-    its types once per shape, not once per cell or call, and needs less time and memory to compile a model.
-    """
+    """x (..., I), weight (O, I), bias (O,) or None, compute_type -> (..., O). A function with the operator inside, of
+    which MindSpore works out the types once per shape, not once per cell or call: models compile faster."""
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None, compute_type: mstype.Type) -> Tensor:
         product = _matmul(_cast(_reshape(x, (-1, weight.shape[1])), compute_type), _cast(weight, compute_type))
@@ -61,7 +55,7 @@ class ChannelDense(nn.Cell):
         self.compute_in(mstype.float32, plain_bias)
 
     def compute_in(self, compute_type: mstype.Type, add_bias: ops.BiasAdd | ops.Custom) -> None:
-        """Chooses the type of the product and what adds the bias to it."""
+        """As that of `Dense`."""
         self.compute_type, self.add_bias = compute_type, add_bias  # a broadcast sum holds 16 bytes per element
 
     def construct(self, x: Tensor) -> Tensor:

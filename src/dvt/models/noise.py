@@ -1,10 +1,9 @@
 """Dropout and stochastic depth whose masks are a pure function of a key, so that a resumed run draws what an unbroken
-one would have drawn and every rank draws differently.
+one would have drawn and every rank draws differently: MindSpore's generator cannot be put back in graph mode.
 
-MindSpore's generator begins again in each process and cannot be put back in graph mode. Here a training step hands one
-int32 key to the model; every place that drops something mixes its own number, its `site`, into it. The mask is a hash
-in int32 arithmetic modulo 2**32, the same on every device (`dvt.models.per_device`; the constants are those of the
-"lowbias32" integer hash). Axis letters: B batch, T tokens, E channels.
+A training step hands one int32 key to the model; every place that drops something mixes its own number, its `site`,
+into it. The mask is a hash modulo 2**32, the same on every device (`dvt.models.per_device`; the constants are those of
+the "lowbias32" integer hash). Axis letters: B batch, T tokens, E channels.
 """
 
 import numpy as np
@@ -47,11 +46,8 @@ class IntegerHash(nn.Cell):
 
 
 class Dropout(nn.Cell):
-    """In training with a key, sets each element of (B, T, E) to zero with probability `rate`, scales the others up.
-
-    The hash of a token and the hash of a channel are joined by one product: quicker than a full hash per element, and
-    far better than a mask needs to be.
-    """
+    """In training with a key, sets each element of (B, T, E) to zero with probability `rate`, scales the others up. The
+    hashes of a token and of a channel are joined by one product, quicker than a full hash per element."""
 
     def __init__(self, rate: float, site: int) -> None:
         super().__init__()
@@ -74,11 +70,9 @@ class Dropout(nn.Cell):
 
 
 class StochasticDepth(nn.Cell):
-    """What the two branches of every block are multiplied with in training: 0 for an image whose branch is dropped.
-
-    The rate rises linearly over the L layers to `rate`; kept branches are scaled up. Drawn for all layers at once,
-    since a hash per block would double the time of compiling.
-    """
+    """What the two branches of every block are multiplied with in training: 0 for an image whose branch is dropped. The
+    rate rises linearly over the L layers to `rate`; kept branches are scaled up. Drawn for all layers at once, since a
+    hash per block would double the time of compiling."""
 
     def __init__(self, rate: float, depth: int, site: int) -> None:
         super().__init__()

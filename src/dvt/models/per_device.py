@@ -25,7 +25,7 @@ class Operators(NamedTuple):
 
     Attributes:
         unfold: (B, I, S, S), kernel, stride, padding -> overlapping patches (B, I*kernel*kernel, T), channel-major.
-        pad: (B, I, S, S), padding of each side -> the images within zeros.
+        pad: (B, I, S, S), padding of the four sides -> the images within zeros.
         branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
             on the CPU it costs less than computing both and selecting.
         chained: Whether a message to other ranks must wait for the result of the one before, lest ranks send them in
@@ -38,7 +38,7 @@ class Operators(NamedTuple):
     """
 
     unfold: Callable[[Tensor, int, int, int], Tensor]
-    pad: Callable[[Tensor, int], Tensor]
+    pad: Callable[[Tensor, tuple[int, ...]], Tensor]
     branches: bool
     chained: bool
     all_finite: Callable[[tuple[Tensor, ...]], Tensor]
@@ -60,14 +60,6 @@ def _unfold(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
 
 def _unfold_on_ascend(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
     return mint.nn.functional.unfold(x, kernel, stride=stride, padding=padding)
-
-
-def _pad(x: Tensor, padding: int) -> Tensor:
-    return ops.pad(x, (padding,) * 4)
-
-
-def _pad_on_ascend(x: Tensor, padding: int) -> Tensor:
-    return mint.nn.functional.pad(x, (padding,) * 4)
 
 
 def _sum_up(x: Tensor) -> Tensor:
@@ -145,11 +137,11 @@ def _fold_halves(x: Halves, bits: int) -> Halves:
     return ops.bitwise_xor(high, _quotient(high, 0x8000)), ops.bitwise_xor(low, moved)
 
 
-ON_CPU = Operators(_unfold, _pad, True, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
+ON_CPU = Operators(_unfold, ops.pad, True, True, _sums_are_finite, _same, _same, _add, _multiply, _fold)
 ON_GPU = ON_CPU._replace(branches=False, all_finite=amp.all_finite)
 ON_ASCEND = Operators(
     _unfold_on_ascend,
-    _pad_on_ascend,
+    mint.nn.functional.pad,
     False,
     False,
     amp.all_finite,

@@ -24,11 +24,8 @@ PERFORMER_DROPOUT = 0.1
 
 
 class PatchEmbedding(nn.Cell):
-    """Non-overlapping patches, embedded: (B, I, S, S) -> (B, G*G, C).
-
-    A convolution whose kernel equals its stride is a reshape and one Dense; MindSpore's CPU convolution is a hundred
-    times slower at these kernel sizes.
-    """
+    """Non-overlapping patches, embedded: (B, I, S, S) -> (B, G*G, C). A reshape and one Dense; as a convolution it
+    would be a hundred times slower on MindSpore's CPU."""
 
     def __init__(self, config: ModelConfig, exit_index: int) -> None:
         super().__init__()
@@ -41,7 +38,7 @@ class PatchEmbedding(nn.Cell):
 
     def construct(self, images: Tensor, noise_key: Tensor | None) -> Tensor:
         if self.padding:
-            images = self.pad(images, self.padding)
+            images = self.pad(images, (self.padding,) * 4)
         channels, grid, patch = images.shape[1], self.grid, self.patch
         x = images.reshape(-1, channels, grid, patch, grid, patch)
         x = x.transpose(0, 2, 4, 1, 3, 5).reshape(-1, grid * grid, self.pixels)  # (B, G*G, I*patch*patch)
@@ -50,9 +47,7 @@ class PatchEmbedding(nn.Cell):
 
 class TokenPerformer(nn.Cell):
     """Linear attention over the tokens of a soft split: (B, T, in_dim) -> (B, T, 64) (T2T-ViT, Performer).
-
-    `random_features` W (m, E) is fixed: an orthogonal m x E matrix times sqrt(m).
-    """
+    `random_features` W (m, E) is fixed: an orthogonal m x E matrix times sqrt(m)."""
 
     def __init__(self, in_dim: int, init_std: float, sites: tuple[int, int]) -> None:
         super().__init__()

@@ -108,10 +108,8 @@ class ModelConfig:
 
     @property
     def shared_layers(self) -> tuple[str, ...]:
-        """Layers of a block, by their names in it, whose weights the first exit's block lends to those of the others.
-
-        Those of which all exits have the same shapes; norm2 and the MLP's first layer are widened by feature reuse.
-        """
+        """Layers of a block, by their names in it, whose weights the first exit's block lends to those of the others:
+        all of one shape; norm2 and the MLP's first layer are widened by feature reuse."""
         if not self.share_blocks:
             return ()
         everywhere = ("norm1", "attn.qkv", "attn.proj", "mlp.fc2")
@@ -199,10 +197,8 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str, **overrides: Any) -> ModelConfig:
-    """The configuration of variant `name` with `overrides` laid over it; None means "as in the table".
-
-    Raises ConfigError for an unknown name or key (naming the nearest valid one) and for shapes that do not fit.
-    """
+    """The configuration of variant `name` with `overrides` laid over it; None means "as in the table". Raises
+    ConfigError for an unknown name or key and for shapes that do not fit."""
     if name not in VARIANTS:
         hint = did_you_mean(str(name), VARIANTS)
         raise ConfigError(f"unknown model {name!r}{hint}; known models: {', '.join(VARIANTS)}")

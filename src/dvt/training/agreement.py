@@ -23,11 +23,8 @@ class SharedDataError(DataError):
 
 @contextmanager
 def errors_shared(ranks: Ranks) -> Iterator[None]:
-    """Around what each rank does alone: a DataError of one rank becomes a SharedDataError of all, with its message.
-
-    All ranks must come here equally often. A rank without an error of its own gets that of the first rank that has one,
-    cut to what fits into a message.
-    """
+    """Around what each rank does alone: a DataError of one rank becomes a SharedDataError of all, with its message, cut
+    to what fits. All ranks must come here equally often."""
     error = None
     try:
         yield

@@ -63,10 +63,8 @@ log = logging.getLogger(__name__)
 
 
 class RunFolder:
-    """The run folder of a configuration, for a rank that writes to it or does not; `opened` makes one.
-
-    Nothing is written before `begin`, so that a start that is refused leaves no folder.
-    """
+    """The run folder of a configuration, for a rank that writes to it or does not; `opened` makes one. Nothing is
+    written before `begin`, so that a start that is refused leaves no folder."""
 
     def __init__(self, config: RunConfig, writes: bool) -> None:
         self.path = Path(config.output)
@@ -140,9 +138,7 @@ class RunFolder:
         self, best: Sequence[Ranked], entry: Ranked, weights: Weights, metadata: dict[str, Any]
     ) -> list[Ranked]:
         """Keeps the weights of the epoch `entry` if it is among the best few (`train.keep_best`), and removes what no
-        longer is. Returns the epochs that are kept, best first, of equally good ones the earlier first; before it was
-        `best`.
-        """
+        longer is. Returns the epochs kept after those in `best`: best first, of equally good ones the earlier first."""
         ranked = sorted({*best, entry}, key=lambda each: (-each[0], each[1]))
         kept, dropped = ranked[: self._config.train.keep_best], ranked[self._config.train.keep_best :]
         if self._writes and entry in kept:
@@ -239,10 +235,8 @@ def write_environment(folder: Path, device: str) -> None:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """`revision` and whether tracked files differ from it (`dirty`), if `root` is the top of a git checkout.
-
-    An installed package may lie inside somebody else's checkout, whose revision says nothing about it.
-    """
+    """`revision` and whether tracked files differ from it (`dirty`), if `root` is the top of a git checkout: an
+    installed package may lie inside somebody else's."""
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     if not (root / ".git").exists():
         return None

@@ -46,9 +46,8 @@ Row = dict[str, float]
 class RunRecords(contextlib.AbstractContextManager):
     """Metrics of one run, in its folder; use it as a context manager, or call `close`.
 
-    The run does not depend on TensorBoard: where its file can no longer be written, that is logged once. tensorboardX's
-    `SummaryWriter` would leave the writing to a thread; a full disk, or a clock set back by a month, ends that thread,
-    and ten numbers later the run would wait forever for its queue to empty.
+    The run does not depend on TensorBoard: where its file can no longer be written, that is logged once. The thread in
+    which tensorboardX's `SummaryWriter` writes would end on a full disk, and the run wait forever for its queue.
 
     Args:
         folder: The folder of the run; it must exist.
@@ -79,22 +78,17 @@ class RunRecords(contextlib.AbstractContextManager):
         self._scalars("step", step, values | {"learning_rate": float(learning_rate)})
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Adds a row: `epoch` and `step` (both done), and any numbers besides.
-
-        The curves show `loss_exit_K`, `val_accuracy_exit_K` (percent) and `learning_rate`. Keys that earlier rows lack
-        become new columns, empty above. The row of an epoch that a resumed run validates again takes the place of its
-        earlier one.
-        """
+        """Adds a row: `epoch` and `step` (both done), and any numbers besides, of which the curves show `loss_exit_K`,
+        `val_accuracy_exit_K` (percent) and `learning_rate`. Keys that earlier rows lack become new columns. The
+        row of an epoch that a resumed run validates again takes the place of its earlier one."""
         row = {key: float(value) for key, value in values.items()}
         self.rows = [earlier for earlier in self.rows if earlier["step"] < row["step"]] + [row]
         self._write_rows()
         self._scalars("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
 
     def close(self) -> None:
-        """Finishes the files and draws the curves.
-
-        A full disk is only logged: the exception that may be ending the run must not be replaced by another.
-        """
+        """Finishes the files and draws the curves. A full disk is only logged: the exception that may be ending the run
+        must not be replaced by another."""
         board, self._board = self._board, None
         try:
             if board is not None:

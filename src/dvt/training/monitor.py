@@ -20,11 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class StopBetweenSteps(contextlib.ExitStack):
-    """While entered, signals that ask to stop are remembered: `requested` says whether one has come.
-
-    The step under way is finished, so that the weights, the optimizer and the counters that are saved belong together.
-    While MindSpore runs a compiled graph it handles SIGINT itself, by sending the process a SIGTERM.
-    """
+    """While entered, signals that ask to stop are remembered: `requested` says whether one has come. The step under way
+    is finished, so that what is saved belongs together. While MindSpore runs a compiled graph it handles SIGINT itself,
+    by sending the process a SIGTERM."""
 
     requested = False
 
@@ -64,10 +62,8 @@ class Monitor:
         self._begun = self._begun or (self._started, done)
 
     def read(self, losses: np.ndarray, done: int) -> np.ndarray | None:
-        """Takes in losses (batches, K) up to step `done`; returns their mean (K,), None if all failed.
-
-        Raises DVTError if as many batches in a row as are allowed had a loss that is not finite.
-        """
+        """Takes in losses (batches, K) up to step `done`; returns their mean (K,), None if all failed. Raises DVTError
+        if as many batches in a row as are allowed had a loss that is not finite."""
         finite = np.isfinite(losses).all(axis=1)
         for each, good in zip(losses, finite, strict=True):
             self.failed_in_a_row = 0 if good else self.failed_in_a_row + 1

@@ -19,11 +19,9 @@ log = logging.getLogger(__name__)
 
 
 class Validation:
-    """Top-1 accuracy of given weights on the validation images, each that can be read counted once over all ranks.
-
-    The weights (usually the moving average) go into a second model, which computes in float32, so that the compiled
-    training step stays as it is. `splits` brings the evaluation preprocessing that is wanted.
-    """
+    """Top-1 accuracy of given weights on the validation images, each that can be read counted once over all ranks. The
+    weights (usually the moving average) go into a second model, which computes in float32, so that the compiled
+    training step stays as it is."""
 
     def __init__(self, config: ModelConfig, splits: Splits, batch_size: int, ranks: Ranks) -> None:
         self._splits, self._batch_size, self._ranks = splits, batch_size, ranks

@@ -1,6 +1,7 @@
 """MindRecord files: the same batches as from the image folder, MindSpore's own reader agrees, faults are named."""
 
 import json
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -193,8 +194,8 @@ def test_what_ends_before_it_is_verified_leaves_nothing_that_looks_whole(image_f
             raise KeyboardInterrupt
         move(source, destination)
 
-    move = record_writer.os.replace
-    monkeypatch.setattr(record_writer.os, "replace", stop)
+    move = os.replace
+    monkeypatch.setattr(os, "replace", stop)
     with pytest.raises(KeyboardInterrupt):
         write_records(image_folder, target, shards=2)
     monkeypatch.undo()

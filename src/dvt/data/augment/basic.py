@@ -1,7 +1,5 @@
 """Training augmentation of single images: crop, flip, shift, erasing; from given random numbers in [0, 1) (`draws`).
-
-Legend: C channels, S side of the model input.
-"""
+Legend: C channels, S side of the model input."""
 
 import math
 from collections.abc import Sequence
@@ -18,8 +16,8 @@ CROP_DRAWS = 4 * 10  # ten attempts, as in torchvision
 CROP_FLIP_DRAWS = CROP_DRAWS + 2  # the box, the flip and the interpolation
 SHIFT_FLIP_DRAWS = 3  # vertical and horizontal place, flip
 
-ERASED_AREA = (0.02, 1 / 3)
-ERASED_RATIO = (0.3, 1 / 0.3)
+ERASED_AREA = (0.02, 1 / 3)  # share of the image
+ERASED_RATIO = (0.3, 1 / 0.3)  # width / height, log-uniform
 ERASING_DRAWS = 1 + 4 * 10 + 1  # whether, ten attempts at the block, and the seed of the noise
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -84,11 +82,8 @@ def random_shift_flip(pixels: NDArray[np.uint8], draws: Sequence[float]) -> NDAr
 
 
 def random_erasing(image: NDArray[np.float32], probability: float, draws: Sequence[float]) -> None:
-    """Replaces one block of some images by noise, after normalisation (Zhong et al. 2017, as in the published recipe).
-
-    The block covers 2 % to a third of the image, its width/height lies between 0.3 and 1/0.3 (log-uniform), and its
-    values are drawn from the unit normal distribution. Of ten drawn, the first that is lower and narrower than the
-    image (C, S, S) is taken, if any is. The image is changed in place; `draws` are `ERASING_DRAWS` numbers.
+    """Replaces a block of some normalised images (C, S, S) by unit normal noise, in place (Zhong et al. 2017, as in the
+    published recipe): of ten, the first that is lower and narrower than the image; `draws` are `ERASING_DRAWS` numbers.
     """
     if draws[0] >= probability:
         return

@@ -1,8 +1,5 @@
-"""Random numbers as a pure function of (seed, epoch, image index), and even draws of images per class.
-
-Every image has its own stream of numbers (splitmix64, a counter-based generator), so that augmentation does not depend
-on batch size, threads or which images were asked for before.
-"""
+"""Random numbers as a pure function of (seed, epoch, image index) by splitmix64, a counter-based generator: nothing
+depends on batch size, threads or earlier images. And even draws of images per class."""
 
 from enum import IntEnum
 

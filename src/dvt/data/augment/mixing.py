@@ -2,7 +2,6 @@
 
 Sources: mixup (Zhang et al. 2018), cutmix (Yun et al. 2019); as in the published recipe one of the two is drawn for
 each batch, with one share for all of its images, and each image is mixed with the one that mirrors it in the batch.
-
 Legend: n images of a batch, C channels, S side of the model input.
 """
 
@@ -54,8 +53,7 @@ def _blend(images: NDArray[np.float32], share: float) -> None:
 
 
 def _swap_box(images: NDArray[np.float32], share: float, rng: np.random.Generator) -> float:
-    """Exchanges 1 - `share` of the images of each pair, a square around a random pixel and cut off at the edges;
-    returns how much that was."""
+    """Exchanges a square around a random pixel, cut off at the edges; returns its share of an image."""
     side = images.shape[-1]
     half = int(side * math.sqrt(1 - share)) // 2
     x, y = rng.integers(side, size=2)

@@ -1,9 +1,6 @@
-"""RandAugment and AutoAugment on PIL images, from given random numbers.
-
-All operations are PIL's own, so that training sees the pixels of the published recipe bit for bit. Sources: RandAugment
-(Cubuk et al. 2019) in the variant `rand-m9-mstd0.5-inc1` of the published recipe; AutoAugment (Cubuk et al. 2018,
-arXiv:1805.09501, tables 6 and 9).
-"""
+"""RandAugment and AutoAugment on PIL images, from given random numbers, with PIL's own operations, so that training
+sees the pixels of the published recipe bit for bit. Sources: RandAugment (Cubuk et al. 2019) in the variant
+`rand-m9-mstd0.5-inc1`; AutoAugment (Cubuk et al. 2018, arXiv:1805.09501, tables 6 and 9)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

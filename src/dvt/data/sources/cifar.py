@@ -1,8 +1,5 @@
-"""CIFAR-10 and CIFAR-100 from their *binary* files (Krizhevsky, 2009).
-
-A record is one byte of label (CIFAR-100: coarse, then fine; the fine one is used) and 3 x 32 x 32 bytes of pixels,
-channel by channel. Mean and standard deviation are those of the published transfer recipe, for both data sets.
-"""
+"""CIFAR-10 and CIFAR-100 from their *binary* files (Krizhevsky, 2009): records of one byte of label (CIFAR-100: coarse,
+then fine) and 3 x 32 x 32 bytes of pixels. Mean and standard deviation are those of the published transfer recipe."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,8 +1,7 @@
 """Fashion-MNIST (Xiao et al., 2017): 60,000 + 10,000 grey images of 28 x 28 pixels, 10 balanced classes, IDX files.
 
 The four files, gzip or plain, are taken from `data.path`, or else from the Debian/Ubuntu package
-`dataset-fashion-mnist` or the cache folder, into which they are downloaded if they are in neither. A download is
-checked by the SHA-256 of its decompressed content. The test images are the split "val".
+`dataset-fashion-mnist` or the cache folder, into which they are downloaded. The test images are the split "val".
 """
 
 import gzip
@@ -61,8 +60,8 @@ def open_fashion_mnist(data: DataSection, image_size: int, parts: Sequence[str] 
 
 
 def find_files(path: str | None, parts: Sequence[str] = PARTS) -> Path:
-    """The folder that holds the files of `parts`: `path`, or where it is None one of the usual places, with all four
-    files, downloaded if need be. Raises DataError if it lacks one, or they are nowhere and cannot be downloaded."""
+    """The folder that holds the files of `parts`: `path`, or where it is None one of the usual places. Raises DataError
+    if it lacks one, or they are nowhere and cannot be downloaded."""
     if path is not None:
         given = required_folder(path, USUAL)
         if missing := missing_files(given, parts):

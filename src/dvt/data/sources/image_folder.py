@@ -1,8 +1,7 @@
 """Photographs in the ImageFolder layout: `train/CLASS/*` and `val/CLASS/*`; or the MindRecord files made of them.
 
-Labels follow the sorted class names. What an image is says `dvt.data.image_files`. What is hidden is left out, and so
-are files beside the class folders unless they are images. All else that is no image is an error, as other faults of the
-layout are, whatever `data.on_bad_image` says.
+Labels follow the sorted class names. Hidden files are left out, and so are those beside the class folders unless they
+are images. All else that is no image (`dvt.data.image_files`) is an error, whatever `data.on_bad_image` says.
 """
 
 import os
@@ -40,10 +39,8 @@ class ClassFolders:
 def open_image_folder(
     data: DataSection, image_size: int, parts: Sequence[str] = PARTS, classes: ModelClasses | None = None
 ) -> Source:
-    """Lists the images; none is opened yet. Raises DataError as `open_parts` and `RecordSet.open`.
-
-    With the `classes` of a model, labels are these, and there need not be images of all.
-    """
+    """Lists the images; none is opened yet. Raises DataError as `open_parts` and `RecordSet.open`. With the `classes`
+    of a model, labels are these, and there need not be images of all."""
     root, some_classes = required_folder(data.path, ROOT), classes is not None
     if holds_records(root):
         found = {part: RecordSet.open(root, part) for part in parts}
@@ -111,11 +108,9 @@ def class_folders(folder: Path, some_classes: bool = False) -> ClassFolders:
 
 
 def images_to_classify(path: str | Path, classes: ModelClasses) -> tuple[list[str], list[int] | None, list[str]]:
-    """The images at `path`, which is an image, a folder of images, or one of class folders (also below `val/`).
-
-    Returns the files; the class of each, or None where folders do not say; and notes on what is left out. Raises
-    DataError if there are no images, some lie beside class folders, or in folders that are no classes of the model.
-    """
+    """The images at `path`, which is an image, a folder of images, or one of class folders (also below `val/`): the
+    files; the class of each, or None where folders do not say; and notes on what is left out. Raises DataError if there
+    are none, some lie beside class folders, or in folders that are no classes of the model."""
     path = Path(path)
     if path.is_file():
         return [str(path)], None, []

@@ -6,8 +6,6 @@ makes them count comes last, so that work that is cut off leaves nothing that lo
 
 import json
 import logging
-import os
-import shutil
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from dvt.data.sources.image_folder import ROOT, ClassFolders, open_parts
 from dvt.data.sources.records import FORMAT, SCHEMA, RecordSet, holds_records, metadata_file
 from dvt.data.workers import available_cores
 from dvt.errors import ConfigError, DataError, reason_of, work_begun
+from dvt.safe_files import put_in_place, scratch_folder
 
 IMAGES_AT_ONCE = 128
 MAX_SHARDS = 1000  # files that MindRecord divides a data set into
@@ -38,12 +37,12 @@ def write_records(
     parts: Sequence[str] = PARTS,
     data: DataSection | None = None,
 ) -> dict[str, int]:
-    """Writes the record files of some parts, and checks them by reading all of them back.
+    """Writes the record files of some parts of the image folder `data_path` into `output`; reads them back as a check.
 
-    `data_path` has the layout of `dvt.data.sources.image_folder`, `output` is made if need be, `shards` are the files
-    per part, fewer if there are fewer images; `on_bad_image` and `max_bad_images` of `data` say what becomes of images
-    that cannot be read or stored. Returns part -> number of images written. Raises DataError if the image folder is
-    faulty, too many images are bad, records are there already, or writing failed; ConfigError for unknown parts.
+    `shards` are the files per part, fewer if there are fewer images; `on_bad_image` and `max_bad_images` of `data` say
+    what becomes of images that cannot be read or stored. Returns part -> number of images written. Raises DataError if
+    the image folder is faulty, too many images are bad, records are there already, or writing failed; ConfigError for
+    unknown parts.
     """
     if not 1 <= shards <= MAX_SHARDS:
         raise ConfigError(f"the number of shards is {shards}; it must lie between 1 and {MAX_SHARDS}")
@@ -76,15 +75,12 @@ def write_records(
 @work_begun()
 def _write_part(target: Path, photos: ClassFolders, shards: int, policy: BadImagePolicy) -> int:
     output, part = target.parent, target.name
-    draft = output / f".{part}.unfinished"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
+    with scratch_folder(output, part) as draft:
         written = _write_files(draft / f"{part}.mindrecord", photos, shards, policy)
         if empty := set(range(len(photos.class_names))) - {label for label, _ in written}:
             name = photos.class_names[min(empty)]
             raise DataError(f"no image of {part}/{name} can be read; replace them or remove the class")
-        names = sorted(entry.name for entry in draft.iterdir())
+        names = sorted(entry.name for entry in draft.glob(f"{part}.mindrecord*"))
         metadata = {
             "format": FORMAT,
             "class_names": photos.class_names,
@@ -96,9 +92,7 @@ def _write_part(target: Path, photos: ClassFolders, shards: int, policy: BadImag
         for leftover in output.glob(f"{part}.mindrecord*"):  # of a move that was cut off
             leftover.unlink()
         for name in (*names, metadata_file(draft, part).name):
-            os.replace(draft / name, output / name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+            put_in_place(draft / name, output / name)
     return len(written)
 
 

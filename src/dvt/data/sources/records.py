@@ -2,7 +2,6 @@
 
 A part ("train" or "val") is some files PART.mindrecordK, each with its index PART.mindrecordK.db, and last of all
 PART.records.json: class names, number of images, and the size of every file. Without it the part counts as missing.
-
 The layout is that of MindRecord 3.0: a file begins with the length of its header (8 bytes, little-endian) and the
 header, JSON with `header_size` and `page_size` among others; the index, an SQLite table, gives for each image the page
 and the offsets in it, at which 8 bytes of length precede the image. Reading needs no MindSpore.

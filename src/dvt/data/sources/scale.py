@@ -1,14 +1,13 @@
 """Fashion-MNIST "scale": each item is drawn at one of a few sizes at a random place of a larger black canvas.
 
-The difficulty of an image is thus known: a small item needs fine tokens, a large one does not, which is what a Dynamic
-Vision Transformer should find out. Items are resized bilinearly, antialiased when they shrink; size and place are drawn
-uniformly: in evaluation from (part, index) alone, so that all runs see the same images; in training in every epoch,
-where half of the items are flipped left to right.
+The difficulty of an image is thus known: a small item needs fine tokens, a large one does not. Items are resized
+bilinearly, antialiased when they shrink; size and place are uniform: in evaluation from (part, index) alone, so that
+all runs see the same images; in training drawn in every epoch, where half of the items are flipped left to right.
 
 Legend: N items, n of a batch, n_k of a size, s side of an item, R side of the canvas, S side of the model input.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -54,15 +53,11 @@ class ScaleImages(ImageSet):
         super().__init__(items, labels)
         self._layout, self._placement_key = layout, PLACEMENT_KEYS[part]
 
-    def identity(self) -> Iterable[bytes]:
-        return [self.items.tobytes()]
-
     def task(self, indices: NDArray[np.int64], recipe: Recipe, key: int | None) -> Task:
         """As of `ImageSet`; of the recipe, mean and standard deviation alone apply to items that are drawn."""
-        count = PLACEMENT_DRAWS if key is None else PLACEMENT_DRAWS + 1
-        draws = uniforms(self._placement_key if key is None else key, indices, count)
-        shape = recipe.preprocessing.shape
-        return Task(partial(self._draw, recipe), (indices, draws), np.asarray, shape, chunk=None)
+        own = (self._placement_key, PLACEMENT_DRAWS) if key is None else (key, PLACEMENT_DRAWS + 1)
+        columns = indices, uniforms(own[0], indices, own[1])
+        return Task(partial(self._draw, recipe), columns, np.asarray, recipe.preprocessing.shape, chunk=None)
 
     def attributes(self, indices: NDArray[np.int64]) -> dict[str, NDArray]:
         """`item_size` (n,): the side at which each item is drawn in evaluation, in pixels of the canvas."""

@@ -1,1 +1,1 @@
-"""The exits as ONNX, from configuration and weights: operators (`graph`), the model (`exits`), the files (`files`)."""
+"""The exits as ONNX, from configuration and weights: operators (`graph`), the model and its files (`exits`)."""

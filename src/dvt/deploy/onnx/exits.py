@@ -74,11 +74,8 @@ class ExitWriter(GraphWriter):
         self.weights = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
 
     def write(self, received: Mapping[str, Symbol]) -> dict[str, Symbol]:
-        """Inputs by role -> outputs by role: "probabilities" (B, classes) and, as far as this exit hands them on,
-        "features" (B, N, C) and "relations" (B, L*H, N, N).
-
-        `received` are "images" (B, I, S, S) and what this exit takes of the exit before.
-        """
+        """Inputs by role, "images" (B, I, S, S) and what the exit before handed on -> outputs by role: "probabilities"
+        (B, classes) and what this exit hands on of "features" (B, N, C) and "relations" (B, L*H, N, N)."""
         config = self.config
         mixed = self._relation_reuse(received["relations"]) if "relations" in received else [None] * config.depth
         x = self._tokens(received["images"])  # (B, N, C)
@@ -95,11 +92,8 @@ class ExitWriter(GraphWriter):
         if "probabilities" in received:  # the answers of the exits are averaged
             before, this = np.array([self.exit_index, 1], self.dtype) / (self.exit_index + 1)
             probabilities = received["probabilities"] * before + probabilities * this
-        outputs = {"probabilities": probabilities}
-        handed_on = handed_on_shapes(config, self.exit_index)
-        if "features" in handed_on:
-            outputs["features"] = x
-        if "relations" in handed_on:
+        outputs = {"probabilities": probabilities, "features": x}
+        if "relations" in handed_on_shapes(config, self.exit_index):
             outputs["relations"] = self.add("Concat", *relations, axis=1)
         return outputs
 

@@ -1,8 +1,7 @@
 """A small writer of ONNX graphs: constants, nodes under readable names, inputs and outputs with an open batch.
 
-Only operators of the standard are used. In float32 LayerNorm and GELU are written out (mean, square root, erf): ONNX
-Runtime recognises both patterns and runs its own fused kernels, and MindSpore Lite 2.0, which computes ONNX's
-LayerNormalization wrongly, computes these rightly.
+In float32 LayerNorm and GELU are written out (mean, square root, erf): ONNX Runtime recognises both patterns and runs
+its own fused kernels, and MindSpore Lite 2.0, which computes ONNX's LayerNormalization wrongly, computes these rightly.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Optional compiled CPU kernels (GELU, LayerNorm, softmax, biases, transposition); MindSpore's operators as fall-back.
 
-The C++ source beside this file is compiled once per machine with the system's compiler into the user's cache. Nothing
-depends on it: without a compiler, where the library cannot be loaded, on Ascend and GPU, with DVT_KERNELS=0 and by
-`build_model(..., kernels=False)` models are built of MindSpore's operators alone, and results agree to float rounding.
+The C++ source beside this file is compiled once per machine into the user's cache. Without a compiler, where the
+library cannot be loaded, on Ascend and GPU, with DVT_KERNELS=0 and by `build_model(..., kernels=False)` models are
+built of MindSpore's operators alone, and results agree to float rounding.
 
 Loading a library runs it. So it must be whole (its name ends in the hash of its content), nobody but this user and
 root may be able to change it, and a child process tries it first.
@@ -92,10 +92,8 @@ def _compiled() -> str | None:
 
 
 def compile_library(compiler: str, flags: Sequence[str], folder: Path) -> Path:
-    """Compiles the kernels into `folder`. Raises OSError or subprocess.SubprocessError.
-
-    In two steps: linking with -ffast-math would flush denormals in the whole process.
-    """
+    """Compiles the kernels into `folder`, in two steps: linking with -ffast-math would flush denormals in the whole
+    process. Raises OSError or subprocess.SubprocessError."""
     objects, linked = folder / "kernels.o", folder / "kernels.so"
     _run(compiler, *flags, "-c", SOURCE, "-o", objects)
     _run(compiler, "-shared", "-pthread", objects, "-o", linked)
@@ -104,10 +102,8 @@ def compile_library(compiler: str, flags: Sequence[str], folder: Path) -> Path:
 
 
 def _run(*command: str | Path) -> str:
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, errors="replace", timeout=COMMAND_SECONDS
-    )
-    return done.stdout
+    how = {"check": True, "capture_output": True, "text": True, "errors": "replace", "timeout": COMMAND_SECONDS}
+    return subprocess.run(command, **how).stdout
 
 
 def _hash(path: Path) -> str:

@@ -21,10 +21,8 @@ def use_kernels(model: nn.Cell, library: str) -> None:
 
 @functools.cache
 def _bias_kernel(library: str) -> ops.Custom:
-    """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32.
-
-    One for all layers: MindSpore works out the types of a function once per operator in it.
-    """
+    """x (N, C) or (N, C, P), bias (C,) -> x + bias along axis 1, float32. One for all layers, so that MindSpore works
+    out its types once."""
     gradient = _operator(library, "AddBiasGrad", ("dy",), ("dbias",))
 
     def bprop(x: Tensor, bias: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
