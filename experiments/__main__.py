@@ -75,7 +75,7 @@ def plan(claims: Sequence[Claim], seeds: Sequence[int], store: Store) -> str:
     total = 0.0
     for name in _recipes_of(claims):
         recipe = RECIPES[name]
-        left = [seed for seed in seeds if not store.is_done(recipe, seed)]
+        left = [seed for seed in seeds if name in _left(claims, seed, store)]
         total += recipe.minutes * len(left)
         done = ",".join(str(seed) for seed in seeds if seed not in left) or "-"
         todo = ",".join(map(str, left)) or "-"
@@ -116,18 +116,24 @@ def conclude(claim: Claim, seeds: Sequence[int], store: Store) -> bool:
 
 def _run_seed(claims: Sequence[Claim], seed: int, store: Store, jobs: int, archive: Path | None) -> int:
     """Everything that is left of one seed; the exit code of the first process that failed, else 0."""
-    names = _recipes_of(claims)
-    left, starts = set(), set()
-    for name in reversed(names):
-        if not store.is_done(RECIPES[name], seed) or (name in starts and not store.has_weights([name], seed)):
-            left.add(name)
-            starts.add(RECIPES[name].start)
+    names, left = _recipes_of(claims), _left(claims, seed, store)
     # MindSpore gives the memory of compiled graphs back only when its process ends: one per run.
     for place in range(1, 1 + max(len(RECIPES[name].chain) for name in names)):
         at_once = [name for name in names if len(RECIPES[name].chain) == place]
         if code := run_all(_trainings(at_once, left, seed, store, archive), jobs, ROOT):
             return code
     return run_all(_timings(claims, seed, store), 1, ROOT)
+
+
+def _left(claims: Sequence[Claim], seed: int, store: Store) -> list[str]:
+    """The runs that are still to be made: those of the claims, and those whose weights they start from."""
+    left, asked, starts = [], {name for claim in claims for name in claim.recipes}, set()
+    for name in reversed(_recipes_of(claims)):
+        done = store.is_done(RECIPES[name], seed)
+        if (name in asked and not done) or (name in starts and not (done and store.has_weights([name], seed))):
+            left.append(name)
+            starts.add(RECIPES[name].start)
+    return left
 
 
 def _trainings(

@@ -4,6 +4,7 @@ from dvt.config.files import did_you_mean
 from dvt.errors import ConfigError
 from experiments.claim import Claim
 from experiments.claims import beyond, dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits
+from experiments.claims.dynamic_vs_static import Rivals
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
@@ -11,9 +12,12 @@ CLAIMS: dict[str, Claim] = {
         dynamic_vs_static.claim(
             "dynamic_vs_static",
             "One dynamic model against three static ones",
-            "baseline",
-            ("static_3", "static_6", "static_9"),
-            "no_reuse",
+            Rivals(
+                "staged",
+                ("static_3", "static_6", "static_9"),
+                (("static_3_long", 0), ("no_reuse", 1), ("no_reuse", 2)),
+                "baseline",
+            ),
         ),
         reuse.CLAIM,
         exit_rule.CLAIM,
@@ -24,10 +28,9 @@ CLAIMS: dict[str, Claim] = {
         dynamic_vs_static.claim(
             "dynamic_vs_static_emoji",
             "The same on coloured drawings",
-            "emoji",
-            ("emoji_static_3", "emoji_static_6", "emoji_static_9"),
+            Rivals("emoji_staged", ("emoji_static_3", "emoji_static_6", "emoji_static_9"), at_once="emoji"),
         ),
-        dynamic_vs_static.claim("smoke", "A trial of the machinery", "smoke", ("smoke_static",), trial=True),
+        dynamic_vs_static.claim("smoke", "A trial of the machinery", Rivals("smoke", ("smoke_static",)), trial=True),
     )
 }
 

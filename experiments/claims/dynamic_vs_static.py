@@ -4,6 +4,8 @@ Paper, figure "accuracy against FLOPs": DVT lies above all static models of its 
 epochs as DVT; here they are also given as much training, all together, as the dynamic model.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from dvt.report.figures import LIGHT
@@ -23,28 +25,40 @@ AT_EQUAL_COST = (
 """Columns of what `_at_equal_cost` gives."""
 
 
-def claim(
-    name: str,
-    title: str,
-    dynamic: str,
-    statics: tuple[str, ...],
-    same_epochs: str | None = None,
-    trial: bool = False,
-) -> Claim:
-    """The claim on one dynamic recipe and its static ones, which have its training budget all together.
+@dataclass(frozen=True)
+class Rivals:
+    """What a claim compares.
 
-    `same_epochs` is the dynamic recipe without reuse: its exits have nothing in common, and each by itself is a static
-    model that was trained for as many epochs as the dynamic one.
+    Args:
+        dynamic: The recipe of the dynamic model.
+        statics: Its static ones, which have its training budget all together.
+        as_often: Models of one exit, each trained for at least as many epochs as that exit of the dynamic model: a
+            recipe and an exit. Those of a recipe without reuse have nothing in common, so each is a static model.
+        at_once: The dynamic model trained as in the paper, for the figure.
     """
 
+    dynamic: str
+    statics: tuple[str, ...]
+    as_often: tuple[tuple[str, int], ...] = ()
+    at_once: str | None = None
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        others = [name for name, _ in self.as_often] + [self.at_once] * (self.at_once is not None)
+        return tuple(dict.fromkeys((self.dynamic, *self.statics, *others)))
+
+
+def claim(name: str, title: str, rivals: Rivals, trial: bool = False) -> Claim:
+    """The claim on one dynamic recipe and its static ones."""
+
     def compute(runs: Runs, timings: Timings) -> Result:
-        return _compute(runs, timings, dynamic, statics, same_epochs)
+        return _compute(runs, timings, rivals)
 
-    others = () if same_epochs is None else (same_epochs,)
-    return Claim(name, title, (dynamic, *statics, *others), compute, _draw, (dynamic, *statics), trial)
+    return Claim(name, title, rivals.recipes, compute, _draw, (rivals.dynamic, *rivals.statics), trial)
 
 
-def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...], same_epochs: str | None) -> Result:
+def _compute(runs: Runs, timings: Timings, rivals: Rivals) -> Result:
+    dynamic, statics = rivals.dynamic, rivals.statics
     matches, budgets = [], []
     for name in statics:
         pairs = list(zip(runs[dynamic], runs[name], strict=True))
@@ -67,12 +81,11 @@ def _compute(runs: Runs, timings: Timings, dynamic: str, statics: tuple[str, ...
     ]
     columns = [*AT_EQUAL_COST, "dynamic: cost of this accuracy (M)", "times cheaper", "reached by"]
     title = "Accuracy at equal cost, and cost at equal accuracy; the same total budget of training"
-    tables, figure = [table(title, columns, matches)], _figure(runs, dynamic, statics)
-    if same_epochs is not None:
-        rows, figure["same_epochs"] = _of_same_epochs(
-            runs[same_epochs], [RECIPES[name].about for name in statics], runs[dynamic]
-        )
-        tables.append(table("The same with static models that were trained for as many epochs", AT_EQUAL_COST, rows))
+    tables, figure = [table(title, columns, matches)], _figure(runs, rivals)
+    if rivals.as_often:
+        rows, figure["as_often"] = _trained_as_often(runs, rivals)
+        title = "The same with static models that see the images at least as often as that exit of the dynamic one"
+        tables.append(table(title, AT_EQUAL_COST, rows))
     tables += [
         table(
             "The exits of the dynamic model, each taken by every image",
@@ -95,12 +108,15 @@ def _at_equal_cost(name: str, gmacs: float, theirs: list[float], dynamic: list[R
     return [name, f"{1000 * gmacs:.2f}", measured(theirs), measured(ours), measured(difference)]
 
 
-def _of_same_epochs(apart: list[Run], names: list[str], dynamic: list[Run]) -> tuple[list[list[Cell]], list[dict]]:
-    """Rows and points of the exits of a model without reuse, each as a model of its own."""
+def _trained_as_often(runs: Runs, rivals: Rivals) -> tuple[list[list[Cell]], list[dict]]:
+    """Rows and points of the models of one exit that `rivals.as_often` names."""
     rows, points = [], []
-    for k, (name, gmacs) in enumerate(zip(names, np.diff(apart[0].gmacs, prepend=0.0), strict=True)):
-        rows.append(_at_equal_cost(name, gmacs, [run.val.accuracy[k] for run in apart], dynamic))
-        points.append({**point(apart, k), "gmacs": float(gmacs), "label": name})
+    for (name, exit_index), static in zip(rivals.as_often, rivals.statics, strict=True):
+        apart = runs[name]
+        gmacs = np.diff(apart[0].gmacs, prepend=0.0)[exit_index]
+        accuracy = [run.val.accuracy[exit_index] for run in apart]
+        rows.append(_at_equal_cost(RECIPES[static].about, gmacs, accuracy, runs[rivals.dynamic]))
+        points.append({**point(apart, exit_index), "gmacs": float(gmacs), "label": RECIPES[static].about})
     return rows, points
 
 
@@ -129,13 +145,14 @@ def _speeds(timings: Timings, statics: tuple[str, ...]) -> list[dict]:
     return [table("Measured speed at matched accuracy", columns, rows)] if rows else []
 
 
-def _figure(runs: Runs, dynamic: str, statics: tuple[str, ...]) -> Result:
-    exits = [point(runs[dynamic], k) for k in range(len(runs[dynamic][0].gmacs))]
-    return {
-        "dynamic": budget_curve(runs[dynamic]),
-        "exits": exits,
-        "statics": [{"label": RECIPES[name].about, **point(runs[name])} for name in statics],
+def _figure(runs: Runs, rivals: Rivals) -> Result:
+    dynamic = runs[rivals.dynamic]
+    figure = {
+        "dynamic": budget_curve(dynamic),
+        "exits": [point(dynamic, k) for k in range(len(dynamic[0].gmacs))],
+        "statics": [{"label": RECIPES[name].about, **point(runs[name])} for name in rivals.statics],
     }
+    return figure if rivals.at_once is None else figure | {"at_once": budget_curve(runs[rivals.at_once])}
 
 
 def _draw(result: Result) -> bytes:
@@ -143,10 +160,12 @@ def _draw(result: Result) -> bytes:
     with figures.drawing() as made:
         axes = made.axes[0]
         figures.band(axes, data["dynamic"], figures.colour(0), "dynamic: one model, early exits")
+        if "at_once" in data:
+            figures.band(axes, data["at_once"], figures.colour(3), "the same, all exits trained at once")
         figures.with_bars(axes, data["exits"], "D", figures.colour(0), "its exits, for every image", mfc="white")
         figures.with_bars(axes, data["statics"], "s", figures.colour(1), "static models, same training budget", ms=7)
-        if "same_epochs" in data:
-            figures.with_bars(axes, data["same_epochs"], "o", figures.colour(2), "static models, same epochs", ms=7)
+        if "as_often" in data:
+            figures.with_bars(axes, data["as_often"], "o", figures.colour(2), "static models, trained as often", ms=7)
         for each in data["statics"]:
             place = (figures.MILLION * each["gmacs"], each["mean"] + (each["std"] or 0.0))
             grid = each["label"].split()[-1]

@@ -46,9 +46,12 @@ def test_every_recipe_is_a_configuration(name: str):
 @pytest.mark.parametrize("claim", [each for each in CLAIMS.values() if each.timed and not each.trial])
 def test_static_models_have_the_training_budget_of_the_dynamic_one(claim):
     def budget(name: str) -> float:
-        config = find_recipe(name).config(0, "runs/x")
-        images = config.train.epochs * (config.data.train_images or 1)  # None is all there are, for all of a claim
-        return images * cumulative_gmacs(config.model.resolve(10, 1))[-1]
+        total = 0.0
+        for each in find_recipe(name).chain:
+            config = find_recipe(each).config(0, "runs/x")
+            images = config.train.epochs * (config.data.train_images or 1)  # None is all there are, for all of a claim
+            total += images * cumulative_gmacs(config.model.resolve(10, 1))[-1]
+        return total
 
     dynamic, *statics = claim.timed
     assert sum(map(budget, statics)) == pytest.approx(budget(dynamic), rel=0.01)
@@ -113,7 +116,7 @@ def test_a_batch_goes_on_in_another_clone_but_for_speeds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     """What is in the repository is enough for the claims; the trained models are not."""
-    made_up.fill(Store(tmp_path / "results", tmp_path / "work"), ["emoji", *find_claim(EMOJI).timed[1:]], [0], count=60)
+    made_up.fill(Store(tmp_path / "results", tmp_path / "work"), find_claim(EMOJI).recipes, [0], count=60)
     monkeypatch.setattr(command, "_command", lambda *_: pytest.fail("nothing is to be trained or timed"))
     places = ["--results", str(tmp_path / "results"), "--work", str(tmp_path / "elsewhere")]
     assert command.main([EMOJI, "--seeds", "0", *places]) == 0
