@@ -86,7 +86,7 @@ FIRST = {"model.grid_sizes": [3]}
 STAGED = {"train.reuse_gradients": [0.1, 1.0], "train.init_exits": 1}
 """All exits, after the first one was trained alone: it hardly serves the later ones, and they start from random values.
 
-18 epochs of the first exit and 5 of all cost as much as 6 of all, and on emoji 176 and 50 as much as 60, within 0.5 %.
+18 epochs of the first exit and 5 of all cost as much as 6 of all, within 0.5 %.
 """
 
 DISTILLATION = {"train.distillation": 1.0, "train.distillation_temperature": 2.0}
@@ -133,21 +133,6 @@ RECIPES = {
                 minutes,
             )
             for grid, minutes in ((3, 1.3), (6, 2.0), (9, 3.5))
-        ),
-        Recipe(
-            "emoji_first_exit",
-            "the first exit alone, 176 epochs",
-            "emoji",
-            FIRST | {"train.epochs": 176, "train.checkpoint_every_epochs": 44},
-            2.5,
-        ),
-        Recipe(
-            "emoji_staged",
-            "three exits, both reuses, the first exit trained before",
-            "emoji",
-            STAGED | {"train.epochs": 50},
-            5.5,
-            "emoji_first_exit",
         ),
         Recipe("smoke", "two exits", "smoke", minutes=0.2),
         Recipe("smoke_static", "one exit, 3x3", "smoke", _static(3, {}), minutes=0.2),

@@ -28,7 +28,7 @@ CLAIMS: dict[str, Claim] = {
         dynamic_vs_static.claim(
             "dynamic_vs_static_emoji",
             "The same on coloured drawings",
-            Rivals("emoji_staged", ("emoji_static_3", "emoji_static_6", "emoji_static_9"), at_once="emoji"),
+            Rivals("emoji", ("emoji_static_3", "emoji_static_6", "emoji_static_9")),
         ),
         dynamic_vs_static.claim("smoke", "A trial of the machinery", Rivals("smoke", ("smoke_static",)), trial=True),
     )
