@@ -6,18 +6,20 @@ from experiments.claim import Claim
 from experiments.claims import beyond, dynamic_vs_static, exit_rule, item_size, reuse, threshold_search, two_exits
 from experiments.claims.dynamic_vs_static import Rivals
 
+STATICS = ("static_3", "static_6", "static_9")
+
 CLAIMS: dict[str, Claim] = {
     claim.name: claim
     for claim in (
         dynamic_vs_static.claim(
             "dynamic_vs_static",
             "One dynamic model against three static ones",
-            Rivals(
-                "staged",
-                ("static_3", "static_6", "static_9"),
-                (("static_3_long", 0), ("no_reuse", 1), ("no_reuse", 2)),
-                "baseline",
-            ),
+            Rivals("baseline", STATICS, (("no_reuse", 0), ("no_reuse", 1), ("no_reuse", 2))),
+        ),
+        dynamic_vs_static.claim(
+            "staged",
+            "The first exit trained first",
+            Rivals("staged", STATICS, (("static_3_long", 0), ("no_reuse", 1), ("no_reuse", 2)), "baseline"),
         ),
         reuse.CLAIM,
         exit_rule.CLAIM,
