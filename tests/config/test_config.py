@@ -19,6 +19,7 @@ from dvt.config.files import (
     key_hints,
     load_config,
     save_config,
+    typed_value,
 )
 from dvt.errors import CheckpointError, ConfigError
 from dvt.models.variants import ModelConfig
@@ -221,6 +222,11 @@ def test_a_file_may_leave_to_the_next_what_fits_only_together(tmp_path: Path):
 
 def test_yaml_numbers_without_a_dot_are_numbers(tmp_path: Path):
     assert load_config(write(tmp_path, "train: {learning_rate: 5e-4}")).train.learning_rate == 5e-4
+
+
+def test_a_path_is_no_yaml():
+    for text in ("3", "-", "null", "[a]"):
+        assert typed_value("output", text, Path) == text
 
 
 def test_no_keys_are_all_defaults(tmp_path: Path):

@@ -158,8 +158,9 @@ def test_records_are_not_written_beside_pictures(classes, tmp_path, monkeypatch)
     other = tmp_path / "other" / "val"
     other.mkdir(parents=True)
     monkeypatch.chdir(classes)
-    for output in (classes, tmp_path / "same", classes / "train" / "..", Path(), other.parent):
-        with pytest.raises(DataError, match="which is not read where records lie beside it; give another folder"):
+    below = classes / "train", classes / "val" / "cat", tmp_path / "same" / "train" / "new"
+    for output in (classes, tmp_path / "same", classes / "train" / "..", Path(), other.parent, *below):
+        with pytest.raises(DataError, match="records must not lie beside images; give another folder"):
             write_records(classes, output)
     assert sorted(os.listdir(classes)) == ["train", "val"]
 

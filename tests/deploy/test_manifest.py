@@ -140,6 +140,7 @@ def test_inputs_and_outputs():
             "thresholds.recommended.certificate.risk is missing",
         ),
         (lambda m: m.update(batch_sizes=[]), r"batch_sizes is \[\]; give one or more"),
+        (lambda m: m.update(class_names=["\x1b[2J"] * 7), r"class_names.0 is '\\x1b\[2J'; .* control characters"),
     ],
 )
 def test_manifests_that_cannot_be_used(change: Callable[[dict], None], message: str, folder: Path):

@@ -152,7 +152,7 @@ def typed_value(key: str, value: Any, hint: Any) -> Any:
     if given in RETIRED.get(name, {}):
         value = RETIRED[name][given]
         _warn_once("%s %s is no longer offered, since MindSpore gives it up; %s is taken", name, given, value)
-    if isinstance(value, str) and str not in wanted:
+    if isinstance(value, str) and str not in wanted and Path not in wanted:
         value = _value_of_text(value, wanted)
     check_value(key, value, hint)
     if float in wanted and isinstance(value, int):

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -177,8 +178,10 @@ def _check_plain(value: Any, key: str) -> None:
         for index, each in enumerate(value):
             _check_plain(each, f"{key}.{index}")
     elif isinstance(value, str):
-        if len(value) > LONGEST_TEXT or value != value.encode(errors="replace").decode():
-            raise ConfigError(f"{key} is {value!a:.100}; names are Unicode text of at most {LONGEST_TEXT} characters")
+        commands = any(unicodedata.category(each) == "Cc" for each in value)  # which a terminal would obey
+        if len(value) > LONGEST_TEXT or commands or value != value.encode(errors="replace").decode():
+            needed = f"Unicode text of at most {LONGEST_TEXT} characters, none of them control characters"
+            raise ConfigError(f"{key} is {value!a:.100}; names are {needed}")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{key} is {value}; numbers must be finite")
 

@@ -54,11 +54,9 @@ def write_records(
         if holds_records(root):
             raise DataError(f"{root} holds records already; give a folder of images")
         for name in PARTS:
-            if (output / name).exists():
-                raise DataError(
-                    f"{output} holds the folder {name}/, which is not read where records lie beside it; give another"
-                    " folder for the records"
-                )
+            if (output / name).exists() or output.resolve().is_relative_to((root / name).resolve()):
+                where = f"holds the folder {name}/" if (output / name).exists() else f"lies among the images of {name}"
+                raise DataError(f"{output} {where}: records must not lie beside images; give another folder for them")
             if name in parts and metadata_file(output, name).exists():
                 raise DataError(f"{output} holds the records of {name} already; remove them or choose another folder")
         photos = open_parts(root)
