@@ -56,7 +56,7 @@ def saved(path):
 def test_weights_and_metadata_come_back(path):
     metadata = {
         "model": CONFIG,
-        "class_names": ["Läufer", "\N{CAT FACE}", 'quote " and \\'],
+        "class_names": ["Läufer", "\N{CAT FACE}", 'quote " and \\', *"abcdefg"],
         "epoch": np.int64(7),
         "results": {"flops": np.array([0.5, 1.5]), "dynamic_threshold": np.full((59, 3), 0.1, dtype=np.float32)},
         "text": "x" * 200_000,

@@ -139,6 +139,13 @@ def test_a_config_that_cannot_be_read(folder: Path, content: str):
         read_checkpoint(folder)
 
 
+def test_each_class_has_a_name(folder: Path):
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(config | {"class_names": ["a", "b"]}), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="class_names must be a list of 3 names"):
+        dvt.from_pretrained(folder)
+
+
 def test_a_config_of_another_model(folder: Path):
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["model"]["depth"] = 2
@@ -228,6 +235,13 @@ def test_the_card_says_what_is_known(folder: Path):
     save_pretrained(WEIGHTS, folder.parent / "bare", {"model": CONFIG})
     bare = (folder.parent / "bare" / "README.md").read_text(encoding="utf-8")
     assert "## Model" not in bare and not any(f"## {title}" in bare for title in ("Early", "Cert", "Measured", "Data"))
+
+
+def test_the_card_says_which_classes_were_measured(tmp_path: Path):
+    present = {"count": 2, "anytime_accuracy": [70.0, 80.0, 90.0], "recommended_accuracy": None}
+    save_pretrained(WEIGHTS, tmp_path / "model", FULL | {"classes_present": present})
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "images of 2 of the 3 classes" in card and "70.00, 80.00, 90.00 %" in card
 
 
 def test_a_card_by_hand_stays(folder: Path):

@@ -123,6 +123,21 @@ def test_scores_that_a_smooth_model_does_not_fit():
     assert np.mean(spent) < 0.4  # 0.55 with the candidates of the model alone
 
 
+def test_early_answers_that_are_better_than_the_last():
+    """A limit of 0 is certified cheaply: the first candidates are those that gain, not those that change nothing."""
+    rng = np.random.default_rng(0)
+    easy, right = rng.random(4000) < 0.7, rng.random(4000)
+    correct = np.stack([np.where(easy, right < 0.97, right < 0.3), right < 0.88])
+    images = CalibrationSet(
+        scores=np.stack([np.where(easy, 0.9, 0.3) + 0.05 * rng.random(4000), np.ones(4000)]),
+        predicted=np.where(correct, 0, 1),
+        costs=np.array([1.0, 6.0]),
+        labels=np.zeros(4000, int),
+    )
+    found = certify(images, "accuracy_drop", 0)
+    assert found.cost < 0.5 * 6
+
+
 def test_changes_need_no_labels():
     calibration = images(1000)
     plain = CalibrationSet(calibration.scores, calibration.predicted, COSTS)

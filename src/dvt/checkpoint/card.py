@@ -25,6 +25,10 @@ def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
     for k, (grid, gmacs) in enumerate(zip(model.grid_sizes, cumulative_gmacs(model), strict=True)):
         accuracy = f"{accuracies[k]:.2f} %" if k < len(accuracies) else "-"
         lines.append(f"| {k + 1} | {grid} x {grid} + 1 | {gmacs:.4g} | {accuracy} |")
+    if present := metadata.get("classes_present"):
+        restricted = ", ".join(f"{each:.2f}" for each in present["anytime_accuracy"])
+        measured = f"Measured on images of {present['count']} of the {model.num_classes} classes"
+        lines.append(f"\n{measured}; with the outputs restricted to these, the exits have {restricted} %.")
     lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if (folder / FIGURE).exists() else []
     for title, values in {
         "Early exit": {key: chosen[key] for key in chosen if key != "certificate"},

@@ -67,7 +67,12 @@ class Checkpoint:
                 from_plain(list[float] | None, stored.get("thresholds"), key, Bounds())
         except ConfigError as error:
             raise CheckpointError(f"{path} holds thresholds that no image can be compared with: {error}") from error
-        return cls(weights, metadata, read_model(path, metadata.get("model")))
+        model, names = read_model(path, metadata.get("model")), metadata.get("class_names")
+        if names is not None and not (isinstance(names, list) and len(names) == model.num_classes):
+            raise CheckpointError(
+                f"{path}: class_names must be a list of {model.num_classes} names, one for each class"
+            )
+        return cls(weights, metadata, model)
 
 
 def metadata_text(weights: "nn.Cell | Mapping[str, np.ndarray]", metadata: Mapping[str, Any] | None) -> str:

@@ -106,8 +106,10 @@ def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int
 
     They are those on a grid that no other one beats in cost and in expected loss. So that luck is not preferred, an
     image's loss is replaced by what a smooth model expects from its scores, and the sum is raised by some standard
-    errors of both parts, since a loss that varies less passes its test sooner. If the last of them shows less than the
-    limit all the same, the model does not fit, and cheaper ones follow by the losses that are observed.
+    errors of both parts, since a loss that varies less passes its test sooner. Where leaving early does better than the
+    last exit, the first candidates are cheap ones: dear ones, which change nothing, would be harder to show. If the
+    last of them shows less than the limit all the same, the model does not fit, and cheaper ones follow by the losses
+    that are observed.
     """
     scores, losses, costs = np.asarray(first.scores), first.losses(risk), np.asarray(first.costs, np.float64)
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # NEVER is beyond float16
@@ -122,7 +124,7 @@ def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int
             for sign in (1, -1)
         )
         error = np.sqrt((worse + better + 1 / n) * (1 / n + 1 / tested))
-        return worse, better, np.maximum(worse - better, 0) + _CAUTION * error
+        return worse, better, worse - better + _CAUTION * error
 
     worse, better, raised = shares(_expected)
     order = undominated(-cost, raised)

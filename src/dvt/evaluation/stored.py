@@ -1,6 +1,7 @@
 """What a checkpoint says of its data and results: compared with what is evaluated, printed, and written."""
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from dvt.checkpoint.native import Checkpoint, save_checkpoint
@@ -106,6 +107,7 @@ def store_results(checkpoint: str, loaded: Checkpoint, splits: Splits, results: 
         "dynamic_threshold": results.sweep.thresholds,
         "budgeted_batch_classification": [results.sweep.expected_gmacs, results.sweep.accuracy],
     }
+    metadata["classes_present"] = results.classes_present and asdict(results.classes_present)
     metadata |= choice.to_metadata(results.recommended)
     if speed := results.throughput:
         metadata["measured"] = {
