@@ -107,10 +107,7 @@ class Workers:
                 "a worker process ended unexpectedly; unless it says why above, the system may have ended it for lack"
                 " of memory: lower data.workers, or use data.worker_type thread"
             ) from error
-        finally:
-            for _, parts in in_progress:
-                for part in parts:
-                    part.cancel()
+        # What is in progress is not cancelled: Python's pool hangs if a process dies while it has cancelled parts (3.12).
 
     def one_batch(self, task: Task) -> Made:
         """A single batch of any size, made in threads."""
