@@ -107,7 +107,7 @@ class Workers:
                 "a worker process ended unexpectedly; unless it says why above, the system may have ended it for lack"
                 " of memory: lower data.workers, or use data.worker_type thread"
             ) from error
-        # What is in progress is not cancelled: Python's pool (3.12) hangs if a process dies while it has cancelled parts.
+        # What is in progress is not cancelled: Python's pool (3.12) hangs if a process dies that has cancelled parts.
 
     def one_batch(self, task: Task) -> Made:
         """A single batch of any size, made in threads."""
