@@ -20,8 +20,19 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from dvt.deploy import Cascade
+
 ROOT = Path(__file__).resolve().parents[2]
 SERVE = ROOT / "examples/serve.py"
+
+
+def preprocessed(cascade: Cascade, files: list[bytes]) -> np.ndarray:
+    """The model inputs (B, C, S, S) of image files."""
+    images = []
+    for file in files:
+        with Image.open(io.BytesIO(file)) as image:
+            images.append(cascade.preprocessing(image))
+    return np.stack(images)
 
 
 class Answer(NamedTuple):

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import io
 import json
 import re
 import shutil
@@ -19,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
-from service import SERVE, Answer, Service, photographs, png, wait_until
+from service import SERVE, Answer, Service, photographs, png, preprocessed, wait_until
 
 for name in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-serve.txt")
@@ -43,11 +41,7 @@ def as_query(thresholds: np.ndarray) -> str:
 def test_answers_under_concurrent_load_are_those_of_the_cascade(service: Service, service_bundle: Path, spread):
     files = photographs(120)
     with Cascade(service_bundle) as cascade:
-        images = []
-        for file in files:
-            with Image.open(io.BytesIO(file)) as image:
-                images.append(cascade.preprocessing(image))
-        expected = cascade.predict(np.stack(images), spread)
+        expected = cascade.predict(preprocessed(cascade, files), spread)
         names = cascade.class_names
     assert set(expected.exit_index) == {0, 1, 2}
     before = [service.metric(f'dvt_images_total{{exit="{k}",setting="explicit"}}') for k in (1, 2, 3)]
@@ -263,11 +257,7 @@ def test_audits_show_that_a_certificate_does_not_hold(service_bundle: Path, tmp_
     manifest["thresholds"]["plain"] = {"values": certified}
     (bundle / "manifest.json").write_text(json.dumps(manifest))
     with Cascade(bundle) as cascade:
-        images = []
-        for file in files:
-            with Image.open(io.BytesIO(file)) as image:
-                images.append(cascade.preprocessing(image))
-        found = cascade.all_exits(np.stack(images)).argmax(axis=2)
+        found = cascade.all_exits(preprocessed(cascade, files)).argmax(axis=2)
     changed = int((found[0] != found[2]).sum())
     assert 5 < changed < 60
     with Service(bundle, tmp_path / "log", "--audit", "1") as service:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from service import Answer, Service, photographs, wait_until
+from service import Answer, Service, photographs, preprocessed, wait_until
 
 for name in ("fastapi", "uvicorn", "prometheus_client", "onnxruntime"):
     pytest.importorskip(name, reason=f"{name} is not installed: pip install -r requirements-serve.txt")
@@ -38,10 +38,7 @@ def small_files(count: int) -> list[bytes]:
     return files
 
 
-def post(
-    service: Service,
-    content: object,
-) -> Answer:
+def post(service: Service, content: object) -> Answer:
     return service.request("POST", INFER, json.dumps(content).encode())
 
 
@@ -50,11 +47,7 @@ def test_the_client_of_triton_gets_the_answers_of_the_cascade(service: Service, 
     triton = pytest.importorskip("tritonclient.http", reason=reason)
     files = small_files(24)
     with Cascade(service_bundle) as cascade:
-        inputs = []
-        for file in files:
-            with Image.open(io.BytesIO(file)) as image:
-                inputs.append(cascade.preprocessing(image))
-        inputs, names = np.stack(inputs), cascade.class_names
+        inputs, names = preprocessed(cascade, files), cascade.class_names
         expected = cascade.predict(inputs, spread)
         by_default = cascade.predict(inputs)
     assert set(expected.exit_index) == {0, 1, 2}

@@ -60,12 +60,11 @@ class DVT(nn.Cell):
         return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
 
     def _with_gradient(self, index: int, reused: Tensor | None) -> Tensor | None:
-        """What exit `index` reuses, of which only this share of the gradient flows back."""
-        share = self.reuse_gradients[index - 1]
-        if reused is None or share == 0:
-            return ops.stop_gradient(reused)
+        """What exit `index` reuses, of which only its share of the gradient flows back; the value is the same."""
+        if reused is None:
+            return None
         fixed = ops.stop_gradient(reused)
-        return fixed + share * (reused - fixed)  # the value itself, exactly
+        return fixed + self.reuse_gradients[index - 1] * (reused - fixed)
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
         """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries, in
