@@ -307,6 +307,8 @@ def test_the_script_trains_on_two_workers_and_refuses_to_do_it_again(tmp_path: P
     assert "CPU: 2 worker(s) on this machine" in done.stderr
     assert re.search(r"fingerprint of code, configuration and versions: [0-9a-f]{6}\n", done.stderr)
     assert "2 ranks" in done.stdout
+    bound = re.findall(r"taskset -c (\S+)", next((tmp_path / "run" / "logs").glob("*/msrun.log")).read_text())
+    assert len(set(bound)) == 2 or len(os.sched_getaffinity(0)) < 2
     assert (tmp_path / "run" / "last.ckpt").exists()
     again = run_script(*arguments, DEVICE_TARGET="CPU")
     assert again.returncode == 2

@@ -1,12 +1,13 @@
 """Machines, ranks and the environment of the workers."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from dvt.cli.launch import placement_from
-from dvt.cluster.placement import Placement, whole_number, worker_environment
+from dvt.cluster.placement import Placement, bound_cores, whole_number, worker_environment
 from dvt.errors import ConfigError
 
 
@@ -76,3 +77,10 @@ def test_cpu_workers_share_the_cores(monkeypatch: pytest.MonkeyPatch):
     assert "OMP_NUM_THREADS" not in worker_environment(Placement(1), "GPU", Path("/x/python"))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert worker_environment(Placement(1), "CPU", Path("/x/python"))["OMP_NUM_THREADS"] == "7"
+
+
+def test_cpu_workers_get_different_cores(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 4, 5, 7})
+    assert json.loads(bound_cores(2)) == {"device0": ["0-0", "2-2"], "device1": ["4-4", "5-5"]}
+    assert len(json.loads(bound_cores(5))) == 5
+    assert bound_cores(1) is None and bound_cores(6) is None

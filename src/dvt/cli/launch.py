@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dvt.cli.support import Parser, run_command
 from dvt.cluster import preflight
 from dvt.cluster.diagnosis import earliest_error, report
 from dvt.cluster.job import Job
-from dvt.cluster.placement import DEFAULT_PORT, Placement, whole_number, worker_environment
+from dvt.cluster.placement import DEFAULT_PORT, Placement, bound_cores, whole_number, worker_environment
 from dvt.errors import ConfigError
 from dvt.training.folder import RunFolder
 from dvt.value_checks import bounds
@@ -64,6 +64,8 @@ def _launch(argv: list[str]) -> int:
         target = config.device_target = next(iter(counts), "CPU")
     devices = CPU_WORKERS if target == "CPU" else counts.get(target, 1)
     placement = placement_from(os.environ, device_num or devices)
+    if target == "CPU" and not placement.bind_core:
+        placement = replace(placement, bind_core=bound_cores(placement.device_num))
     environment = worker_environment(placement, target, Path(sys.executable))
     preflight.check(placement, config, counts, environment["PATH"])
     with RunFolder.opened(config, placement.is_master):

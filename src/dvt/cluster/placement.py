@@ -1,7 +1,9 @@
 """Where a job runs: machines, workers per machine, and the address at which they meet. Imports no MindSpore."""
 
+import json
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +88,18 @@ def worker_environment(placement: Placement, device_target: str, interpreter: Pa
         cores = len(os.sched_getaffinity(0))
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // placement.device_num)))
     return environment
+
+
+def bound_cores(device_num: int) -> str | None:
+    """For `Placement.bind_core`: a share of the cores of this process for each of so many workers on the CPU, as each
+    would start threads for all cores, which wait actively. None if there is one worker, too few cores, or no taskset.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // device_num
+    if device_num == 1 or not share or shutil.which("taskset") is None:
+        return None
+    parts = (cores[start : start + share] for start in range(0, share * device_num, share))
+    return json.dumps({f"device{n}": [f"{core}-{core}" for core in part] for n, part in enumerate(parts)})
 
 
 def python_environment() -> dict[str, str]:
