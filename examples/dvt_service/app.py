@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from fastapi import BackgroundTasks, FastAPI, Request, Response
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -31,7 +31,7 @@ from dvt_service.metrics import Metrics
 from dvt_service.scheduler import ExitScheduler
 from dvt_service.settings import ServiceSettings
 from dvt_service.v2 import v2_routes
-from dvt_service.visits import Service, choose_thresholds, refuse_unknown
+from dvt_service.visits import Service, choose_thresholds, refuse_parameters_of_get, refuse_unknown
 
 PAGE = Path(__file__).resolve().parent / "page"
 IMAGE_BODY = {
@@ -96,7 +96,8 @@ def create_app(
         cascade.close()
 
     # The interactive documentation would fetch its scripts from elsewhere; /openapi.json remains.
-    app = FastAPI(title="DVT cascade", lifespan=lifespan, docs_url=None, redoc_url=None)
+    strict = [Depends(refuse_parameters_of_get)]
+    app = FastAPI(title="DVT cascade", lifespan=lifespan, docs_url=None, redoc_url=None, dependencies=strict)
     app.state.scheduler = scheduler
     app.add_middleware(Guard, allowed=allowed_hosts)
     app.include_router(v2_routes(service))

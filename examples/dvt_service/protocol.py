@@ -152,6 +152,8 @@ def _model_inputs(tensor: InputTensor, binary: bytes, shape: tuple[int, int, int
             raise ValueError("data must be numbers")
         if values.ndim != 1 and values.shape != tuple(tensor.shape):
             raise ValueError(f"data must be flat, or lists of the shape {tensor.shape}")
+        if values.size != math.prod(tensor.shape):
+            raise ValueError(f"the shape {tensor.shape} needs {math.prod(tensor.shape)} numbers, not {values.size}")
         with np.errstate(over="ignore"):  # numbers too large become infinite, and are refused
             return check_images(values.astype(np.float32, copy=False).reshape(tensor.shape), shape)
     except (ValueError, DataError) as error:

@@ -6,6 +6,7 @@ GET  /v2/health/ready        200 while requests should be sent here
 GET  /v2/models/NAME         inputs and outputs of the model
 GET  /v2/models/NAME/ready   as /v2/health/ready
 POST /v2/models/NAME/infer   classifies images
+404 with what to ask instead: versions of a model, and statistics
 """
 
 import asyncio
@@ -79,5 +80,15 @@ def v2_routes(service: Service) -> APIRouter:
             return Response(content, media_type="application/json", headers=headers)
         headers[HEADER_LENGTH] = str(json_bytes)
         return Response(content, media_type="application/octet-stream", headers=headers)
+
+    @routes.api_route("/models/{name}/versions/{rest:path}", methods=["GET", "POST"])
+    async def versions(name: str) -> None:
+        check_name(name)
+        raise HTTPException(404, f"models have no versions here; ask for /v2/models/{name}, without /versions/...")
+
+    @routes.get("/models/{name}/stats")
+    async def statistics(name: str) -> None:
+        check_name(name)
+        raise HTTPException(404, "there are no statistics here; GET /metrics has them, for Prometheus")
 
     return routes

@@ -100,7 +100,7 @@ class Visit:
     async def classify(self, images: Sequence[bytes] | np.ndarray, setting: str, values: np.ndarray) -> list[Outcome]:
         """Runs image files or model inputs with thresholds `values` (K,), called `setting`, each in a place of its own.
 
-        Raises RefusedError for the first file that cannot be used; then no image is run.
+        Raises RefusedError for the first file that cannot be used, with its number; then no image is run.
         """
         audits, loop = self._service.audits, asyncio.get_running_loop()
         self._admit(len(images) - len(self._admitted))
@@ -108,7 +108,9 @@ class Visit:
             decoders = self._service.decoders
             decoding = [loop.run_in_executor(decoders.threads, decoders.decode, image) for image in images]
             images = await asyncio.gather(*decoding, return_exceptions=True)
-            for image in images:
+            for index, image in enumerate(images):
+                if isinstance(image, RefusedError) and len(images) > 1:
+                    raise RefusedError(image.status, f"image {index} of the batch, counted from 0: {image.detail}")
                 if isinstance(image, BaseException):
                     raise image
         self._times.append(time.perf_counter())
@@ -149,6 +151,13 @@ def refuse_unknown(request: Request, known: tuple[str, ...] = ("setting", "thres
         what = f"there is no parameter {unknown[0]!r:.100}" if unknown else "a parameter is given twice"
         where = "" if known else " in the body, among its parameters"
         raise HTTPException(400, f"{what}; give setting or thresholds, once{where}")
+
+
+async def refuse_parameters_of_get(request: Request) -> None:
+    """Raises HTTPException with 400 for a GET with parameters, since it takes none."""
+    if request.method == "GET" and request.query_params:
+        given = ", ".join(request.query_params)
+        raise HTTPException(400, f"GET {request.url.path:.100} takes no parameters; leave out {given:.100}")
 
 
 def choose_thresholds(cascade: Cascade, setting: str | None, thresholds: str | None) -> tuple[str, np.ndarray]:

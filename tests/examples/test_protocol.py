@@ -85,7 +85,7 @@ def test_what_is_asked_for_is_read():
         ([tensor(data=[0] * 8)], {}, b"1234", "4 follow the JSON"),
         ([tensor(parameters={"binary_data_size": 32})], {}, bytes(31), "31 follow the JSON"),
         ([tensor(parameters={"binary_data_size": 31})], {}, bytes(31), "inputs.0"),
-        ([tensor(parameters={"binary_data_size": 28})], {}, bytes(28), "cannot reshape"),
+        ([tensor(parameters={"binary_data_size": 28})], {}, bytes(28), "needs 8 numbers, not 7"),
         ([tensor(datatype="BYTES", shape=[1], data=["%"])], {}, b"", "base64"),
         ([tensor(datatype="BYTES", shape=[1], data=[7])], {}, b"", "base64"),
         ([tensor(datatype="BYTES", shape=[2], data=["", "", ""])], {}, b"", "there are 3 image files"),

@@ -159,6 +159,13 @@ def test_head_and_headers(service: Service):
         assert service.request("GET", "/healthz", headers={"Host": host}).status == status
 
 
+def test_get_takes_no_parameters(service: Service):
+    for path in ("/healthz", "/model", "/metrics", "/"):
+        answers = [service.request(method, f"{path}?setting=recommended") for method in ("GET", "HEAD")]
+        assert [answer.status for answer in answers] == [400, 400]
+        assert answers[0].content["detail"] == f"GET {path} takes no parameters; leave out setting"
+
+
 def test_out_of_file_descriptors_it_waits(service_bundle: Path, tmp_path: Path):
     """Connections beyond the limit are turned away; the processor rests and the log stays short."""
     with Service(service_bundle, tmp_path / "log", open_files=64) as service:

@@ -135,8 +135,23 @@ def test_wrong_requests_are_refused_whole(service: Service):
         name: status for name, (_, status) in refusals.items()
     }
     assert all(list(answer.content) == ["error"] for answer, _ in refusals.values())
+    assert refusals["bad file"][0].content["error"].startswith("image 1 of the batch, counted from 0: ")
     assert service.metric("dvt_pending") == 0
     assert service.ask(small_files(1)[0]).status == 200
+
+
+def test_what_is_not_offered_says_what_to_ask(service: Service):
+    for method, path, status, words in (
+        ("GET", f"/v2/models/{MODEL}/versions/1", 404, f"no versions here; ask for /v2/models/{MODEL},"),
+        ("GET", f"/v2/models/{MODEL}/versions/1/ready", 404, "no versions here"),
+        ("POST", f"/v2/models/{MODEL}/versions/1/infer", 404, "no versions here"),
+        ("GET", f"/v2/models/{MODEL}/stats", 404, "GET /metrics has them"),
+        ("GET", "/v2/models/nonsense/versions/1", 404, "there is no model 'nonsense'"),
+        ("GET", f"/v2/models/{MODEL}?version=1", 400, f"GET /v2/models/{MODEL} takes no parameters; leave out version"),
+        ("GET", "/v2/health/ready?x", 400, "takes no parameters; leave out x"),
+    ):
+        answer = service.request(method, path)
+        assert (answer.status, list(answer.content)) == (status, ["error"]) and words in answer.content["error"], path
 
 
 def test_a_body_without_end_is_not_read(service: Service):
