@@ -11,22 +11,25 @@ from safetensors.numpy import load_file, save_file
 
 import dvt
 from dvt.checkpoint import Checkpoint, native, read_checkpoint, save_checkpoint
+from dvt.checkpoint.card import card
 from dvt.checkpoint.native import save_pretrained
 from dvt.checkpoint.transfer import initial_weights
 from dvt.cli import main as cli
 from dvt.convert import exit_rows, parameter_shapes, reference_shapes, to_reference
+from dvt.early_exit.certify import Certificate
 from dvt.errors import CheckpointError
 from dvt.models.variants import ModelConfig, model_config
 
 SIZES = {"image_size": 24, "grid_sizes": (2, 3, 4), "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_hidden": 24}
 CONFIG = model_config("dvt_deit_small", num_classes=3, **SIZES)
+CERTIFICATE = Certificate((0.5, 0.25, -1e8), "changes", 2.5, 0.95, 5000, 3250, "", 1.25, 2.0, 2.5, 0.5, 0.75, 0)
 METADATA = {
     "class_names": ["Läufer", "\N{CAT FACE}", "<b>"],
     "preprocessing": {"image_size": 24, "mean": [0.1]},
     "thresholds": [0.5, 0.25, -1e8],
     "results": {"anytime_classification": [60.0, 70.5, 80.25]},
     "early_exit": {"thresholds": [0.5, 0.25, -1e8], "accuracy": 79.5, "expected_gmacs": 0.5}
-    | {"exit_fractions": [0.5, 0.25, 0.25], "certificate": {"limit": 1.0, "confidence": 0.95}},
+    | {"exit_fractions": [0.5, 0.25, 0.25], "certificate": json.loads(json.dumps(CERTIFICATE.to_json()))},
     "measured": {"images_per_second": 1234.5, "processor": "A Processor"},
     "config": {"data": {"dataset": "image_folder"}},
 }
@@ -228,13 +231,24 @@ def test_a_training_starts_from_safetensors(tmp_path: Path, folder: Path):
 
 def test_the_card_says_what_is_known(folder: Path):
     text = (folder / "README.md").read_text(encoding="utf-8")
-    for expected in ("dvt_deit_small", "80.25 %", "0.5, 0.25, every image", "accuracy: 79.5", "limit: 1"):
+    for expected in ("dvt_deit_small", "80.25 %", "0.5, 0.25, every image", "accuracy: 79.5"):
         assert expected in text
+    assert f"\n## Certificate\nCertified: {CERTIFICATE.promise()[11:]}.\nFrom {CERTIFICATE.evidence()}.\n" in text
     for expected in ("## Certificate", "1234", "A Processor", "Läufer", "trained on: image_folder"):
         assert expected in text
     save_pretrained(WEIGHTS, folder.parent / "bare", {"model": CONFIG})
     bare = (folder.parent / "bare" / "README.md").read_text(encoding="utf-8")
     assert "## Model" not in bare and not any(f"## {title}" in bare for title in ("Early", "Cert", "Measured", "Data"))
+
+
+def test_a_card_without_a_certificate_says_why():
+    for early_exit, said in (
+        ({"not_certified": "trained on these images"}, "Not certified: trained on these images."),
+        ({"certificate": {"limit": 1.0}}, "What is stored of it cannot be read: certificate."),
+        ({"gmacs_bound": {"gmacs": 0.6, "confidence": 0.95, "budget": 0.5}}, "which is above the budget of 0.5."),
+    ):
+        text = card(CONFIG, {"early_exit": {"thresholds": [0.5, 0.25, -1e8]} | early_exit}, Path())
+        assert said in text.partition("\n## Certificate\n")[2].splitlines()[0]
 
 
 def test_the_card_says_which_classes_were_measured(tmp_path: Path):

@@ -73,7 +73,7 @@ def test_other_outputs_are_certified_again_at_a_joint_level():
     assert few["b"].promise == "not certified: there are 10 calibration images; a certificate needs 20 or more"
     strict = {"b": Setting(earlier.thresholds, certificate=replace(earlier, limit=1.0))}
     found, _ = remeasured(reference, measured, labels, strict, costs)
-    assert "cannot certify a limit of 1 points" in found["b"].promise
+    assert "cannot certify a limit of 1 % of answers changed" in found["b"].promise
     unlabelled = {"b": Setting(earlier.thresholds, certificate=replace(earlier, risk="regressions"))}
     assert "needs labels" in remeasured(reference, measured, None, unlabelled, costs)[0]["b"].promise
 

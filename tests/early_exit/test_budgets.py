@@ -15,6 +15,7 @@ from dvt.early_exit.budgets import (
     Choice,
     Costs,
     at_budgets,
+    certainty,
     choose_thresholds,
     evaluate_thresholds,
     frontier_curve,
@@ -115,7 +116,7 @@ def test_what_is_certified_and_what_is_called_so(caplog: pytest.LogCaptureFixtur
     found = recommend(choose_thresholds(CALIBRATION, COSTS, changes), CALIBRATION, VAL, COSTS)
     exits = assign_exits(VAL.scores["confidence"], np.float32(found.thresholds))
     differ = VAL.predicted[exits, np.arange(len(exits))] != VAL.predicted[-1]
-    assert found.budget.held_out == pytest.approx(100 * differ.mean()) and found.budget.unit == "points of changes"
+    assert found.budget.held_out == pytest.approx(100 * differ.mean()) and found.budget.unit == "% of answers changed"
 
     plain = choose_thresholds(CALIBRATION, COSTS, EvalSection(max_accuracy_drop=8.0, confidence="none"))
     for settings, unfit, why in (
@@ -129,8 +130,9 @@ def test_what_is_certified_and_what_is_called_so(caplog: pytest.LogCaptureFixtur
         assert settings.confidence == "none" or choice.not_certified in caplog.text
         if settings.max_accuracy_drop == 8 and settings.threshold_search == "optimised":
             np.testing.assert_array_equal(choice.thresholds, plain.thresholds)
-    for settings in (EvalSection(on_uncertified="fail"), changes):
-        with pytest.raises(ConfigError, match="not certified: trained"):
+    advice = "; --confidence none chooses without a certificate"  # which other risks do not take
+    for settings, end in ((EvalSection(on_uncertified="fail"), advice), (changes, "")):
+        with pytest.raises(ConfigError, match=f"not certified: trained on these images{end}$"):
             choose_thresholds(CALIBRATION, COSTS, settings, unfit="trained on these images")
     with pytest.raises(ConfigError, match="needs eval.max_accuracy_drop with a confidence, and no budget"):
         EvalSection(risk="changes", budget_gmacs=1.5)
@@ -266,6 +268,37 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "needs labels" in capsys.readouterr().err
 
 
+def test_a_search_for_any_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The same as for an own network, whatever the precision of the scores."""
+    file = tmp_path / "any.npz"
+    for options, settings in (
+        (["--confidence", "none", "--max-accuracy-drop", "2"], EvalSection(confidence="none", max_accuracy_drop=2.0)),
+        (["--budget-gmacs", "1.5"], EvalSection(budget_gmacs=1.5)),
+    ):
+        np.savez(file, **ANY | {"confidence": ANY["confidence"].astype(np.float64)})
+        assert cli.main(["thresholds", str(file), *options, "--json"]) == 0
+        found, expected = json.loads(capsys.readouterr().out), choose_thresholds(CALIBRATION, COSTS, settings)
+        assert found["thresholds"] == expected.thresholds.tolist() and found["not_certified"] == expected.not_certified
+        reached = evaluate_thresholds(CALIBRATION, COSTS, expected.thresholds)
+        assert (found["accuracy"], found["cost"]) == (reached.accuracy, reached.expected_gmacs)
+        assert found["gmacs_bound"] == (expected.gmacs_bound and dataclasses.asdict(expected.gmacs_bound))
+        np.savez(file, **ANY | {"confidence": ANY["confidence"].astype(np.float16)})
+        assert cli.main(["thresholds", str(file), *options]) == 0
+        said = capsys.readouterr().out
+        assert ("with a confidence of 95 %" if settings.has_budget else "\nnot certified: no confidence") in said
+
+
+def test_a_bound_above_the_budget_is_called_so():
+    choice = choose_thresholds(CALIBRATION, COSTS, EvalSection(budget_gmacs=1.5))
+    assert choice.gmacs_bound.gmacs > 1.5 and choice.gmacs_bound.budget == 1.5
+    metadata = choice.to_metadata(recommend(choice, CALIBRATION, VAL, COSTS))
+    for found in (choice, recommend(choice, CALIBRATION, VAL, COSTS), Choice.from_metadata(metadata)):
+        [said] = certainty(found)
+        assert said.endswith(f"at most {choice.gmacs_bound.gmacs:.4g} GMACs/image, which is above the budget of 1.5")
+    roomy = dataclasses.replace(choice, gmacs_bound=dataclasses.replace(choice.gmacs_bound, budget=1.9))
+    assert "above" not in certainty(roomy)[0]
+
+
 @pytest.mark.parametrize(
     ("arrays", "options", "message"),
     [
@@ -284,8 +317,9 @@ def test_thresholds_of_any_network(tmp_path: Path, capsys: pytest.CaptureFixture
         ({"cost": ANY["cost"][::-1]}, [], "that rise from exit to exit"),
         ({"confidence": ANY["confidence"] * np.nan}, [], "NaN"),
         ({}, ["--max-accuracy-drop", "200"], "at least 0 and at most 100"),
-        ({}, ["--budget-gmacs", "1"], "--budget_gmacs has no effect"),
-        ({}, ["--confidence", "none"], "--confidence none has no effect"),
+        ({}, ["--budget-images-per-second", "1"], "--budget_images_per_second has no effect"),
+        ({}, ["--budget-gmacs", "0.01"], "cannot be met"),
+        ({"labels": None}, ["--confidence", "none"], "has no labels, which a search needs"),
         ({}, ["--on-uncertified", "warn"], "certified thresholds or none"),
         ({}, ["--max-accuracy-drop", "0.01", "--on-uncertified", "fail"], "cannot certify a limit of 0.01 points"),
         ({}, ["--confidence", "95"], "eval.confidence is 95.0"),

@@ -143,6 +143,7 @@ def test_changes_need_no_labels():
     plain = CalibrationSet(calibration.scores, calibration.predicted, COSTS)
     found = certify(plain, "changes", 10)
     assert found == certify(calibration, "changes", 10) and found.change_bound == 10
+    assert f"({found.loss:.2f} % of answers changed on the 650 for the test)" in found.evidence()
     with pytest.raises(ConfigError, match="needs labels"):
         certify(plain, "accuracy_drop", 1)
 
@@ -161,7 +162,8 @@ def test_other_networks(exits, dtype):
 @pytest.mark.parametrize("risk", ["accuracy_drop", "regressions"])
 def test_what_cannot_be_certified_says_what_can(risk):
     limit, certified = 0.3, 0
-    with pytest.raises(NotCertifiedError, match="needs about") as refused:
+    counted = {"accuracy_drop": "0.3 points of accuracy lost", "regressions": "0.3 % of answers made wrong"}[risk]
+    with pytest.raises(NotCertifiedError, match=f"a limit of {counted} at .* needs about") as refused:
         certify(images(400), risk, limit)
     assert refused.value.smallest > limit
     assert certify(images(400), risk, refused.value.smallest).limit == refused.value.smallest

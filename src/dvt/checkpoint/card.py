@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dvt.early_exit.budgets import Choice, certainty
+from dvt.errors import ConfigError
 from dvt.models.cost import cumulative_gmacs, parameter_count
 from dvt.models.variants import ModelConfig
 
 MARK = "<!-- written by dvt card; without this line it stays as it is -->"
 FIGURE = "accuracy_gmacs.png"
 NEVER = 1e8  # thresholds of this size let no image leave, or every one
+IN_WORDS = ("certificate", "gmacs_bound", "not_certified")
 
 
 def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
@@ -31,8 +34,8 @@ def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
         lines.append(f"\n{measured}; with the outputs restricted to these, the exits have {restricted} %.")
     lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if (folder / FIGURE).exists() else []
     for title, values in {
-        "Early exit": {key: chosen[key] for key in chosen if key != "certificate"},
-        "Certificate": metadata.get("certificate") or chosen.get("certificate") or {},
+        "Early exit": {key: chosen[key] for key in chosen if key not in IN_WORDS},
+        "Certificate": _certainty(metadata),
         "Measured speed": metadata.get("measured") or {},
         "Data": {
             "trained on": ((metadata.get("config") or {}).get("data") or {}).get("dataset"),
@@ -40,10 +43,22 @@ def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
             "model inputs": metadata.get("preprocessing"),
         },
     }.items():
-        said = [f"- {name.replace('_', ' ')}: {_said(value)}" for name, value in values.items() if value is not None]
+        said = values
+        if isinstance(values, Mapping):
+            said = [f"- {name.replace('_', ' ')}: {_said(each)}" for name, each in values.items() if each is not None]
         lines += ["", f"## {title}", *said] if said else []
     lines += ["", "## Use", "```python", "import dvt", "", 'model, loaded = dvt.from_pretrained("FOLDER")', "```"]
     return "\n".join([*lines, "```bash", "dvt predict photo.jpg --checkpoint FOLDER", "```", ""])
+
+
+def _certainty(metadata: Mapping[str, Any]) -> list[str]:
+    """Sentences on what is guaranteed of the thresholds."""
+    try:
+        choice = Choice.from_metadata(metadata)
+    except ConfigError as error:
+        return [f"What is stored of it cannot be read: {error}."]
+    said = [line.strip() for line in certainty(choice)] if choice else []
+    return [f"{line[0].upper()}{line[1:]}." for line in said]
 
 
 def _said(value: Any) -> str:

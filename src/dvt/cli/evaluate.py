@@ -15,7 +15,9 @@ from dvt.value_checks import PATH
 if TYPE_CHECKING:
     import numpy as np
 
-FOR_ANY_NETWORK = {"max_accuracy_drop", "confidence", "risk", "on_uncertified"}
+    from dvt.early_exit.candidates import CalibrationSet
+
+FOR_ANY_NETWORK = {"max_accuracy_drop", "confidence", "risk", "on_uncertified", "budget_gmacs"}
 OF_ONE_DATASET = tuple(f"data.{key}" for key in ("path", "class_map", "resize_size", "canvas_size", "item_sizes"))
 SHOWN = ("data", "eval", "device_target", "seed", "output")
 
@@ -146,17 +148,19 @@ def thresholds(argv: Sequence[str], prog: str) -> None:
 
 
 def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOptions) -> None:
-    """Certified thresholds for a network that this package has not run."""
+    """Thresholds for a network that this package has not run: certified, or of a search where one is asked for."""
     from dvt.early_exit.certify import certify
     from dvt.early_exit.decisions import thresholds_text
     from dvt.early_exit.outcomes import of_any_network
 
     path, asked, plain = options.predictions, options.eval, vars(EvalSection())
-    changed = {key for key, value in vars(asked).items() if value != plain[key]} - FOR_ANY_NETWORK
-    if changed or asked.confidence == "none":
-        listed = ", ".join(f"--{key}" for key in sorted(changed)) or "--confidence none"
+    if changed := {key for key, value in vars(asked).items() if value != plain[key]} - FOR_ANY_NETWORK:
+        listed = ", ".join(f"--{key}" for key in sorted(changed))
         raise ConfigError(f"{path} is of another network, for which {listed} has no effect; leave it out")
     images = of_any_network(arrays, path)
+    if asked.confidence == "none" or asked.has_budget:
+        _searched(images, options)
+        return
     found = certify(images, asked.risk, asked.max_accuracy_drop, asked.confidence)
     if options.json:
         print(json.dumps(found.to_json()))
@@ -166,3 +170,28 @@ def _of_any_network(arrays: Mapping[str, "np.ndarray"], options: ThresholdOption
     print(f"average cost of the images tested: {found.cost:.4g}, {share:.1f} % of that of the last exit")
     if images.labels is not None:
         print(f"accuracy of the last exit: {100 * (images.predicted[-1] == images.labels).mean():.2f} %")
+
+
+def _searched(images: "CalibrationSet", options: ThresholdOptions) -> None:
+    """Thresholds of the search for such a network; what they bring is that on the same images."""
+    from dvt.early_exit.budgets import Costs, certainty, choose_thresholds, evaluate_thresholds
+    from dvt.early_exit.decisions import thresholds_text
+    from dvt.early_exit.outcomes import Outcomes
+    from dvt.early_exit.scores import RULES
+
+    if images.labels is None:
+        raise ConfigError(f"{options.predictions} has no labels, which a search needs; --risk changes needs none")
+    scores = images.scores.astype("float64")
+    outcomes = Outcomes(images.predicted, images.labels, dict.fromkeys(RULES, scores))  # one score, by whatever rule
+    costs = Costs(images.costs.astype("float64"))
+    choice = choose_thresholds(outcomes, costs, options.eval)
+    found, last = evaluate_thresholds(outcomes, costs, choice.thresholds), outcomes.accuracy[-1]
+    if options.json:
+        bound = choice.gmacs_bound and asdict(choice.gmacs_bound)
+        shown = {"thresholds": found.thresholds, "not_certified": choice.not_certified, "gmacs_bound": bound}
+        shown |= {"accuracy": found.accuracy, "cost": found.expected_gmacs, "last_exit_accuracy": last}
+        print(json.dumps(shown))
+        return
+    print(f"thresholds: {thresholds_text(found.thresholds)}\nchosen: {choice.reason}", *certainty(choice), sep="\n")
+    cost = f"{found.expected_gmacs:.4g}, {100 * found.cost_fraction:.1f} % of that of the last exit"
+    print(f"on these images: average cost {cost}; accuracy {found.accuracy:.2f} %, that of the last exit {last:.2f} %")

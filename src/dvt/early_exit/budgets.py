@@ -10,6 +10,7 @@ import numpy as np
 from dvt.config.sections import EvalSection
 from dvt.early_exit.candidates import CalibrationSet, parts
 from dvt.early_exit.certify import (
+    COUNTED,
     LEAST_IMAGES,
     Certificate,
     ClassDrop,
@@ -75,6 +76,7 @@ class CostBound:
 
     gmacs: float
     confidence: float
+    budget: float | None = None  # what was asked for, where that was in GMACs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class Choice:
     def from_metadata(cls, metadata: dict[str, Any]) -> "Choice | None":
         """The thresholds and rule stored in a checkpoint; None if it has none."""
         stored = metadata.get("early_exit") or {"thresholds": metadata.get("thresholds")}
-        if stored["thresholds"] is None:
+        if stored.get("thresholds") is None:
             return None
         row, bound = np.asarray(stored["thresholds"], np.float32), stored.get("gmacs_bound")
         certificate = Certificate.from_json(stored["certificate"]) if stored.get("certificate") else None
@@ -169,7 +171,7 @@ def choose_thresholds(
         first, second = parts(len(calibration.labels))
         choice = _search(calibration.chosen(first), costs, settings, rule)
         bound = cost_bound(images.at(second), choice.thresholds, sure)
-        return replace(choice, gmacs_bound=CostBound(bound, sure))
+        return replace(choice, gmacs_bound=CostBound(bound, sure, settings.budget_gmacs))
     if why is None:
         try:
             found = certify(images, settings.risk, min(budget.amount, 100.0), sure)
@@ -180,7 +182,8 @@ def choose_thresholds(
             why = str(error)
     if sure != "none":
         if settings.on_uncertified == "fail" or settings.risk != "accuracy_drop":
-            raise ConfigError(f"not certified: {why}; --confidence none chooses without a certificate")
+            search = "; --confidence none chooses without a certificate" * (settings.risk == "accuracy_drop")
+            raise ConfigError(f"not certified: {why}{search}")
         log.warning("not certified: %s", why)
     return replace(_search(calibration, costs, settings, rule), not_certified=why)
 
@@ -245,7 +248,7 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
 
     use = None
     if (budget := choice.budget) is not None:
-        unit = budget.unit if risk == "accuracy_drop" else f"points of {risk}"
+        unit = budget.unit if risk == "accuracy_drop" else COUNTED[risk]
         use = BudgetUse(budget.kind, unit, budget.amount, calibration and used(calibration), used(val))
     early = len(costs.gmacs) > 1
     return Recommended(
@@ -270,8 +273,10 @@ def certainty(found: Recommended | Choice) -> list[str]:
     if found.certificate:
         return [found.certificate.promise(), f"  from {found.certificate.evidence()}"]
     if bound := found.gmacs_bound:
+        above = bound.budget is not None and bound.gmacs > bound.budget
         return [
             f"with a confidence of {100 * bound.confidence:g} %, the average is at most {bound.gmacs:.4g} GMACs/image"
+            + (f", which is above the budget of {bound.budget:g}" if above else "")
         ]
     return [f"not certified: {found.not_certified}"] if found.not_certified else []
 

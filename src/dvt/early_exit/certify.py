@@ -21,6 +21,12 @@ from dvt.value_checks import check_value, from_plain
 
 METHOD = "fixed-sequence testing, exact binomial or paired test"
 LEAST_IMAGES = 20
+COUNTED = {
+    "accuracy_drop": "points of accuracy lost",
+    "regressions": "% of answers made wrong",
+    "changes": "% of answers changed",
+}
+"""What the losses of each risk are, after their number."""
 POINTS = numbers(0, 100)
 CONFIDENCE = numbers(above=0, below=1)
 
@@ -71,10 +77,9 @@ class Certificate:
 
     def evidence(self) -> str:
         """What it rests on, and what else is bounded."""
-        return (
-            f"{self.images:,} calibration images ({self.loss:.2f} points lost on the {self.tested:,} for the test); at "
-            f"most {self.change_bound:.2f} % of all answers change, average cost at most {self.cost_bound:.4g}"
-        )
+        lost = f"{self.loss:.2f} {COUNTED[self.risk]} on the {self.tested:,} for the test"
+        more = f"at most {self.change_bound:.2f} % of all answers change, average cost at most {self.cost_bound:.4g}"
+        return f"{self.images:,} calibration images ({lost}); {more}"
 
 
 class NotCertifiedError(ConfigError):
@@ -208,11 +213,10 @@ def _not_certified(tried: Tried, risk: Risk, limit: float, confidence: float, im
     bound = _bound(int(tried.worse[0]), int(tried.better[0]), tested, 1 - confidence, risk)
     smallest = float(np.ceil(1e4 * bound) / 100)
     needed = _images_needed(tried.candidates, limit / 100, 1 - confidence, images)
-    what = {"accuracy_drop": "of accuracy", "regressions": "of regressions", "changes": "of changed answers"}[risk]
     advice = "no number of images is likely to do so" if needed is None else f"it needs about {needed:,} images"
     return NotCertifiedError(
-        f"{images:,} calibration images cannot certify a limit of {limit:g} points {what} at a confidence of "
-        f"{100 * confidence:g} %; {advice}. The smallest limit that these images can certify is {smallest:g} points",
+        f"{images:,} calibration images cannot certify a limit of {limit:g} {COUNTED[risk]} at a confidence of "
+        f"{100 * confidence:g} %; {advice}. The smallest limit that these images can certify is {smallest:g}",
         smallest,
         needed,
     )
