@@ -8,7 +8,7 @@ usage() {
     cat <<'TEXT'
 usage: bash scripts/run_distribute_train.sh DATA_PATH CONFIG_PATH [DEVICE_NUM] [train.py arguments]
 
-  DATA_PATH    folder of the data set
+  DATA_PATH    folder of the data set; with DRY_RUN also -, for blank images in its place
   CONFIG_PATH  YAML file, such as config/dvt_t2t_vit_12_imagenet.yaml
   DEVICE_NUM   devices of this machine to train on (default all; on the CPU 2 workers)
 
@@ -37,7 +37,9 @@ case ${1:-} in -h | --help) usage && exit 0 ;; esac
 (($# >= 2)) || { usage >&2 && fail "DATA_PATH and CONFIG_PATH are needed"; }
 data=$1 config=$2
 shift 2
-[[ -d $data ]] || fail "DATA_PATH $data is not a folder"
+images=(--data_path "$data")
+[[ $data == - && ${DRY_RUN:-0} != 0 ]] && images=()
+[[ -d $data || ${#images[@]} -eq 0 ]] || fail "DATA_PATH $data is not a folder"
 [[ -f $config ]] || fail "CONFIG_PATH $config is not a file"
 devices=()
 if [[ -n ${1:-} && $1 != -* ]]; then
@@ -56,5 +58,5 @@ esac
 python=${PYTHON:-$root/.venv/bin/python}
 [[ -n ${PYTHON:-} || -x $python ]] || python=python3
 export PYTHONPATH=$root/src${PYTHONPATH:+:$PYTHONPATH}
-exec "$python" -m dvt.cli.launch "${devices[@]}" -- --config "$config" --data_path "$data" \
+exec "$python" -m dvt.cli.launch "${devices[@]}" -- --config "$config" "${images[@]}" \
     --device_target "${DEVICE_TARGET:-Ascend}" "${dry_run[@]}" "$@"

@@ -33,10 +33,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def dry_run(folder: Path, cards: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def dry_run(
+    folder: Path, cards: str, *options: str, images: str = "images", **variables: str
+) -> subprocess.CompletedProcess[str]:
     script = str(ROOT / "scripts" / "run_distribute_train.sh")
     variables = {**os.environ, "DRY_RUN": "1", "PYTHON": sys.executable, "TMPDIR": str(folder), **variables}
-    command = ["bash", script, "images", "recipe.yaml", cards, "--output", "run"]  # relative, as users write them
+    command = ["bash", script, images, "recipe.yaml", cards, "--output", "run", *options]  # relative, as users do
     return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=900)
 
 
@@ -46,13 +48,25 @@ def test_the_script_reports_and_leaves_nothing_behind(ascend: Ascend, folder: Pa
     assert done.returncode == 0, done.stderr
     assert "rank 3 of 8 simulated Ascend card(s)" in done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("dvt_deit_small, amp_level O0: compiled in ")
+    assert lines[0].startswith("dvt_deit_small, amp_level O0, jit_level O0: compiled in ")
     assert any(line.split()[0] == "HCCL" and "AllReduce" in line for line in lines[2:])
     assert any(line.split()[0] == "aclnn" and "MatMul" in line for line in lines[2:])
     assert any(line.startswith("peak memory of a card at 2 images: 0.") and "of 60.0 GiB" in line for line in lines)
     assert re.match(r"largest batch that fits: \d{3,} images, \d+\.\d\d of 60\.0 GiB", lines[-5])
     assert lines[-4] == "Not checked, since nothing was computed:"
     assert {path.name for path in folder.iterdir()} == {"images", "recipe.yaml"}
+
+
+@pytest.mark.slow
+def test_blank_images_take_the_place_of_a_data_set(ascend: Ascend, folder: Path) -> None:
+    shutil.rmtree(folder / "images")
+    done = dry_run(folder, "64", "--jit_level", "O1", "--data.hold_out_calibration", "true", images="-")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "jit_level O0 (O1, which was asked for, cannot be simulated): compiled in " in lines[0]
+    assert "assumed without data.path: blank images of 1,000 classes, one step an epoch" in lines
+    assert {path.name for path in folder.iterdir()} == {"recipe.yaml"}
+    assert dry_run(folder, "64", images="-", DRY_RUN="0").returncode == 2
 
 
 @pytest.mark.parametrize(

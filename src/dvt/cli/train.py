@@ -3,13 +3,14 @@ report says what it asks of a card."""
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dvt.cli.support import Parser, given_keys, print_if_asked
@@ -22,6 +23,7 @@ from dvt.training.folder import CONFIG_FILE
 from dvt.value_checks import expanded
 
 GIB = 2**30
+IMAGENET_CLASSES = 1000  # assumed of images that are not there
 TRIES = 4  # compiles, to find the largest batch
 ROUND_TO, MOST = 8, 2**14  # images of the largest batch
 SHOWN = 8  # operators of a kind
@@ -60,7 +62,7 @@ class TrainOptions:
 
     Args:
         dry_run: Train nothing: compile the step for simulated Ascend cards, RANK_SIZE of them (1), and say what it
-            needs.
+            needs. Without data.path, of blank images.
         largest_batch: With --dry_run: also look for the largest batch that fits into the memory of a card.
     """
 
@@ -105,8 +107,9 @@ def parse(argv: Sequence[str], prog: str = "dvt train") -> tuple[TrainOptions, R
 def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None = None, largest: bool = False) -> int:
     """Compiles for rank RANK_ID (0) of so many cards (RANK_SIZE, 1), prints the report, and returns the exit code.
 
-    With `largest`, also looks for the largest batch that fits into a card's memory. Raises ConfigError for what no run
-    could start with, DataError for data that is missing, and DeviceError where no card can be simulated.
+    With `largest`, also looks for the largest batch that fits into a card's memory. Where no folder of images is given,
+    blank ones are made. Raises ConfigError for what no run could start with, DataError for data that is missing, and
+    DeviceError where no card can be simulated.
     """
     cards, rank = cards or whole_number(variables, "RANK_SIZE", 1), whole_number(variables, "RANK_ID", 0)
     if cards < 1:
@@ -116,10 +119,13 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
     from dvt.data import load_splits
 
     config.model.check()
-    load_splits(config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing)
-    origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"
-    log.info("dry run: rank %d of %d simulated Ascend card(s), %s; compiling takes minutes", rank, cards, origin)
     with tempfile.TemporaryDirectory(prefix="dvt-dry-run-") as folder:
+        blank = config.data.dataset == "image_folder" and config.data.path is None
+        if blank:
+            config = _with_blank_images(config, Path(folder), cards)
+        load_splits(config.data, config.model.input_size, config.seed, config.augment, config.train.label_smoothing)
+        origin = "CANN of this machine" if simulation.has_cann(variables) else "stand-ins for CANN"
+        log.info("dry run: rank %d of %d simulated Ascend card(s), %s; compiling takes minutes", rank, cards, origin)
         child = simulation.environment(Path(folder), cards, rank)
 
         def compiled(images: int) -> Compiled:
@@ -127,11 +133,32 @@ def dry_run(config: RunConfig, variables: Mapping[str, str], cards: int | None =
 
         first = compiled(config.train.batch_size)
         _print_report(config, first)
+        if blank:
+            print(f"assumed without data.path: blank images of {config.model.num_classes:,} classes, one step an epoch")
         if largest and not first.error:
             print(_largest(config.train.batch_size, first, compiled))
     if not first.error:
         print(NOT_CHECKED)
     return 1 if first.error else 0
+
+
+def _with_blank_images(config: RunConfig, folder: Path, cards: int) -> RunConfig:
+    """The configuration with images made in `folder`, as many as one step needs; links, so that one file is enough."""
+    from PIL import Image
+
+    classes, train = config.model.num_classes or IMAGENET_CLASSES, config.train
+    of_a_class = math.ceil(cards * train.batch_size * train.accumulation_steps / classes)
+    first = folder / "images" / "train" / "0"
+    first.mkdir(parents=True)
+    Image.new("RGB", (config.model.input_size,) * 2).save(folder / "blank.png")
+    for number in range(of_a_class):
+        (first / f"{number}.png").symlink_to(folder / "blank.png")
+    for label in range(1, classes):
+        (first.parent / str(label)).symlink_to(first.name)
+    (folder / "images" / "val").symlink_to("train")
+    used = {"train_images": None, "val_images": None, "calibration_images": 1, "hold_out_calibration": False}
+    data = replace(config.data, path=str(folder / "images"), **used)
+    return replace(config, data=data, model=replace(config.model, num_classes=classes))
 
 
 def _compile(config: RunConfig, images: int, variables: Mapping[str, str], folder: str) -> Compiled:
@@ -155,7 +182,8 @@ def _compile(config: RunConfig, images: int, variables: Mapping[str, str], folde
 
 
 def _print_report(config: RunConfig, found: Compiled) -> None:
-    name = f"{config.model.name}, amp_level {config.train.amp_level}"
+    other = " (O1, which was asked for, cannot be simulated)" if config.jit_level == "O1" else ""
+    name = f"{config.model.name}, amp_level {config.train.amp_level}, jit_level O0{other}"
     if found.error:
         print(f"{name} does not compile: {found.error}")
         return
