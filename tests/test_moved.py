@@ -34,6 +34,13 @@ def test_new_names_do_not_warn():
     assert done.returncode == 0, done.stderr
 
 
+def test_the_package_runs_as_a_program():
+    done = run("-W", "error:dvt.:DeprecationWarning", "-m", "dvt", "--version")
+    assert done.returncode == 0 and done.stdout.startswith("dvt-mindspore "), done.stderr
+    done = run("-m", "dvt", "nonsense")
+    assert done.returncode == 2 and "unknown command 'nonsense'" in done.stderr
+
+
 def test_an_old_name_runs_as_a_program():
     done = run("-m", "dvt.cluster.launch", "--help")
     assert done.returncode == 0 and "usage" in done.stdout, done.stderr

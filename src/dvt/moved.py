@@ -22,6 +22,7 @@ KEPT_ENDINGS = {
     ("training.", "checkpoint."): "transfer",
 }
 MODULES = {old + name: new + name for (old, new), names in KEPT_ENDINGS.items() for name in names.split()} | {
+    "__main__": "cli.start",  # no old name, but `python -m dvt` finds it in the same way
     "adaptive": "early_exit.loop",
     "calibration": "early_exit.temperature",
     "ckpt_format": "checkpoint.format",

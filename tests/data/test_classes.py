@@ -36,7 +36,11 @@ def test_folders_are_matched_by_name_by_wnid_and_by_words():
 @pytest.mark.parametrize(
     ("model", "folders", "message"),
     [
-        (ModelClasses(1000), ["n01440764", "x", "y", "z", "zz"], r"4 of the 5 .*: x, y, z and 1 more.*n01440764"),
+        (
+            ModelClasses(1000),
+            ["n01440764", "x", "y", "z", "zz"],
+            r"4 of the 5 .*: x, y, z and 1 more.*n01440764 \(tench\), n",
+        ),
         (ModelClasses(1000), [f"{i:04d}" for i in range(1000)], r"1,000 of the 1,000 .*0000, 0001, 0002 and 997 more"),
         (
             ModelClasses(3, ["cat", "dog", "owl"]),

@@ -59,7 +59,9 @@ class ModelClasses:
         places = {name: i for called in (self.words, names) for i, name in enumerate(called)}
         places |= self._mapped(places)
         if unknown := [folder for folder in folders if folder not in places]:
-            known = f"such as {listing(names)}" if names else "without names"
+            pairs = zip(names, self.words, strict=False)  # they differ for ImageNet alone
+            called = [name if name == said else f"{name} ({said})" for name, said in pairs]
+            known = f"such as {listing(called)}" if names else "without names"
             raise DataError(
                 f"{len(unknown):,} of the {len(folders):,} folders of {where} are no classes of the model:"
                 f" {listing(unknown)}. It has {self.count:,} classes, {known}; rename the folders, or {remedy}"
