@@ -72,7 +72,7 @@ def test_what_is_asked_for_is_read():
         ([tensor(data=[0] * 8, shape=[-2, 1, -2, 2])], {}, b"", "its first number counts the images"),
         ([tensor(data=[], shape=[0, 1, 2, 2])], {}, b"", "its first number counts the images"),
         ([tensor(data=[0] * 8, shape=[9**20, 1, 2, 2])], {}, b"", "at most 4 are allowed"),
-        ([tensor(data=[0] * 7)], {}, b"", "cannot reshape"),
+        ([tensor(data=[0] * 7)], {}, b"", "needs 8 numbers, not 7"),
         ([tensor(data=[[0] * 4, [0] * 4])], {}, b"", "lists of the shape"),
         ([tensor(data=[[0] * 4, [0] * 3])], {}, b"", "inputs.0"),
         ([tensor(data=["0"] * 8)], {}, b"", "must be numbers"),
