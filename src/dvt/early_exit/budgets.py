@@ -243,7 +243,7 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
         return {
             "gmacs": found.expected_gmacs,
             "images_per_second": found.expected_images_per_second,
-            "accuracy_drop": outcomes.accuracy[-1] - found.accuracy,
+            "accuracy_drop": round(outcomes.accuracy[-1] - found.accuracy, 9),  # 0 where floats leave 1e-14
         }[budget.kind]
 
     use = None
