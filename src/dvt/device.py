@@ -102,7 +102,7 @@ def set_up(
     if is_simulated() and target == "Ascend":
         log.warning("MS_SIMULATION_LEVEL is set: nothing is computed, and all results are zeros")
         _name_chip(SIMULATED_CHIP)
-        jit_level = "O0"  # the one level that a simulation can compile
+        jit_level = "O0" if jit_level == "auto" else jit_level  # MindSpore's own choice might need a card
     count = _count(target)
     chosen = _device_id(target, count, device_id)
     place = [target] if chosen is None else [target, chosen]

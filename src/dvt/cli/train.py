@@ -182,8 +182,8 @@ def _compile(config: RunConfig, images: int, variables: Mapping[str, str], folde
 
 
 def _print_report(config: RunConfig, found: Compiled) -> None:
-    other = " (O1, which was asked for, cannot be simulated)" if config.jit_level == "O1" else ""
-    name = f"{config.model.name}, amp_level {config.train.amp_level}, jit_level O0{other}"
+    level = "O0" if config.jit_level == "auto" else config.jit_level
+    name = f"{config.model.name}, amp_level {config.train.amp_level}, jit_level {level}"
     if found.error:
         print(f"{name} does not compile: {found.error}")
         return

@@ -42,8 +42,8 @@ CANN_VERSION = "9.1.0"  # that this MindSpore asks for; another one makes it war
 _LIBRARY = "libstandin.so"
 _LOADED_FIRST = ("plugin/libmindspore_ascend.so.2", "libmindspore_ge_backend.so")
 # Loaded and looked up by name while the program runs, so that no list of needed libraries or symbols has them.
-_LOADED_LATE = ("libacl_op_compiler.so", "libacl_tdt_channel.so", "libopapi.so")
-_NAMES_LOOKED_UP = re.compile(rb"\0((?:acl(?:nn|rt|tdt|mdl|op|prof)?|Hccl?)[A-Z]\w+)(?=\0)")
+_LOADED_LATE = ("libacl_op_compiler.so", "libacl_tdt_channel.so", "libopapi.so", "libprofapi.so")
+_NAMES_LOOKED_UP = re.compile(rb"\0((?:acl(?:nn|rt|tdt|mdl|op|prof)?|Hccl?|Msprof|rt)[A-Z]\w+)(?=\0)")
 
 # Functions of CANN's graph library `ge` that return an object: bytes of it, all zero, or an empty string.
 _EMPTY_STRING = "*(char **)a = _ZNSs4_Rep20_S_empty_rep_storageE + 24; return a;"
@@ -56,6 +56,7 @@ _EMPTY_OBJECTS = {
     r"ge::(Operator|Graph)::(Set|AddControl)": "return a;",
     r"ge::AscendString::GetString": 'return "";',
     r"ge::StatusFactory::Instance\(\)": "static long m[16]; if (!m[3]) m[3] = m[4] = (long)&m[1]; return m;",
+    r"aclrtGetSocName$": 'return "Ascend910B1";',  # the fused kernels of jit level O1 are made for it
     r"aclrtGetDeviceCount$": "*(unsigned *)a = 8; return 0;",
 }
 

@@ -36,7 +36,7 @@ def compiled(config: RunConfig, images: int) -> dict[str, Any]:
     train = replace(config.train, dataset_sink_mode=False)
     config = replace(config, train=train, resume=False, device_target="Ascend")
     config.model.check()
-    used = device.set_up(config.device_target, deterministic=config.deterministic)
+    used = device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
     ranks = Ranks(used.rank, used.world_size)
     splits = load_splits(config.data, config.model.input_size, config.seed, config.augment, train.label_smoothing)
     run = build(config, splits, RunFolder(config, writes=False), ranks)
