@@ -96,8 +96,9 @@ def test_a_failed_compile_leaves_nothing_in_the_working_directory(tmp_path: Path
 def test_options_of_the_execution_mode_are_taken_quietly():
     code = (
         "from dvt import device\n"
-        "chosen = device.set_up('CPU', deterministic=True, jit_level='O0')\n"
-        "assert (chosen.rank, chosen.world_size) == (0, 1)"
+        "from dvt.cluster.ranks import ALONE, Ranks\n"
+        "device.set_up('CPU', deterministic=True, jit_level='O0')\n"
+        "assert Ranks.join() == ALONE"
     )
     done = run_python(code)
     assert done.returncode == 0, done.stderr

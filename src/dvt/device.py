@@ -1,7 +1,7 @@
 """The device of this process, and what the machine is.
 
 `set_up` is called once per process, before the first tensor is made: MindSpore cannot change its device afterwards.
-In a process that msrun started it also joins the other ranks; `dvt.cluster.ranks` says what they then exchange.
+`dvt.cluster.ranks.Ranks.join` then joins the other ranks of a job.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, _c_expression, communication, nn
+from mindspore import Tensor, _c_expression, nn
 
 from dvt.errors import DeviceError, reason_of
 
@@ -49,8 +49,6 @@ class Device:
 
     target: str  # "Ascend", "GPU" or "CPU"
     description: str  # one line for logs and reports
-    rank: int = 0  # of this process among those of the job
-    world_size: int = 1  # processes of the job; 1 if msrun did not start this one
 
 
 def available() -> dict[str, int]:
@@ -85,7 +83,7 @@ def set_up(
     deterministic: bool = False,
     jit_level: str = "auto",
 ) -> Device:
-    """Choose the device and the execution mode of this process, and join the other ranks if it is one of several.
+    """Choose the device and the execution mode of this process.
 
     Args:
         device_target: Ascend, GPU, CPU or auto, in any case.
@@ -120,8 +118,7 @@ def set_up(
         ms.set_deterministic(True)
     if jit_level != "auto":
         ms.set_context(jit_config={"jit_level": jit_level})
-    rank, world_size = _join(target) if _one_of_several() else (0, 1)
-    return Device(target, _describe(target, count, chosen or 0), rank, world_size)
+    return Device(target, _describe(target, count, chosen or 0))
 
 
 def ahead_of_time(cell: nn.Cell, *constants: bool) -> Callable[..., Any]:
@@ -166,7 +163,8 @@ def is_simulated() -> bool:
     return bool(os.environ.get("MS_SIMULATION_LEVEL"))
 
 
-def _one_of_several() -> bool:
+def is_one_of_several() -> bool:
+    """Whether this process was started as a rank of a job."""
     # msrun sets no MS_ROLE where it simulates.
     return "MS_ROLE" in os.environ or (is_simulated() and os.environ.get("RANK_SIZE", "1") != "1")
 
@@ -190,23 +188,6 @@ def _name_chip(name: str) -> None:
         raise DeviceError(f"this MindSpore {ms.__version__} does not say how to simulate an Ascend: {error}") from None
 
 
-def _join(target: str) -> tuple[int, int]:
-    """(rank, number of ranks), once all ranks have joined. The scheduler process of msrun stays in `init` until the job
-    has ended."""
-    if not communication.GlobalComm.INITED:
-        try:
-            communication.init()  # chooses HCCL, NCCL or MCCL by the device
-        except (RuntimeError, ValueError) as error:
-            raise DeviceError(
-                f"this rank cannot join the others: {reason_of(error)} Check that all nodes run the same command, with "
-                f"the same MASTER_ADDR and MASTER_PORT, and that every node has {target}"
-            ) from error
-        ms.set_auto_parallel_context(
-            parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=communication.get_group_size()
-        )
-    return communication.get_rank(), communication.get_group_size()
-
-
 def _count(target: str) -> int:
     # `is_available` would log warnings for every backend that is missing; counting says the same quietly.
     try:
@@ -218,7 +199,7 @@ def _count(target: str) -> int:
 def _device_id(target: str, count: int, device_id: int | None) -> int | None:
     origin, given = "device_id", "" if device_id is None else str(device_id)
     # Under msrun MindSpore hands the cards out itself.
-    if device_id is None and target != "CPU" and not _one_of_several():
+    if device_id is None and target != "CPU" and not is_one_of_several():
         origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID", "")
     if given and given not in map(str, range(count)):
         choices = "0" if count == 1 else f"0 to {count - 1}"

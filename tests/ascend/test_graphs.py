@@ -66,8 +66,8 @@ REVIEWED = {
 
 def one_step(name: str) -> None:
     config, options, targets = STEPS[name]
-    used = device.set_up("Ascend")
-    ranks = Ranks(used.rank, used.world_size)
+    device.set_up("Ascend")
+    ranks = Ranks.join()
     train = TrainSection(**options)
     model = build_from_config(config)
     model.set_train(True)

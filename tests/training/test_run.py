@@ -265,7 +265,7 @@ def test_a_run_starts_from_other_weights_and_keeps_its_best_epochs(
     best = read_checkpoint(tmp_path / "second" / "best.ckpt")
     assert best.metadata["val_accuracy"] == max(accuracies) and best.metadata["epoch"] == 1  # all are equal
     assert len(list((tmp_path / "second").glob("epoch_*.ckpt"))) == 2
-    for name in ("curves.png", "environment.json", "tensorboard"):
+    for name in ("environment.json", "tensorboard"):
         assert (tmp_path / "second" / name).exists()
 
 

@@ -16,7 +16,7 @@ import signal
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
 from importlib import resources
 
 import yaml
@@ -89,7 +89,7 @@ def recognise(text: str) -> KnownError | None:
 def errors_in(log: WorkerLog) -> list[WorkerError]:
     """All errors of one log in its order, then the end of the worker, unless an error of the log explains it."""
     lines = log.text.splitlines()
-    errors = [_error(log, lines, first, last) for first, last in _blocks(lines)]
+    errors = [_error(log, block, lines[first:], first + 1) for first, block in _blocks(lines)]
     code = log.exit_code or 0
     # An error in the log explains any end but a kill: MindSpore may crash while it shuts down after a lost peer.
     explained = code != -signal.SIGKILL and any(error.error_class != LOGGED for error in errors)
@@ -116,9 +116,9 @@ def _silent(logs: Sequence[WorkerLog], errors: Iterable[WorkerError]) -> Iterato
         for number, line in enumerate(log.text.splitlines(), start=1):
             lost = _NO_LONGER_HEARD.search(line)
             if lost and int(lost[1]) not in explained:
-                time = _time(line, log.modified) or log.modified
+                when = _time(line, log.modified) or log.modified
                 cause = _TABLE["silent"] if int(lost[1]) in here else ""  # elsewhere it may have ended
-                yield WorkerError(int(lost[1]), log.path, number, time, line, SILENT, cause)
+                yield WorkerError(int(lost[1]), log.path, number, when, line, SILENT, cause)
 
 
 def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
@@ -139,40 +139,37 @@ def report(logs: Sequence[WorkerLog], log_dir: str, machines: int = 1) -> str:
     return "\n".join([*paragraphs, *["Errors of other ranks:"][: len(others)], *others, f"All logs are in {log_dir}"])
 
 
-def _blocks(lines: Sequence[str]) -> list[tuple[int, int]]:
-    """(first, last) line index of every error. Lines without a time stamp belong to the error before them; logged
-    errors belong to the traceback that follows."""
-    blocks = []
-    first, in_fatal = None, False
+def _blocks(lines: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Index of the first line, and the lines, of every error. Lines without a time stamp belong to the error before
+    them; logged errors belong to the traceback that follows."""
+    blocks: list[tuple[int, list[str]]] = []
+    inside = in_fatal = False
     for index, line in enumerate(lines):
         stamped = _MINDSPORE_LINE.match(line) or _OWN_LINE.match(line)
-        chained = in_fatal and any(link in lines[index - 2 : index] for link in _CHAINED)
+        chained = in_fatal and lines[index - 2] in _CHAINED
         fatal = bool(_FATAL_LINE.match(line)) and not chained
-        starts = fatal or bool(stamped and stamped["error"])
-        if first is None:
-            starts = starts or bool(_CODE_LINE.match(line))  # inside an error a code is part of it
-        elif (starts and in_fatal) or (stamped and not starts):
-            blocks.append((first, index - 1))
-            first, in_fatal = None, False
-        if starts:
-            first = index if first is None else first
-            in_fatal = in_fatal or fatal
-    if first is not None:
-        blocks.append((first, len(lines) - 1))
+        starts = fatal or bool(stamped and stamped["error"]) or bool(not inside and _CODE_LINE.match(line))
+        if starts and (in_fatal or not inside):
+            blocks.append((index, []))
+            in_fatal = False
+        inside = starts or (inside and not stamped)
+        in_fatal = inside and (in_fatal or fatal)
+        if inside:
+            blocks[-1][1].append(line)
     return blocks
 
 
-def _error(log: WorkerLog, lines: Sequence[str], first: int, last: int) -> WorkerError:
-    text = "\n".join(lines[first : last + 1]).rstrip()
+def _error(log: WorkerLog, block: Sequence[str], rest: Sequence[str], line: int) -> WorkerError:
+    text = "\n".join(block).rstrip()
     known = recognise(text)
     if log.rank is None or (known is not None and known.follows):
         error_class = FOLLOWS
-    elif known is None and not any(map(_FATAL_LINE.match, lines[first : last + 1])):
+    elif known is None and not any(map(_FATAL_LINE.match, block)):
         error_class = LOGGED
     else:
         error_class = ENDED_A_WORKER
-    time = next(filter(None, (_time(line, log.modified) for line in lines[first:])), log.modified)
-    return WorkerError(log.rank, log.path, first + 1, time, text, error_class, known.cause if known else "", known)
+    when = next(filter(None, (_time(each, log.modified) for each in rest)), log.modified)
+    return WorkerError(log.rank, log.path, line, when, text, error_class, known.cause if known else "", known)
 
 
 def _end(log: WorkerLog, code: int) -> WorkerError:
@@ -188,14 +185,11 @@ def _end(log: WorkerLog, code: int) -> WorkerError:
 
 def _time(line: str, modified: datetime) -> datetime | None:
     """The time stamp in `line`; one without a date is of the last day on which the log was written to."""
-    stamp = re.search(_STAMP, line)
-    if stamp:
+    if stamp := re.search(_STAMP, line):
         return datetime.strptime(stamp[1], "%Y-%m-%d-%H:%M:%S.%f")
-    own = _OWN_LINE.match(line)
-    if own:
-        clock = datetime.strptime(own[1], "%H:%M:%S")
-        time = modified.replace(hour=clock.hour, minute=clock.minute, second=clock.second, microsecond=0)
-        return time if time <= modified else time - timedelta(days=1)
+    if own := _OWN_LINE.match(line):
+        found = datetime.combine(modified.date(), time.fromisoformat(own[1]))
+        return found if found <= modified else found - timedelta(days=1)
     return None
 
 

@@ -1,27 +1,49 @@
-"""What the ranks of a data-parallel job exchange between two steps: small float32 arrays, the one type that all
-backends sum. The gradients are exchanged inside the compiled step (`dvt.training.gradients`)."""
+"""The ranks of a data-parallel job: how this process joins them (HCCL on Ascend), and what they exchange between two
+steps: small float32 arrays, the one type that all backends sum. The gradients are exchanged inside the compiled step
+(`dvt.training.gradients`)."""
 
 import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, communication, ops
 
+from dvt import device
 from dvt.cluster.diagnosis import recognise
-from dvt.errors import DVTError
+from dvt.errors import DeviceError, DVTError, reason_of
 
 _LAST_MESSAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The place of this process in its job, as `dvt.device.set_up` finds it. All ranks must call `sum`, `gather` and
-    `leave` equally often. A single process exchanges nothing."""
+    """The place of this process in its job. All ranks must call `sum`, `gather` and `leave` equally often. A single
+    process exchanges nothing."""
 
     rank: int = 0  # of this process
     world_size: int = 1  # processes of the job
+
+    @classmethod
+    def join(cls) -> "Ranks":
+        """Waits for the other ranks, after `dvt.device.set_up`, if this process was started as one of several.
+
+        The scheduler process stays here until the job has ended. Raises DeviceError if not all ranks come.
+        """
+        if not device.is_one_of_several():
+            return cls()
+        try:
+            communication.init()  # chooses HCCL (Ascend), NCCL (GPU) or MCCL (CPU) by the device
+        except (RuntimeError, ValueError) as error:
+            raise DeviceError(
+                f"this rank cannot join the others: {reason_of(error)} Check that all nodes run the same command, with "
+                f"the same MASTER_ADDR and MASTER_PORT, and that every node has {device.current_target()}"
+            ) from error
+        count = communication.get_group_size()
+        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=count)
+        return cls(communication.get_rank(), count)
 
     @property
     def shard(self) -> tuple[int, int]:

@@ -114,13 +114,8 @@ class GraphSet:
 
     precision: Literal["float32", "float16", "bfloat16", "int8"]
     exits: tuple[GraphFile, ...]  # one per exit
-    whole: GraphFile | None = None  # all exits in one, in bundles of version 0.1.0 that were asked for it
     thresholds: dict[str, Setting] | None = None  # to be used instead of the bundle's; None where these hold
     details: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def files(self) -> list[GraphFile]:
-        return [*self.exits, *([] if self.whole is None else [self.whole])]
 
 
 @dataclass(frozen=True)
@@ -275,7 +270,7 @@ def describe_file(path: Path, inputs: tuple[Value, ...], outputs: tuple[Value, .
 
 def check_files(folder: Path, graphs: GraphSet) -> None:
     """Raises BundleError if a file of `graphs` is missing, or is not the one that the manifest describes."""
-    for entry in graphs.files:
+    for entry in graphs.exits:
         path = folder / entry.file
         if not path.is_file():
             raise BundleError(f"{folder} is incomplete: {entry.file} is missing; copy the bundle again")

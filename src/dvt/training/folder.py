@@ -7,7 +7,7 @@ state.ckpt          what a resumed run needs (`dvt.training.state`); state_previ
                     newest is damaged
 train.log           what the console showed
 environment.json    what it ran with: the versions, command, device and revision of every start
-metrics.csv, tensorboard/, curves.png    losses and accuracies (`dvt.training.metrics`)
+metrics.csv, tensorboard/    losses and accuracies (`dvt.training.metrics`)
 
 Each file is replaced whole or not at all: one of the two states loads, whenever a run is killed.
 """

@@ -1,10 +1,9 @@
 """The numbers of a training run, recorded for people to read. Imports no MindSpore; only rank 0 makes records.
 
 - `metrics.csv`: one row per epoch, rewritten whole each time, so that it is never torn and columns may be added;
-- `tensorboard/`: losses and learning rate every few steps, and what is in the rows;
-- `curves.png`: losses, accuracies and learning rate against the epoch, drawn when the run ends.
+- `tensorboard/`: losses and learning rate every few steps, and what is in the rows.
 
-Step n is recorded once n steps are done. Exits are numbered from 0 in names of columns, from 1 in the picture.
+Step n is recorded once n steps are done. Exits are numbered from 0.
 """
 
 import contextlib
@@ -12,31 +11,18 @@ import csv
 import logging
 import math
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from dvt.report.figures import LIGHT, exit_colour, png, style
 from dvt.safe_files import explained, replacing, write_failure
 
 METRICS_FILE = "metrics.csv"
-CURVES_FILE = "curves.png"
 TENSORBOARD_FOLDER = "tensorboard"
-
-_PANEL = (4.6, 3.5)  # inches
-_PANELS = {
-    "training loss": r"loss_exit_(\d+)",
-    "validation accuracy (%)": r"val_accuracy_exit_(\d+)",
-    "learning rate": "learning_rate",
-}
-_MARKED = 25  # the most points of a line that are marked
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +39,12 @@ class RunRecords(contextlib.AbstractContextManager):
         folder: The folder of the run; it must exist.
         resume_step: Steps that a resumed run has behind it; what was recorded after them is dropped, so that nothing
             appears twice. None: a new run, which replaces the records of an earlier one.
-        title: Above the curves.
 
     Raises DVTError, here and in `epoch`, if the folder cannot be written to.
     """
 
-    def __init__(self, folder: str | os.PathLike, resume_step: int | None = None, title: str = "") -> None:
-        self.folder, self.title = Path(folder), title
+    def __init__(self, folder: str | os.PathLike, resume_step: int | None = None) -> None:
+        self.folder = Path(folder)
         self.rows: list[Row] = []
         if resume_step is not None:
             self.rows = _read_rows(self.folder / METRICS_FILE, resume_step)
@@ -78,24 +63,20 @@ class RunRecords(contextlib.AbstractContextManager):
         self._scalars("step", step, values | {"learning_rate": float(learning_rate)})
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Adds a row: `epoch` and `step` (both done), and any numbers besides, of which the curves show `loss_exit_K`,
-        `val_accuracy_exit_K` (percent) and `learning_rate`. Keys that earlier rows lack become new columns. The
-        row of an epoch that a resumed run validates again takes the place of its earlier one."""
+        """Adds a row: `epoch` and `step` (both done), and any numbers besides. Keys that earlier rows lack become new
+        columns. The row of an epoch that a resumed run validates again takes the place of its earlier one."""
         row = {key: float(value) for key, value in values.items()}
         self.rows = [earlier for earlier in self.rows if earlier["step"] < row["step"]] + [row]
         self._write_rows()
         self._scalars("epoch", int(row["step"]), {k: v for k, v in row.items() if k not in ("epoch", "step")})
 
     def close(self) -> None:
-        """Finishes the files and draws the curves. A full disk is only logged: the exception that may be ending the run
-        must not be replaced by another."""
+        """Finishes the files. A full disk is only logged: the exception that may be ending the run must not be replaced
+        by another."""
         board, self._board = self._board, None
         try:
             if board is not None:
                 board.close()
-            if self.rows:
-                with replacing(self.folder / CURVES_FILE) as written:
-                    written.write_bytes(draw_curves(self.rows, self.title))
         except OSError as error:
             log.warning("the records in %s are incomplete: %s", self.folder, error)
 
@@ -148,32 +129,3 @@ def _read_rows(path: Path, last_step: int) -> list[Row]:
 def _plain(value: float) -> float | int:
     """Whole numbers without '.0', as people write epochs and steps."""
     return int(value) if math.isfinite(value) and value == int(value) else value
-
-
-def draw_curves(rows: Sequence[Mapping[str, float]], title: str = "") -> bytes:
-    """PNG of the rows of `metrics.csv`; a panel is drawn for each of the three that the rows have numbers for."""
-    columns = dict.fromkeys(key for row in rows for key in row)
-    matches = {name: [re.fullmatch(pattern, each) for each in columns] for name, pattern in _PANELS.items()}
-    panels = {name: list(filter(None, found)) for name, found in matches.items() if any(found)}
-    with style(LIGHT):
-        figure = Figure(figsize=(_PANEL[0] * max(len(panels), 1), _PANEL[1]), layout="constrained")
-        for place, (name, found) in enumerate(panels.items(), start=1):
-            axes = figure.add_subplot(1, len(panels), place, sharex=figure.axes[0] if figure.axes else None)
-            axes.set_title(name, loc="left", fontsize=11)
-            axes.set_xlabel("epoch")
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            for match in found:
-                points = [(row["epoch"], row[match[0]]) for row in rows if match[0] in row]
-                look = {"color": LIGHT.ink, "marker": "o" if len(points) <= _MARKED else None}
-                if match.lastindex:  # an exit, named with its last value
-                    look |= {"color": exit_colour(int(match[1]))}
-                    look |= {"label": f"exit {int(match[1]) + 1}: {points[-1][1]:#.4g}"}
-                axes.plot(*zip(*points, strict=True), ms=3.5, lw=1.6, **look)
-            if found[0].lastindex:
-                axes.legend()
-            else:
-                axes.set_ylim(bottom=0)
-                axes.yaxis.set_major_formatter(lambda rate, _: f"{rate:.3g}")
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        return png(figure)

@@ -55,7 +55,7 @@ def train(config: RunConfig) -> Path:
     """
     config.model.check()
     used = device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
-    ranks = Ranks(used.rank, used.world_size)
+    ranks = Ranks.join()
     main = ranks.rank == 0
     require_same_code(config, ranks)
     with RunFolder.opened(config, writes=main) as folder, contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def train(config: RunConfig) -> Path:
         if main:
             write_environment(folder.path, description)
             resume_step = run.state.done if config.resume else None
-            run.records = stack.enter_context(RunRecords(folder.path, resume_step, run.plan.model.name))
+            run.records = stack.enter_context(RunRecords(folder.path, resume_step))
         with work_begun(), ranks.losses_named():
             run.fit()
     ranks.leave()
