@@ -1,8 +1,7 @@
 """Files that are there whole or not at all, and what a file is by its content.
 
 `replacing` writes one file beside its place and moves it there when it is finished; `scratch_folder` and `put_in_place`
-do so for several. `held` keeps a folder for one process. `explained` and `require_writable` turn what the system
-refuses into a message with what to do. `content_of` knows kinds of files, for messages about a wrong one.
+do so for several. `held` keeps a folder for one process.
 """
 
 import codecs
@@ -14,6 +13,7 @@ import shutil
 import socket
 import stat
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,10 +23,8 @@ from dvt.errors import ConfigError, DVTError, reason_of
 
 HELD = ".in_use"  # the file that is locked in a folder that is held
 _SCRATCH = ".saving-"  # in the names of the hidden folders in which files are written
-_LOCK = "lock"  # the file in them that is locked while they are in use
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _IN_THE_WAY = (errno.EEXIST, errno.ENOTDIR)
-_FORBIDDEN = (errno.EACCES, errno.EPERM)
 
 _START = 400  # bytes of a file that show what it is
 _KINDS = {
@@ -79,15 +77,12 @@ def write_failure(path: Path, error: Exception) -> str:
     if number in _IN_THE_WAY:
         taken = next((each for each in (path, *path.parents) if each.exists() and not each.is_dir()), path)
         return f"{reason}: {taken} is a file; choose another folder, or move the file away"
-    if number in _FORBIDDEN:
-        return f"{reason}; choose another folder, or change its permissions"
-    return f"{reason}; choose another folder" if number else reason
+    return f"{reason}; choose another folder, or change its permissions" if number else reason
 
 
 @contextmanager
 def explained(path: Path, raises: type[DVTError] = DVTError, what: str = "") -> Iterator[None]:
-    """Around the writing of `path`: raises a DVTError, naming it (after `what`), the cause and what to do, where an
-    OSError comes."""
+    """Around the writing of `path`: an OSError becomes a DVTError that names it (after `what`), why, and what to do."""
     try:
         yield
     except OSError as error:
@@ -178,71 +173,47 @@ def replacing(path: Path) -> Iterator[Path]:
 def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
     """Yields a new hidden folder in `parent`, with `name` in its own, and removes it with all that is left in it.
 
-    Folders of processes that were killed inside such a block are removed by the next call. Raises OSError.
+    It is locked meanwhile. Folders of processes that were killed, which are locked no more, are removed by the next
+    call, where the file system has locks for folders. Raises OSError.
     """
-    _remove_abandoned(parent)
-    scratch, lock = _locked_folder(parent, name)
+    for abandoned in parent.glob(f".*{_SCRATCH}*"):
+        with suppress(OSError):  # another process has it, or it is not ours to remove
+            _remove_unless_locked(abandoned)
+    while True:
+        scratch = parent / f".{name}{_SCRATCH}{uuid.uuid4().hex[:8]}"
+        scratch.mkdir()
+        try:
+            lock = os.open(scratch, os.O_RDONLY)
+        except FileNotFoundError:  # another process took it for an abandoned one
+            continue
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits while another process looks whether it is abandoned
+        if scratch.exists():
+            break
+        os.close(lock)
     try:
         yield scratch
     finally:
-        _remove(scratch)
-        lock.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    finally:
+        os.close(lock)
 
 
 def put_in_place(written: Path, path: Path) -> None:
     """Moves a finished file out of a scratch folder to `path`: synced, in one step, and with the mode that the umask
     gives to new files (MindSpore leaves 0400). Raises OSError."""
-    written.chmod(stat.S_IMODE((written.parent / _LOCK).stat().st_mode))
+    written.chmod(written.parent.stat().st_mode & 0o666)
     _sync(written)
     os.replace(written, path)
     _sync(path.parent)
-
-
-def _locked_folder(parent: Path, name: str) -> tuple[Path, BinaryIO]:
-    """A new hidden folder in `parent`, and a locked file in it. The system unlocks it when this process ends."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=f".{name}{_SCRATCH}", dir=parent))
-        try:
-            lock = (folder / _LOCK).open("wb")
-        except FileNotFoundError:  # another process took the new folder for an abandoned one
-            continue
-        except OSError:
-            folder.rmdir()
-            raise
-        _lock(lock)  # waits while another process looks whether the folder is abandoned, and removes it
-        if (folder / _LOCK).exists():
-            return folder, lock
-        lock.close()
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Removes what killed processes left in `parent`: hidden folders that no process holds locked."""
-    for folder in parent.glob(f".*{_SCRATCH}*"):
-        try:
-            with (folder / _LOCK).open("rb+") as lock:
-                if _lock(lock, wait=False):
-                    _remove(folder)
-        except FileNotFoundError:  # killed before it was locked: empty, unless it is being locked just now
-            with suppress(OSError):
-                folder.rmdir()
-        except OSError:  # not ours to remove
-            continue
-
-
-def _remove(folder: Path) -> None:
-    with suppress(OSError):
-        for each in sorted(folder.iterdir(), key=lambda each: each.name == _LOCK):  # the lock last, in case of a kill
-            shutil.rmtree(each) if each.is_dir() else each.unlink()
-        folder.rmdir()
-
-
-def _lock(file: BinaryIO, wait: bool = True) -> bool:
-    """Locks `file` until it is closed; False if another process has, or where the file system knows no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -109,21 +109,23 @@ def test_a_save_under_way_is_not_cleared_away_by_another(begun: RunConfig) -> No
     assert set(os.listdir(begun.output)) == RUN_FILES
 
 
-def test_a_folder_that_gets_its_lock_while_it_is_looked_at_is_kept(tmp_path: Path) -> None:
-    """Another process has made its folder and locks it just when this one, having seen no lock, clears it away."""
-    folder = tmp_path / ".last.saving-other"
-    folder.mkdir()
-    locks = []
+def test_folders_of_others_are_left_alone_and_one_that_was_taken_is_made_again(tmp_path: Path) -> None:
+    """Another process has a folder locked; and it removes this one's, new and not locked yet, as an abandoned one."""
+    other, taken = tmp_path / ".last.saving-other", []
+    other.mkdir()
+    lock = os.open(other, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
 
-    def lock_late(event: str, arguments: tuple) -> None:
-        if event in ("os.rmdir", "shutil.rmtree") and Path(arguments[0]) == folder and not locks:
-            locks.append((folder / "lock").open("wb"))
-            fcntl.flock(locks[0], fcntl.LOCK_EX)
+    def take(event: str, arguments: tuple) -> None:
+        if event == "fcntl.flock" and not taken:
+            taken.extend(each for each in tmp_path.glob(".last.saving-*") if each != other)
+            for each in taken:
+                each.rmdir()
 
-    sys.addaudithook(lock_late)
+    sys.addaudithook(take)
     save_checkpoint(tmp_path / "last.ckpt", {"weight": np.ones(3, np.float32)}, {"model": {}})
-    assert locks and (folder / "lock").exists()
-    locks[0].close()  # that process was killed
+    assert taken and sorted(os.listdir(tmp_path)) == [other.name, "last.ckpt"]
+    os.close(lock)  # that process was killed
     save_checkpoint(tmp_path / "last.ckpt", {"weight": np.ones(3, np.float32)}, {"model": {}})
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
