@@ -6,7 +6,7 @@ top. PyTorch is imported only when a file is touched.
 
 import argparse
 import contextlib
-import io
+import math
 import os
 import re
 import warnings
@@ -44,11 +44,9 @@ class TorchFile(NamedTuple):
 
 
 def read_weights(path: str | os.PathLike, key: str | None = None) -> TorchFile:
-    """Reads any PyTorch file or safetensors: the weights under `key`, else `model_state_dict`, else a moving average,
-    else any there are.
+    """Reads a PyTorch file or safetensors: the weights under `key`, else `model_state_dict`, a moving average, or any.
 
-    Nothing in the file is executed. Raises CheckpointError for a file that is missing, damaged or without weights, and
-    where PyTorch is needed and not installed.
+    Nothing in it is executed. Raises CheckpointError for a file without readable weights, and where PyTorch is missing.
     """
     path = Path(path)
     if kind_of(path) == "safetensors" and key is None:
@@ -81,8 +79,7 @@ def convert_from_pytorch(
     *,
     naming: Naming = "dvt",
 ) -> list[str]:
-    """Writes the checkpoint `target`, a .ckpt, a .safetensors or a folder, from any file of weights of a DVT; returns
-    what it did, line by line.
+    """Writes the checkpoint `target` (.ckpt, .safetensors, a folder) from any weights of a DVT; returns what it did.
 
     Nothing in `source` is executed. `name` asserts the variant; `weights_key` picks one of several sets of weights. The
     stored results go to `metadata["results"]`. Raises CheckpointError or ConfigError, and then writes nothing.
@@ -105,11 +102,10 @@ def _from_pytorch(source: Path, weights_key: str | None) -> tuple[Checkpoint, li
     file = read_weights(source, weights_key)
     config = file.model or recognise({key: value.shape for key, value in file.tensors.items()}, str(source))
     weights = from_reference(config, file.tensors, str(source))
-    kept = {key: _plain(key, file.rest[key]) for key in RESULT_KEYS if key in file.rest}
-    types = {key: kind for key, (_, kind) in kept.items() if kind}
-    metadata = {"model": config, "converted_from": {"file": source.name, "weights": file.key, "result_types": types}}
+    kept = {key: _plain(key, file.rest[key], iter(range(MOST_RESULTS))) for key in RESULT_KEYS if key in file.rest}
+    metadata = {"model": config, "converted_from": {"file": source.name, "weights": file.key}}
     if kept:
-        metadata["results"] = {key: value for key, (value, _) in kept.items()}
+        metadata["results"] = kept
     dropped = [str(key) for key in file.rest if key not in RESULT_KEYS]
     notes = [*file.notes, f"left out: {', '.join(dropped)}"] if dropped else file.notes
     report = _report(config, weights, file.key or "the whole file", kept)
@@ -126,11 +122,10 @@ def convert_to_pytorch(
     config, torch = checkpoint.model, _torch()
     require_variant(config.name, name, str(source))
     state_dict = to_reference(config, checkpoint.weights)
-    types = (checkpoint.metadata.get("converted_from") or {}).get("result_types", {})
     results = checkpoint.metadata.get("results") or {}
     tensors = ((key, torch.from_numpy(np.array(value))) for key, value in state_dict.items())
     content: dict[str, Any] = {WEIGHTS_KEY: OrderedDict(tensors), MODEL_KEY: config.to_dict()}
-    content.update({key: _restore(results[key], types.get(key)) for key in RESULT_KEYS if key in results})
+    content.update({key: results[key] for key in RESULT_KEYS if key in results})
     with contextlib.suppress(CheckpointError):
         if recognise(reference_shapes(config)) == config:
             del content[MODEL_KEY]
@@ -174,7 +169,8 @@ def _read_torch_file(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_allowed()):
             warnings.simplefilter("ignore")
-            return torch.load(_as_stated(path), map_location="cpu", weights_only=True)
+            _check_archive(path)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except Exception as error:  # damaged files raise many kinds of errors
@@ -201,31 +197,24 @@ def _allowed() -> list[Any]:
     return allowed
 
 
-def _as_stated(path: Path) -> Path | io.BytesIO:
-    """What PyTorch is to read: of an archive a copy of its parts, whose sizes were seen. Raises CheckpointError if they
-    are more than the file: torch.save compresses nothing."""
+def _check_archive(path: Path) -> None:
+    """Raises CheckpointError for an archive whose parts are more than the file: torch.save compresses nothing."""
     with path.open("rb") as file:
         if file.read(2) != b"PK":
-            return path
+            return
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
-        if any(part.filename.endswith("/constants.pkl") for part in parts):
-            raise CheckpointError(
-                f"{path} is a TorchScript program, of which nothing is run. Save its weights alone: "
-                "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
-            )
-        stated, size = sum(part.file_size for part in parts), path.stat().st_size
-        if stated > size or any(part.compress_type for part in parts):
-            raise CheckpointError(
-                f"{path} is refused: its {size / 2**20:.1f} MiB would unpack to {stated / 2**20:.1f} MiB, but "
-                "torch.save compresses nothing. Save the weights again with torch.save"
-            )
-        copy = io.BytesIO()
-        with zipfile.ZipFile(copy, "w") as checked:
-            for part in parts:
-                checked.writestr(part.filename, archive.read(part))
-    copy.seek(0)
-    return copy
+    if any(part.filename.endswith("/constants.pkl") for part in parts):
+        raise CheckpointError(
+            f"{path} is a TorchScript program, of which nothing is run. Save its weights alone: "
+            "torch.save(torch.jit.load(FILE).state_dict(), OUT)"
+        )
+    stated, size = sum(part.file_size for part in parts), path.stat().st_size
+    if stated > size or any(part.compress_type for part in parts):
+        raise CheckpointError(
+            f"{path} is refused: its {size / 2**20:.1f} MiB would unpack to {stated / 2**20:.1f} MiB, but "
+            "torch.save compresses nothing. Save the weights again with torch.save"
+        )
 
 
 def _weight_sets(path: Path, content: Any, wanted: str | None) -> tuple[dict[str, dict[str, Any]], str]:
@@ -261,32 +250,17 @@ def _arrays(path: Path, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {name: (v.float() if name in narrow else v).detach().numpy() for name, v in tensors.items()}
 
 
-def _plain(key: str, value: Any, left: Iterator[int] | None = None, depth: int = 0) -> tuple[Any, Any]:
-    """(numbers and lists, what they were): None for what JSON keeps by itself, else a dtype or a list of such. `left`
-    has one item for each value that may still come: lists may hold each other, without end."""
-    left = left or iter(range(MOST_RESULTS))
-    is_tensor, is_array = _torch().is_tensor(value), isinstance(value, np.ndarray | np.generic)
-    size = value.numel() if is_tensor else value.size if is_array else 1
+def _plain(key: str, value: Any, left: Iterator[int], depth: int = 0) -> Any:
+    """Numbers and lists of them, which may hold each other; `left` has one item for each value that may still come."""
+    size = math.prod(getattr(value, "shape", ()))  # of NumPy's and PyTorch's
     if depth > MOST_NESTED or sum(1 for _ in islice(left, size)) < size:
         raise CheckpointError(f"the stored {key} is not a list of results: it is too large, or nested too deeply")
-    if is_tensor or is_array:
-        return value.tolist(), f"numpy.{value.dtype}" if is_array else str(value.dtype)
     if isinstance(value, list | tuple):
-        pairs = [_plain(key, item, left, depth + 1) for item in value]
-        kinds = [kind for _, kind in pairs]
-        return [item for item, _ in pairs], kinds if any(kinds) else None
-    if value is None or isinstance(value, bool | int | float | str):
-        return value, None
-    raise CheckpointError(f"the stored {key} holds a {type(value).__name__}; numbers and lists of them are needed")
-
-
-def _restore(value: Any, kind: Any) -> Any:
-    if kind is None:
+        return [_plain(key, item, left, depth + 1) for item in value]
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if value is None or isinstance(value, bool | int | float | str | list):
         return value
-    if isinstance(kind, list):
-        return [_restore(*pair) for pair in zip(value, kind, strict=True)]
-    package, dtype = kind.split(".")
-    return np.array(value, dtype)[()] if package == "numpy" else _torch().tensor(value, dtype=getattr(_torch(), dtype))
+    raise CheckpointError(f"the stored {key} holds a {type(value).__name__}; numbers and lists of them are needed")
 
 
 def _check_target(source: Path, target: Path, force: bool, as_folder: bool = False) -> None:
