@@ -1,8 +1,8 @@
 """What kind of file one is, what a checkpoint holds whatever its kind, and how safetensors and MindSpore's `.ckpt` are
 read: the latter are tensors and texts as protobuf, a mark, the CRC32 of all.
 
-The schema is MindSpore's; its reader is not used. It believes the sizes that a file states, and crashes where there are
-fewer bytes; and it refuses a good file that is larger than the memory that is free just now.
+The schema is MindSpore's; its reader is not used: it crashes where there are fewer bytes than a file states, refuses a
+good file that is larger than the free memory, and makes tensors before the device is chosen.
 """
 
 import json
@@ -142,9 +142,7 @@ def weights_file(path: Path) -> Path:
 
 def kind_of(path: Path) -> str:
     """ "MindSpore", "PyTorch", "dvt safetensors" (with our metadata), "safetensors" or "" for what is not known, by the
-    content of a file, whatever its name. Raises CheckpointError for a folder, a file that is missing, empty or cannot
-    be read, and for one that is known to be something else.
-    """
+    content of a file. Raises CheckpointError for a folder, a file that cannot be read, and one of another kind."""
     try:
         kind, described = content_of(path)
     except IsADirectoryError:
@@ -232,18 +230,16 @@ def _decoded(path: Path, body: bytes) -> tuple[dict[str, np.ndarray], dict[str, 
         raise CheckpointError(
             f"{path} is not a MindSpore checkpoint, or only the start of one ({reason_of(error)}); copy it again"
         ) from error
-    tensors, texts, damaged = {}, {}, []
+    tensors, texts = {}, {}
     for name, parts in pieces.items():
         try:
             value = _value(parts)
-            (texts if isinstance(value, str) else tensors)[name] = value
-        except ValueError:
-            damaged.append(repr(name))
-    if damaged:
-        raise CheckpointError(
-            f"{path} is damaged, or only the start of a file: the bytes of {listing(damaged)} do not fit type and "
-            "shape; save or copy it again"
-        )
+        except ValueError as error:
+            raise CheckpointError(
+                f"{path} is damaged, or only the start of a file: the bytes of {name!r} do not fit type and shape; "
+                "save or copy it again"
+            ) from error
+        (texts if isinstance(value, str) else tensors)[name] = value
     return tensors, texts
 
 
@@ -254,9 +250,7 @@ def _value(parts: list[Any]) -> np.ndarray | str:
         raise ValueError("the parts of one tensor differ in type or shape")
     (kind, shape), content = kinds.pop(), bytearray().join(part.tensor_content for part in parts)
     if kind == "str":  # four bytes per character, as NumPy keeps them, zeros at the end left out
-        if text := content.decode("utf-32-le").rstrip("\0"):
-            return text
-        raise ValueError("an empty text")
+        return content.decode("utf-32-le").rstrip("\0")
     shape = () if shape == (0,) else shape  # so MindSpore takes it
     if kind not in _TYPES or min(shape, default=0) < 0:
         raise ValueError(f"no tensor of type {kind!r} and shape {shape}")

@@ -33,7 +33,7 @@ from dvt.checkpoint.format import (
     weights_file,
 )
 from dvt.checkpoint.released import from_reference, recognise, strip_module, to_reference
-from dvt.errors import CheckpointError, listing, work_begun
+from dvt.errors import CheckpointError, work_begun
 from dvt.models.names import EXIT_PREFIXES, parameter_shapes
 from dvt.safe_files import explained, put_in_place, replacing, scratch_folder, write_failure
 from dvt.value_checks import expanded
@@ -55,9 +55,8 @@ def save_checkpoint(
     """Saves `weights` (all parameters of a model, or arrays by name) and `metadata` under `path`, or nothing at all.
 
     `path` ends in .ckpt or .safetensors; without an ending it is a folder (`save_pretrained`). `metadata["model"]` is a
-    ModelConfig or its dict; a model's own `config` is taken where it is missing. NumPy numbers and arrays in the
-    metadata become lists. Raises CheckpointError for a path that cannot be written and for metadata that JSON cannot
-    hold.
+    ModelConfig or its dict; a model's own `config` is taken where it is missing. Raises CheckpointError for a path that
+    cannot be written and for metadata that JSON cannot hold.
     """
     path = Path(expanded(path))
     check_writable(path)
@@ -103,8 +102,8 @@ def save_pretrained(
         naming: "published" gives the tensors the names and shapes of the released PyTorch checkpoints.
 
     Raises:
-        CheckpointError: The folder cannot be written or holds a model of another package; metadata that JSON cannot
-            hold; a model that has no released names.
+        CheckpointError: The folder cannot be written or is of another package; JSON cannot hold the metadata; no such
+            names exist.
     """
     folder, text = Path(expanded(folder)), metadata_text(model, metadata)
     if weights_file(folder) != folder and kind_of(weights_file(folder)) != "dvt safetensors":
@@ -180,8 +179,6 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         fault = f"does not say of which model it is: its {METADATA_KEY} is missing. It was cut short, or is not of dvt"
     elif not content.has_checksum:
         fault = "is incomplete: the checksum at its end is missing; copy or save it again"
-    elif content.texts:
-        fault = f"holds texts where tensors belong: {listing(content.texts)}; save it again"
     if fault:
         raise CheckpointError(f"{path} {fault}")
     return Checkpoint.of(path, content.tensors, text)

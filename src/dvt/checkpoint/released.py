@@ -53,11 +53,8 @@ def to_reference_state_dict(model: "nn.Cell") -> dict[str, np.ndarray]:
 
 
 def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The same under the names of the network itself: without `module.`, `_orig_mod.` and the like, which wrappers of
-    PyTorch add, and without `model.`, `backbone.` or whatever a trainer calls the part that is the network.
-
-    Raises CheckpointError for the tensors of several networks.
-    """
+    """The same under the names of the network itself: without `module.`, `_orig_mod.` and the like of wrappers, and
+    `model.` or whatever a trainer calls the network. Raises CheckpointError for tensors of several networks."""
     bare = {".".join(part for part in name.split(".") if part not in _WRAPPERS): name for name in state_dict}
     starts = set()
     for *start, last in (name.split(".") for name in bare):
@@ -76,8 +73,7 @@ def strip_module(state_dict: Mapping[str, Any]) -> dict[str, Any]:
 def recognise(
     shapes: Mapping[str, tuple[int, ...]], source: str = "the state dict", name: str | None = None
 ) -> ModelConfig:
-    """The configuration whose released tensors look like `shapes`, with names as of `strip_module`; its variant must be
-    `name`, if given.
+    """The configuration whose released tensors look like `shapes`; its variant must be `name`, if given.
 
     Raises CheckpointError for another network or another variant, and ConfigError for an unknown `name`. Names and
     shapes are not all checked here: `from_reference` does.

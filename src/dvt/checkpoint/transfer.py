@@ -1,8 +1,7 @@
 """Starting from other weights: another DVT, a released PyTorch file, or a plain DeiT or T2T-ViT.
 
 What fits by name and shape is taken, exit by exit; the rest keeps its fresh initialisation, and the report says which
-layers and why. Learned positions are resized to each grid. MindSpore is imported only to read a `.ckpt` and to fill a
-model, PyTorch only to read its files. G stands for the side of a grid, with G*G tokens and the class token first.
+layers and why. Learned positions are resized to each grid.
 """
 
 import itertools
@@ -54,9 +53,8 @@ class _Source(NamedTuple):
 def initial_weights(config: ModelConfig, path: str | os.PathLike, exits: int | None = None) -> Initial:
     """The weights in `path` that the model of `config` can start from, under its names and in its shapes.
 
-    `path` is a checkpoint of this package or a PyTorch file, under any name; nothing in it is executed. Only the first
-    `exits` of the model take something (None: all), each from the one that `match_exits` says. Within an exit a layer
-    is taken if all its tensors fit, or do but for the columns of feature reuse. Raises CheckpointError for a file that
+    `path` is a checkpoint of this package or a PyTorch file; nothing in it is executed. Only the first `exits` of the
+    model take something (None: all), each from the one that `match_exits` says. Raises CheckpointError for a file that
     is missing, damaged or of another network, where nothing in it fits, and where PyTorch is missing.
     """
     path = weights_file(Path(path))
@@ -78,8 +76,6 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike, exits: int | N
         known.setdefault(origin, set()).update(row.ours for row in exit_rows(config, index))
     taken = weights | parts
     check_weights({name: value.shape for name, value in taken.items()}, taken, str(path))
-    if unused := [str(k + 1) for k in range(len(grids)) if k not in known]:
-        report.append(f"not taken, exits of the file of no use here: {', '.join(unused)}")
     placeless = [name for k, names in sorted(known.items()) for name in source.exits[k] if name not in names]
     if placeless + source.unknown:
         report.append(f"not taken, no place in this model: {_kinds(placeless + source.unknown)}")
