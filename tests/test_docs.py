@@ -3,6 +3,7 @@
 A link whose text is code and whose target is a Python file names a definition in it: [`resize_matrix`](../src/...py).
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -135,7 +136,9 @@ def is_in_package(dotted: str) -> bool:
 
 
 def handed_on(file: Path, names: list[str]) -> bool:
-    """Whether a module offers a name that another one defines (`__all__`)."""
-    if "__all__" not in (text := file.read_text(encoding="utf-8")):
-        return False
+    """Whether a module offers a name that another one defines: it imports it, or lists it in `__all__`."""
+    text = file.read_text(encoding="utf-8")
+    imported = (node for node in ast.parse(text).body if isinstance(node, ast.ImportFrom))
+    if any(alias.name == names[0] for node in imported for alias in node.names):
+        return True
     return f'"{names[0]}"' in text.partition("__all__")[2].partition("]")[0]

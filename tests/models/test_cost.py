@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 
 from dvt.cost import (
-    activation_elements,
     cumulative_gmacs,
     describe_all,
     describe_model,
     exit_macs,
     exit_parameters,
-    handed_on_elements,
     parameter_count,
 )
 from dvt.errors import ConfigError
@@ -167,18 +165,6 @@ def test_no_framework_is_needed():
 def test_parameters_of_the_exits_add_up():
     for name in list_models():
         assert sum(exit_parameters(model_config(name))) == parameter_count(name)
-
-
-def test_memory_by_hand():
-    config = model_config(
-        "dvt_deit_small", image_size=8, grid_sizes=(2, 4), embed_dim=4, depth=2, num_heads=2, mlp_hidden=6
-    )
-    handed_on = 5 * 4 + 2 * 2 * 5 * 5  # features, relations of two layers with two heads
-    assert [handed_on_elements(config, k) for k in (0, 1)] == [handed_on, 0]
-    assert activation_elements(config, 0) == 5 * 4 + handed_on + 5 * 16 + 2 * 2 * 25
-    block = 17 * 4 + handed_on + 17 * 16 + 2 * 2 * 17 * 17 + 4 * 17 * 17
-    assert activation_elements(config, 1) == max(handed_on + 7 * 4 * 25, block)
-    assert handed_on_elements(model_config("dvt_deit_small", **NO_REUSE), 0) == 0
 
 
 def test_descriptions_name_every_part():

@@ -58,7 +58,6 @@ def test_one_cell_answers_for_all_exits(pynative_mode: None):
     powers = np.exp(logits - logits.max(axis=2, keepdims=True))
     probabilities = AllExits(model)(Tensor(images)).asnumpy()
     np.testing.assert_allclose(probabilities, powers / powers.sum(axis=2, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(AllExits(model, axis=1)(Tensor(images)).asnumpy(), probabilities.swapaxes(0, 1))
 
 
 # --------------------------------------------------------------------------------------------------- stochastic depth

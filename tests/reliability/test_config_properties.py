@@ -180,7 +180,7 @@ def test_a_section_that_is_none_is_refused_by_name(section: str, value: Any):
         ("model.embed_dim", 10**9, "model.embed_dim is 1000000000; .* at most 16384"),
         ("model.drop_path_rate", 0.9999999, "model.drop_path_rate is 0.9999999; .* at most 0.999"),
         ("model.init_std", float("inf"), "model.init_std is inf; .* at most 10"),
-        ("model.depth", 512, "model.depth 512 and model.mlp_hidden 65536 make .* weights; at most"),
+        ("model.depth", 512, "model.depth 512, model.mlp_hidden 65536 make .* weights; at most"),
         ("model.grid_sizes", [255, 256], "attention logits per image; at most .* lower one of them"),
     ],
 )

@@ -74,15 +74,14 @@ class DVT(nn.Cell):
 
 
 class AllExits(nn.Cell):
-    """images (B, I, S, S) -> the answers of all exits (K, B, classes): probabilities in float32, or logits. `axis` is
-    where the exits stand in the result; 1 gives (B, K, classes)."""
+    """images (B, I, S, S) -> the answers of all exits (K, B, classes): probabilities in float32, or logits."""
 
-    def __init__(self, model: DVT, probabilities: bool = True, axis: int = 0) -> None:
+    def __init__(self, model: DVT, probabilities: bool = True) -> None:
         super().__init__(auto_prefix=False)
-        self.model, self.probabilities, self.axis = model, probabilities, axis
+        self.model, self.probabilities = model, probabilities
 
     def construct(self, images: Tensor) -> Tensor:
-        logits = ops.stack(self.model(images), axis=self.axis)
+        logits = ops.stack(self.model(images))
         return ops.softmax(logits.astype(mstype.float32), axis=-1) if self.probabilities else logits
 
 
@@ -107,12 +106,9 @@ def _share_layers(lender: Backbone, borrower: Backbone, layers: tuple[str, ...])
 def build_from_config(config: ModelConfig, *, kernels: bool = True, initialised: bool = True) -> DVT:
     """The model of a checked configuration.
 
-    Args:
-        config: What to build.
-        kernels: Take what is fastest on this device, such as the compiled CPU kernels; False builds a model that can be
-            exported, of operators that every device has.
-        initialised: Draw fresh weights from MindSpore's global seed. False leaves zeros where normal values belong, for
-            a model whose weights are loaded next: drawing them takes most of the time of building a large model.
+    `kernels` takes what is fastest on this device; False builds a model that can be exported, of operators that every
+    device has. `initialised` draws fresh weights from MindSpore's global seed, which takes most of the time; False
+    leaves zeros, for a model whose weights are loaded next.
     """
     model = DVT(config if initialised else _without_drawing(config))
     model.config = config
@@ -135,7 +131,6 @@ def build_model(name: str, num_classes: int = 1000, *, kernels: bool = True, **o
     """Builds variant `name` (one of `dvt.list_models()`), freshly initialised from MindSpore's global seed.
 
     Overrides are fields of `dvt.models.variants.ModelConfig`, such as `image_size` or `grid_sizes` (its length is the
-    number of exits). `kernels=False` builds without the compiled CPU kernels. Raises ConfigError for unknown names,
-    keys and shapes that do not fit.
+    number of exits). `kernels` as in `build_from_config`. Raises ConfigError for unknown names and what does not fit.
     """
     return build_from_config(model_config(name, num_classes=num_classes, **overrides), kernels=kernels)

@@ -1,4 +1,4 @@
-"""What a model costs: GMACs, parameters and memory per exit, from its configuration alone.
+"""What a model costs: GMACs and parameters per exit, from its configuration alone.
 
 GMACs are billions of multiply-adds in the published convention (the papers write "GFLOPs"): every convolution, linear
 layer and matrix product, plus 5 per element entering a LayerNorm, plus 1 per element leaving the nearest upsampling
@@ -15,7 +15,6 @@ from dvt.models.variants import (
     FEATURE_CHANNELS,
     PERFORMER_DIM,
     PERFORMER_FEATURES,
-    RELATION_EXPANSION,
     ModelConfig,
     list_models,
     model_config,
@@ -85,9 +84,8 @@ def exit_parameters(config: ModelConfig) -> list[int]:
 
 
 def handed_on_shapes(config: ModelConfig, exit_index: int) -> dict[str, tuple[int, ...]]:
-    """What an exit hands on to the next for one image, and its shape, in the order in which exits take it: "features"
-    (N, C) and "relations" (L*H, N, N) where they are reused, and its answers, "probabilities" (classes,), where they
-    are averaged. Nothing for the last exit, nor for `exit_index` -1: what the first exit receives."""
+    """What an exit hands on to the next for one image, in the order in which exits take it: "features" (N, C) and
+    "relations" (L*H, N, N) where reused, "probabilities" (classes,) where averaged; the last exit and -1 nothing."""
     if not 0 <= exit_index < config.num_exits - 1:
         return {}
     tokens = config.num_tokens(exit_index)
@@ -99,29 +97,6 @@ def handed_on_shapes(config: ModelConfig, exit_index: int) -> dict[str, tuple[in
     if config.average_exits:
         shapes["probabilities"] = (config.num_classes,)
     return shapes
-
-
-def handed_on_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers that an exit hands on to the next for one image (`handed_on_shapes`)."""
-    return sum(math.prod(shape) for shape in handed_on_shapes(config, exit_index).values())
-
-
-def activation_elements(config: ModelConfig, exit_index: int) -> int:
-    """Numbers alive at once while an exit runs on one image, at the costliest of its steps, estimated from shapes: the
-    mixing of the relations received (hidden layer before and after the activation), their resize, and a block, in which
-    attention holds queries, keys, values, logits and weights, and the MLP its hidden layer likewise."""
-    n, dim, heads = config.num_tokens(exit_index), config.embed_dim, config.num_heads
-    maps = config.depth * heads
-    received = handed_on_elements(config, exit_index - 1)
-    attention = 4 * n * dim + 2 * heads * n**2
-    mlp = n * (dim + 2 * config.mlp_hidden)
-    block = n * dim + received + handed_on_elements(config, exit_index) + max(attention, mlp)
-    if not config.relation_reuse or exit_index == 0:
-        return block
-    source = config.num_tokens(exit_index - 1)
-    mixing = received + (2 * RELATION_EXPANSION + 1) * maps * source**2
-    resize = received + maps * (source**2 + n * source + n**2)
-    return max(mixing, resize, block + maps * n**2)
 
 
 def describe_all() -> str:
@@ -136,18 +111,14 @@ def describe_all() -> str:
 
 
 def describe_model(config: ModelConfig) -> str:
-    """Parameters, GMACs by part, weight and activation memory of every exit, and the configuration."""
+    """Parameters and GMACs by part of every exit, and the configuration."""
     exits = range(config.num_exits)
     parts = [exit_macs(config, k) for k in exits]
-    mebi = 4 / 2**20  # float32
     table = [
         ("parameters", ",", exit_parameters(config)),
         *((f"GMACs, {part.replace('_', ' ')}", ".4f", [macs[part] / 1e9 for macs in parts]) for part in parts[0]),
         ("GMACs, this exit", ".4f", [sum(macs.values()) / 1e9 for macs in parts]),
         ("GMACs up to here", ".4f", cumulative_gmacs(config)),
-        ("weights, MiB", ".1f", [count * mebi for count in exit_parameters(config)]),
-        ("activations, MiB", ".2f", [activation_elements(config, k) * mebi for k in exits]),
-        ("handed on, MiB", ".2f", [handed_on_elements(config, k) * mebi for k in exits]),
     ]
     heads = [f"exit {k + 1} ({grid}x{grid})" for k, grid in enumerate(config.grid_sizes)]
     return "\n".join(
@@ -155,7 +126,6 @@ def describe_model(config: ModelConfig) -> str:
             f"{config.name}: {parameter_count(config):,} parameters",
             " " * 24 + "".join(f"{head:>15}" for head in heads),
             *(f"{name:<24}" + "".join(f"{value:>15{form}}" for value in values) for name, form, values in table),
-            "Memory in float32: activations alive at once and what is handed on, per image, from shapes.",
             "",
             *(f"{key:<18} {value}" for key, value in config.to_dict().items()),
         ]

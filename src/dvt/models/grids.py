@@ -1,8 +1,7 @@
 """Positions, and resizes between token grids as small fixed matrices. Imports no framework.
 
 What is reused goes through nearest-neighbour upsampling to an intermediate side and adaptive average pooling: one
-linear map, the Kronecker square of a small 1-D matrix (spec: the resize; paper, section 3.2). Learned positions of
-another grid are resized bicubically.
+linear map, the Kronecker square of a small 1-D matrix (paper, section 3.2). Learned positions are resized bicubically.
 """
 
 import math

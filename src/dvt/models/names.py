@@ -61,8 +61,7 @@ def with_shared(config: ModelConfig, weights: Mapping[str, np.ndarray]) -> dict[
 
 
 def table(config: ModelConfig) -> list[Row]:
-    """One row per tensor of all exits, in the released order. Raises CheckpointError beyond three exits, and for exits
-    that share weights."""
+    """One row per tensor, in the released order. Raises CheckpointError beyond three exits, and for shared weights."""
     if config.share_blocks:
         raise CheckpointError(
             "a model with model.share_blocks has fewer tensors than a PyTorch DVT, whose exits share none; it cannot "
@@ -78,8 +77,7 @@ def table(config: ModelConfig) -> list[Row]:
 
 
 def exit_rows(config: ModelConfig, exit_index: int) -> Iterator[Row]:
-    """The rows of one exit, their names without the prefix of the exit; a plain backbone's names are the same. Weights
-    that an exit shares with the first one are rows of the first one alone."""
+    """The rows of one exit, their names without its prefix; shared weights are rows of the first exit alone."""
     dim, channels = config.embed_dim, config.depth * config.num_heads
     feature_reuse, relation_reuse = (on and exit_index > 0 for on in (config.feature_reuse, config.relation_reuse))
     mlp_in = dim + FEATURE_CHANNELS if feature_reuse else dim

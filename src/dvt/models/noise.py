@@ -71,8 +71,7 @@ class Dropout(nn.Cell):
 
 class StochasticDepth(nn.Cell):
     """What the two branches of every block are multiplied with in training: 0 for an image whose branch is dropped. The
-    rate rises linearly over the L layers to `rate`; kept branches are scaled up. Drawn for all layers at once, since a
-    hash per block would double the time of compiling."""
+    rate rises linearly over the L layers; kept branches are scaled up. Drawn for all at once, to compile sooner."""
 
     def __init__(self, rate: float, depth: int, site: int) -> None:
         super().__init__()

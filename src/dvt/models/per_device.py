@@ -26,11 +26,9 @@ class Operators(NamedTuple):
     Attributes:
         unfold: (B, I, S, S), kernel, stride, padding -> overlapping patches (B, I*kernel*kernel, T), channel-major.
         pad: (B, I, S, S), padding of the four sides -> the images within zeros.
-        branches: Whether a graph may ask for the value of a tensor: on Ascend that makes the device wait for the host,
-            on the CPU it costs less than computing both and selecting.
-        chained: Whether a message to other ranks must wait for the result of the one before, lest ranks send them in
-            different orders. On Ascend their order is that of the graph, and to wait would put them behind the
-            backward pass.
+        branches: Whether a graph may ask for the value of a tensor, for which an Ascend would wait for the host.
+        chained: Whether a message to other ranks must wait for the one before, lest ranks send them in different
+            orders. On Ascend their order is that of the graph.
         all_finite: Tuple of float32 tensors -> whether all their elements are finite, a boolean scalar.
         word, number: From int32 tensors to words and back.
         add, multiply: A word and a word, a word and a Python int32 -> their sum or product modulo 2**32.

@@ -138,31 +138,25 @@ class ModelConfig:
     def _check_size(self) -> None:
         """Refuses what each key allows but all of them together make too large for any machine."""
         weights = self.num_exits * self.depth * (4 * self.embed_dim**2 + 2 * self.embed_dim * self.mlp_hidden)
-        if weights > LARGEST_WEIGHTS:
-            raise ConfigError(
-                f"model.embed_dim {self.embed_dim}, model.depth {self.depth} and model.mlp_hidden {self.mlp_hidden} "
-                f"make {weights:,} weights; at most {LARGEST_WEIGHTS:,} can be built: lower one of them"
-            )
-        relations = self.depth * self.num_heads * self.num_tokens(self.num_exits - 1) ** 2
-        if relations > LARGEST_RELATIONS:
-            raise ConfigError(
-                f"model.grid_sizes {list(self.grid_sizes)}, model.depth {self.depth} and model.num_heads "
-                f"{self.num_heads} make {relations:,} attention logits per image; at most {LARGEST_RELATIONS:,} can be "
-                "computed: lower one of them"
-            )
+        logits = self.depth * self.num_heads * self.num_tokens(self.num_exits - 1) ** 2
+        for what, amount, most, keys in (
+            ("weights", weights, LARGEST_WEIGHTS, ("embed_dim", "depth", "mlp_hidden")),
+            ("attention logits per image", logits, LARGEST_RELATIONS, ("grid_sizes", "depth", "num_heads")),
+        ):
+            if amount > most:
+                given = ", ".join(f"model.{key} {_lists(getattr(self, key))}" for key in keys)
+                raise ConfigError(f"{given} make {amount:,} {what}; at most {most:,} can be built: lower one of them")
 
     def _check_resize_sides(self) -> None:
         pairs = list(pairwise(self.grid_sizes))
         if self.resize_sides is None:
             _set(self, "resize_sides", tuple(RESIZE_SIDES.get(pair, 2 * pair[0]) for pair in pairs))
-        if len(self.resize_sides) != len(pairs):
+        sources = [source for source, _ in pairs]
+        if len(self.resize_sides) != len(pairs) or any(map(int.__lt__, self.resize_sides, sources)):
             raise ConfigError(
-                f"model.resize_sides {list(self.resize_sides)} has {len(self.resize_sides)} entries; "
-                f"{self.num_exits} exits need {len(pairs)}, one per hand-over"
+                f"model.resize_sides is {list(self.resize_sides)}; {self.num_exits} exits need {len(pairs)} sides, one "
+                f"per hand-over, at least as large as those they come from, {sources}"
             )
-        for (source, _), side in zip(pairs, self.resize_sides, strict=True):
-            if side < source:
-                raise ConfigError(f"model.resize_sides holds {side}, less than the {source} it upsamples from")
 
     def _check_soft_splits(self) -> None:
         if self.soft_splits is None:
@@ -174,15 +168,13 @@ class ModelConfig:
                     f"image_size 224 with grids from {sorted(SOFT_SPLITS_224)}"
                 )
             _set(self, "soft_splits", tuple(SOFT_SPLITS_224[grid] for grid in self.grid_sizes))
-        if len(self.soft_splits) != self.num_exits or any(len(split) != 3 for split in self.soft_splits):
+        sound = all(len(split) == 3 and split[0] > split[2] and split[1] >= 1 for split in self.soft_splits)
+        if len(self.soft_splits) != self.num_exits or not sound:
             raise ConfigError(
                 f"model.soft_splits is {_lists(self.soft_splits)}; it must be a list of {self.num_exits} triples "
-                f"[kernel, stride, padding], one for each of the {self.num_exits} exits"
+                "[kernel, stride, padding], one per exit, with kernel > padding >= 0 and stride >= 1"
             )
         for grid, split in zip(self.grid_sizes, self.soft_splits, strict=True):
-            kernel, stride, padding = split
-            if kernel < 1 or stride < 1 or padding >= kernel:
-                raise ConfigError(f"model.soft_splits holds {list(split)}; need kernel > padding >= 0 and stride >= 1")
             side = split_sides(self.image_size, split)[-1]
             if side != grid:
                 raise ConfigError(
