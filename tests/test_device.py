@@ -52,9 +52,11 @@ def test_an_unknown_device_names_the_choices():
         device.resolve("TPU")
 
 
-def test_a_device_id_outside_the_machine_is_refused():
-    with pytest.raises(DeviceError, match=r"device_id is 3, but this machine has 1 CPU device\(s\): 0"):
-        device.set_up("CPU", device_id=3)
+def test_a_device_id_outside_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DEVICE_ID", "3")
+    with pytest.raises(DeviceError, match=r"DEVICE_ID is 3, but this machine has 1 Ascend device\(s\): 0"):
+        device._device_id("Ascend", 1)
+    assert (device._device_id("Ascend", 4), device._device_id("CPU", 1)) == (3, None)
 
 
 def test_set_up_takes_the_cpu_and_is_quiet():

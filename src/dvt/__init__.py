@@ -5,6 +5,7 @@ need it (`build_model`, `AdaptiveClassifier` and filling a model in `dvt.convert
 """
 
 import pkgutil
+import sys
 from typing import TYPE_CHECKING, Any
 
 from dvt import moved
@@ -39,7 +40,7 @@ _DEFINED_IN = {  # what is no module of its own
     "save_pretrained": "dvt.checkpoint.native:save_pretrained",
 }
 
-moved.install()
+sys.meta_path.append(moved.MovedModules())  # last: asked only for what is nowhere else
 
 
 def __getattr__(name: str) -> Any:

@@ -62,8 +62,6 @@ def resolve(device_target: str) -> str:
     Raises DeviceError for an unknown name or a device that is not there.
     """
     there = available()
-    if not there:
-        raise DeviceError(f"this MindSpore {ms.__version__} offers no device at all; reinstall it")
     known = {target.lower(): target for target in TARGETS} | {"auto": next(iter(there))}
     target = known.get(str(device_target).strip().lower())
     if target is None:
@@ -79,16 +77,14 @@ def resolve(device_target: str) -> str:
 def set_up(
     device_target: str = "auto",
     graph_mode: bool = True,
-    device_id: int | None = None,
     deterministic: bool = False,
     jit_level: str = "auto",
 ) -> Device:
-    """Choose the device and the execution mode of this process.
+    """Choose the device (the card by DEVICE_ID) and the execution mode of this process.
 
     Args:
         device_target: Ascend, GPU, CPU or auto, in any case.
         graph_mode: Compile cells (fast), or run them op by op (PyNative, for debugging).
-        device_id: Which card; None takes the environment's DEVICE_ID, and without it leaves the choice to MindSpore.
         deterministic: Take only operators whose results do not vary from run to run.
         jit_level: How far graphs are compiled, O0 or O1; auto leaves it to MindSpore.
 
@@ -102,7 +98,7 @@ def set_up(
         _name_chip(SIMULATED_CHIP)
         jit_level = "O0" if jit_level == "auto" else jit_level  # MindSpore's own choice might need a card
     count = _count(target)
-    chosen = _device_id(target, count, device_id)
+    chosen = _device_id(target, count)
     place = [target] if chosen is None else [target, chosen]
     try:
         ms.set_device(*place)
@@ -124,8 +120,7 @@ def set_up(
 def ahead_of_time(cell: nn.Cell, *constants: bool) -> Callable[..., Any]:
     """`cell` as a function of inputs of one shape, compiled before it first runs; constants follow the inputs.
 
-    What the compiler needed is given back to the system in between, hundreds of MiB for a model and more for a step of
-    training, which would otherwise add to the peak of memory. In PyNative mode nothing is compiled.
+    The memory of the compiler is given back to the system in between. In PyNative mode nothing is compiled.
     """
     compiled = False
 
@@ -152,7 +147,7 @@ def describe_machine() -> dict[str, str | int | float]:
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0)),  # containers and taskset leave fewer than the machine has
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": _system_name(),
+        "system": platform.platform(),
         "python": platform.python_version(),
         "mindspore": ms.__version__,
     }
@@ -170,8 +165,7 @@ def is_one_of_several() -> bool:
 
 
 def _name_chip(name: str) -> None:
-    """Tells MindSpore which chip to compile for, by its own C++, as nothing public does: in a simulation it knows none,
-    and then takes other operators."""
+    """Tells MindSpore by its own C++ which chip to compile for: in a simulation it knows none, as nothing is public."""
     context = _c_expression.MSContext.get_instance()
     if context.get_ascend_soc_version():
         return
@@ -196,14 +190,12 @@ def _count(target: str) -> int:
         return 0
 
 
-def _device_id(target: str, count: int, device_id: int | None) -> int | None:
-    origin, given = "device_id", "" if device_id is None else str(device_id)
-    # Under msrun MindSpore hands the cards out itself.
-    if device_id is None and target != "CPU" and not is_one_of_several():
-        origin, given = "DEVICE_ID", os.environ.get("DEVICE_ID", "")
+def _device_id(target: str, count: int) -> int | None:
+    """The environment's DEVICE_ID. None: MindSpore chooses, which hands the cards out itself under msrun."""
+    given = "" if target == "CPU" or is_one_of_several() else os.environ.get("DEVICE_ID", "")
     if given and given not in map(str, range(count)):
         choices = "0" if count == 1 else f"0 to {count - 1}"
-        raise DeviceError(f"{origin} is {given}, but this machine has {count} {target} device(s): {choices}")
+        raise DeviceError(f"DEVICE_ID is {given}, but this machine has {count} {target} device(s): {choices}")
     return int(given) if given else None
 
 
@@ -226,10 +218,3 @@ def _processor_name() -> str:
         if named:
             return named[1]
     return platform.processor() or platform.machine()
-
-
-def _system_name() -> str:
-    name = platform.system()
-    with contextlib.suppress(OSError):
-        name = platform.freedesktop_os_release().get("PRETTY_NAME", name)
-    return f"{name}, {platform.system()} {platform.release()} {platform.machine()}"

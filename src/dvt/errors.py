@@ -1,8 +1,7 @@
 """The errors for a user's mistake: what was given, what is needed and what to do.
 
 `dvt.cli.support.run_command` prints the message alone. It ends with code 2, or with 1 for an error that has left
-`work_begun`; anything else that escapes is a bug, which ends with code 1 and says so. With --debug both show their
-traceback.
+`work_begun`; anything else that escapes is called a bug and ends with 1. With --debug both show their traceback.
 """
 
 import difflib
@@ -52,16 +51,10 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str], mark: str = "") -> str:
-    """ "; did you mean 'train.epochs'?" with `mark` before each name, or the empty string if nothing is near.
-
-    Names with dots are near too if only their last part is: "epochs" means "train.epochs".
-    """
-    known = list(known)
+    """ "; did you mean 'train.epochs'?" with `mark` before each name whose last part is near, else the empty string."""
     last = {name: name.rpartition(".")[2] for name in [given, *known]}
-    near = [name for name in known if last[name] == last[given]] or difflib.get_close_matches(given, known, 1)
-    if not near:
-        ends = difflib.get_close_matches(last[given], [last[name] for name in known], 1)
-        near = [name for name in known if last[name] in ends]
+    ends = difflib.get_close_matches(last.pop(given), last.values(), 1)
+    near = [name for name in last if last[name] in ends]
     return f"; did you mean {' or '.join(repr(mark + name) for name in near)}?" if near else ""
 
 

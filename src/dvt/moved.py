@@ -4,7 +4,6 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import sys
 import warnings
 from collections.abc import Sequence
 from types import CodeType, ModuleType
@@ -52,7 +51,7 @@ MODULES = {old + name: new + name for (old, new), names in KEPT_ENDINGS.items() 
 """Old module below `dvt` -> new one. `config`, `checkpoint`, `early_exit`, `report`, `cli` are now packages."""
 
 
-class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports the new module under the old name; it comes last, so that it is asked only for what is nowhere else."""
 
     def find_spec(
@@ -75,8 +74,3 @@ class _MovedModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """For `python -m`."""
         spec = importlib.util.find_spec(f"dvt.{MODULES[fullname.removeprefix('dvt.')]}")
         return spec.loader.get_code(spec.name)
-
-
-def install() -> None:
-    """Makes the old names importable."""
-    sys.meta_path.append(_MovedModules())

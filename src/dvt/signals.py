@@ -40,8 +40,8 @@ def interrupt_on_signals() -> None:
     """From now on they raise KeyboardInterrupt, and end the process itself where that is lost for `GRACE` seconds.
 
     MindSpore calls Python from C++, which may drop the exception or turn it into one of its own (`stop_was_asked`
-    tells). While something is imported the process ends at once, as an exception there may end in an abort, and no work
-    has begun. What is ignored stays ignored, as for jobs in the background. Does nothing outside the main thread.
+    tells). While something is imported the process ends at once. What is ignored stays ignored. Does nothing outside
+    the main thread.
     """
     with contextlib.suppress(ValueError):  # not the main thread
         for number in stop_signals():

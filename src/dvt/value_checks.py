@@ -67,11 +67,9 @@ PATH = {"path": True}
 
 
 def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> None:
-    """Raises ConfigError for a field of dataclass `values` that has another type, or lies outside of its bounds.
-
-    The message names `prefix` and the field. Fields that are dataclasses themselves are left to their own checks.
-    With `bounds_from`, the bounds are those of the fields of the same name there. Paths are expanded in place.
-    """
+    """Raises ConfigError, naming `prefix` and the field, for one of dataclass `values` that has another type, or lies
+    outside of its bounds, those of the same name in `bounds_from` if given. Fields that are dataclasses check
+    themselves. Paths are expanded in place."""
     limits = {field.name: field.metadata.get("bounds", Bounds()) for field in fields(bounds_from or values)}
     paths = {field.name for field in fields(values) if "path" in field.metadata}
     for name, hint in typing.get_type_hints(type(values)).items():
@@ -85,11 +83,8 @@ def check_fields(values: Any, prefix: str, bounds_from: type | None = None) -> N
 
 
 def expanded(path: str | os.PathLike, key: str = "the path") -> str:
-    """`path` with the home folder for a leading ~ and the values of environment variables, $NAME or ${NAME}.
-
-    A file whose name holds a $ is found under that name. Raises ConfigError, naming `key`, where there is no such home
-    folder or variable: a folder called "~" helps nobody.
-    """
+    """`path` with the home folder for a leading ~ and the values of $NAME or ${NAME}; a file whose name holds a $ is
+    found under that name. Raises ConfigError, naming `key`, where there is no such home folder or variable."""
     text = os.path.expanduser(path)
     if os.path.lexists(text):
         return text
@@ -109,11 +104,8 @@ def check_value(key: str, value: Any, hint: Any, limits: Bounds | None = None) -
 
 
 def from_plain(hint: Any, value: Any, key: str, limits: Bounds | None = None) -> Any:
-    """A `value` read from JSON as what the type `hint` says, dataclasses with all that they hold.
-
-    Keys that a dataclass does not know are left out. Raises ConfigError, naming the place below `key`, for another
-    type, a number outside of `limits` or of the bounds of its field, and what a dataclass itself refuses.
-    """
+    """A `value` read from JSON as what the type `hint` says, dataclasses with all that they hold; keys that these do
+    not know are left out. Raises ConfigError, naming the place below `key`, for types or numbers out of bounds."""
     kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
     if hint is Any:
         return value

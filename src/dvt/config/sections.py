@@ -105,16 +105,14 @@ class DataSection:
         train_images: Use at most this many training images, drawn evenly per class; null for all.
         val_images: Use at most this many validation images, drawn evenly per class; null for all.
         calibration_images: Size of the slice of the training set on which thresholds are found.
-        hold_out_calibration: Keep that slice out of training. If false, it is drawn from the images that were trained
-            on, randomly cropped and flipped, as published.
+        hold_out_calibration: Keep that slice out of training; if false, its images were trained on, as published.
         resize_size: Shorter side before the centre crop in evaluation; null takes image_size * 256 / 224.
         canvas_size: fashion_mnist_scale only: side of the canvas that items are drawn on; null takes image_size.
         item_sizes: fashion_mnist_scale only: sides of the items; null takes a quarter, a half and all of the canvas.
         mean: Mean per channel, of pixels in 0..1; null takes the data set's own.
         std: Standard deviation per channel, of pixels in 0..1; null takes the data set's own.
         workers: Loader processes or threads; null takes one per core, at most 8, shared by the ranks of this machine.
-        worker_type: Prepare training images in processes, which scale with their number, or in threads, which start at
-            once; auto takes processes if an epoch is much longer than their start.
+        worker_type: Prepare training images in processes or threads; auto takes processes for epochs that are long.
         on_bad_image: At an image that cannot be read, fail ends the run; skip names it in the log and goes on, in
             training with the next readable image in its place, in evaluation without it.
         max_bad_images: With skip, the most bad images of a split: below 1 a share (at least one), from 1 up a number.
@@ -183,8 +181,7 @@ class TrainSection:
         optimizer: adamw, or sgd with momentum.
         momentum: Momentum of sgd.
         learning_rate: Peak learning rate. With backbone_lr_scale, that of the heads.
-        base_batch_size: Images per optimizer step that learning_rate is meant for; with others it is scaled in
-            proportion. null: taken as it is.
+        base_batch_size: Images per step that learning_rate is meant for, else scaled in proportion; null: never scaled.
         backbone_lr_scale: Learning rate of all but the heads and what init_checkpoint lacked, as a share of theirs.
         min_learning_rate: Learning rate at the end of the cosine.
         warmup_epochs: Epochs of linear warm-up from warmup_learning_rate; may be a fraction.
@@ -202,8 +199,7 @@ class TrainSection:
             those of the last exit. 0, as published, switches it off.
         distillation_temperature: Logits are divided by it for distillation; higher shows more of improbable classes.
         coarse_first_epochs: Kept for configurations of 0.1.0; a new run needs 0.
-        ema_decay: Decay per step of the moving average of the weights; 0 switches it off. The published 0.99996 needs
-            some 100,000 steps to forget the initial weights.
+        ema_decay: Decay per step of the moving average of the weights (published: 0.99996); 0 switches it off.
         amp_level: O0 computes in float32; O1 takes float16 for the matrix products; O2 also between them. Softmax,
             LayerNorm, the performers, the loss and the weights stay float32.
         loss_scale: Initial loss scale with O1 and O2; halved when gradients overflow.
@@ -274,25 +270,21 @@ class EvalSection:
     Args:
         batch_size: Images per batch.
         budget_gmacs: Average GMACs per image that may be spent; the most accurate thresholds within it are chosen.
-        budget_images_per_second: Images/s to reach on this device at this batch size, by the measured times of the
-            exits; the most accurate thresholds that reach it are chosen.
-        max_accuracy_drop: Without a budget: points of 100 that may be lost, of what eval.risk counts; the cheapest
-            thresholds that keep it are chosen.
+        budget_images_per_second: Images/s to reach here, by measured times; the most accurate thresholds are chosen.
+        max_accuracy_drop: Without a budget: points that may be lost, of what eval.risk counts, at the lowest cost.
         confidence: With which images of the same kind as the calibration images keep max_accuracy_drop or, with a
             budget, an upper bound of the average cost; needs images that the model was not trained on
             (docs/certified.md). none chooses on all calibration images, without a certificate.
         risk: What the certificate is about: accuracy_drop, the net loss against the last exit; regressions, wrong
             answers where the last exit is right; changes, answers that differ from the last exit's.
-        on_uncertified: What happens where the calibration images certify nothing: warn says so and chooses as without a
-            certificate; fail ends with an error.
+        on_uncertified: Where nothing can be certified: warn says so and chooses without, fail ends with an error.
         threshold_search: optimised searches all thresholds; published takes the 59 points of the published sweep.
         exit_rule: What is compared with the thresholds: largest probability, entropy, or margin of the two largest.
         temperature_scaling: Divide each exit's logits by a temperature fitted on the calibration images first.
         throughput_images: Images over which images/s are measured, at most all; 0 measures nothing. null: as many, up
             to 2,048, as a tenth of the time of the evaluation allows.
         keep_probabilities: Also keep the probabilities of all classes in predictions.npz (600 MB for ImageNet).
-        store: Write the thresholds found and the results into the checkpoint; preprocessing and class names too, if it
-            has none.
+        store: Write thresholds, results and, if it lacks them, preprocessing and class names into the checkpoint.
     """
 
     batch_size: int = field(default=64, metadata=bounds(1, MOST_IMAGES_PER_BATCH))
