@@ -59,7 +59,6 @@ def speed(arguments: argparse.Namespace) -> dict:
     from dvt.cost import cumulative_gmacs
     from dvt.data import load_splits
     from dvt.early_exit.classifier import AdaptiveClassifier
-    from dvt.early_exit.gathering import Timing
     from dvt.evaluation.speed import sample
     from dvt.models.cascade import AllExits
 
@@ -79,7 +78,6 @@ def speed(arguments: argparse.Namespace) -> dict:
     exits = early_exit.assign_exits(confidence, thresholds)
 
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
-    moving = []
     for round_number in range(1 + arguments.rounds):  # the first compiles
         started = time.perf_counter()
         for batch in batches:
@@ -88,15 +86,13 @@ def speed(arguments: argparse.Namespace) -> dict:
         for batch in batches:
             classifier.predict(batch, thresholds)
         after_latency = time.perf_counter()
-        timing = Timing()
-        for _ in classifier.predict_batches(iter(batches), thresholds, size, timing):
+        for _ in classifier.predict_batches(iter(batches), thresholds, size):
             pass
         after_throughput = time.perf_counter()
         if round_number:
             seconds["all_exits"].append(after_all - started)
             seconds["latency"].append(after_latency - after_all)
             seconds["throughput"].append(after_throughput - after_latency)
-            moving.append(timing.moving / (after_throughput - after_latency))
     ratio = costs[-1] / float(np.asarray(costs)[exits].mean())
     base = np.asarray(seconds["all_exits"])
     rows = {
@@ -108,7 +104,7 @@ def speed(arguments: argparse.Namespace) -> dict:
         }
         for way, each in seconds.items()
     }
-    facts = {"gmac_ratio": ratio, "gathering_and_scattering": float(np.median(moving)), "images": len(images)}
+    facts = {"gmac_ratio": ratio, "images": len(images)}
     return facts | {"exit_fractions": (np.bincount(exits) / len(exits)).tolist()} | rows
 
 

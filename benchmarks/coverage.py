@@ -66,7 +66,7 @@ def quick_start(path: str) -> CalibrationSet:
     stored = StoredPredictions.load(path)
     both = (stored.calibration, stored.val)
     return CalibrationSet(
-        scores=np.concatenate([each.scores_of("confidence") for each in both], axis=1),
+        scores=np.concatenate([each.scores["confidence"] for each in both], axis=1),
         predicted=np.concatenate([each.predicted for each in both], axis=1),
         costs=stored.cumulative_gmacs,
         labels=np.concatenate([each.labels for each in both]),

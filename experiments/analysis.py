@@ -9,11 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvt.early_exit import evaluate_scores
-from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, evaluate_thresholds
-from dvt.early_exit.search import Frontier, find_frontier
+from dvt.early_exit.budgets import Costs, evaluate_thresholds
+from dvt.early_exit.search import Frontier, SearchName, find_frontier
 from experiments.runs import Run
 
 CURVE_POINTS = 25
+COMPARED_BUDGETS = (
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.7,
+    0.8,
+    0.9,
+)  # shares of the way from the first exit's cost to the last's
 
 
 class Curve(NamedTuple):
@@ -25,15 +35,15 @@ class Curve(NamedTuple):
     thresholds: np.ndarray
 
 
-def frontier_of(run: Run, rule: str = "confidence") -> Frontier:
+def frontier_of(run: Run, rule: str = "confidence", search: SearchName = "optimised") -> Frontier:
     """The best thresholds of a run, on the calibration images."""
-    return find_frontier(run.calibration.scores_of(rule), run.calibration.correct, run.gmacs)
+    return find_frontier(run.calibration.scores[rule], run.calibration.correct, run.gmacs, search)
 
 
 def curve_of(run: Run) -> Curve:
     """The frontier of a run, judged on the test images."""
     rows = frontier_of(run).thresholds
-    tried = evaluate_scores(run.val.scores_of("confidence"), run.val.correct, run.gmacs, rows)
+    tried = evaluate_scores(run.val.scores["confidence"], run.val.correct, run.gmacs, rows)
     return Curve(tried.accuracy, tried.expected_cost, rows)
 
 
@@ -43,17 +53,24 @@ def matched(curve: Curve, accuracy: float) -> int | None:
     return int(good[np.argmin(curve.gmacs[good])]) if len(good) else None
 
 
-def accuracy_within(run: Run, budgets: Sequence[float]) -> np.ndarray:
-    """Test accuracy (percent) of the thresholds that serve each budget (GMACs per image) best on the calibration
-    images; NaN where none is affordable."""
-    frontier, costs, found = frontier_of(run), Costs(run.gmacs), []
+def accuracies_within(
+    run: Run, budgets: Sequence[float], rule: str = "confidence", search: SearchName = "optimised"
+) -> np.ndarray:
+    """(2, budgets) accuracy in percent on the test and on the calibration images of the thresholds that serve each
+    budget (GMACs per image) best on the latter; NaN where none is affordable."""
+    frontier, costs, found = frontier_of(run, rule, search), Costs(run.gmacs), []
     for budget in budgets:
-        affordable = np.flatnonzero(frontier.cost <= budget * (1 + 1e-9))
-        if len(affordable):
-            found.append(evaluate_thresholds(run.val, costs, frontier.thresholds[affordable[-1]]).accuracy)
+        if (best := frontier.within(budget * (1 + 1e-9))) is None:
+            found.append((np.nan, np.nan))
         else:
-            found.append(np.nan)
-    return np.asarray(found)
+            on_test = evaluate_thresholds(run.val, costs, frontier.thresholds[best], rule).accuracy
+            found.append((on_test, frontier.accuracy[best]))
+    return np.transpose(found)
+
+
+def accuracy_within(run: Run, budgets: Sequence[float]) -> np.ndarray:
+    """Those on the test images, by confidence."""
+    return accuracies_within(run, budgets)[0]
 
 
 def budgets_between(first: float, last: float, shares: Sequence[float] = COMPARED_BUDGETS) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dvt.report.figures import LIGHT, exit_colour, png, style
+from dvt.report.figures import exit_colour, png, style
 
 WIDTH, HEIGHT = 6.4, 4.2  # inches
 MILLION = 1000.0  # million multiply-adds per GMAC: these models are small
@@ -27,7 +27,7 @@ class Drawing:
 @contextmanager
 def drawing(panels: int = 1) -> Iterator[Drawing]:
     """A figure with some panels side by side, finished when the block ends."""
-    with style(LIGHT):
+    with style():
         made = Drawing(panels)
         yield made
         made.data = png(made.figure)

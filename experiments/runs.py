@@ -25,6 +25,7 @@ from dvt.safe_files import explained, replacing
 from dvt.training.folder import WEIGHTS_FILE
 from experiments.recipes import Recipe, find_recipe
 
+RANDOM = "random"  # a rule for comparison: it knows nothing of the image
 AVERAGED = "averaged_"
 IDENTITY_FILE = "identity.txt"
 
@@ -80,7 +81,9 @@ def _unpack(arrays: Mapping[str, np.ndarray], split: str, prefix: str = "") -> O
     """The opposite of `pack`, for the images of one split."""
     kept = [rule for rule in RULES if f"{split}_{prefix}{rule}" in arrays]
     scores = {rule: 1 - arrays[f"{split}_{prefix}{rule}"].astype(np.float64) for rule in kept}
-    return Outcomes(arrays[f"{split}_{prefix}predicted"], arrays[f"{split}_labels"], scores)
+    predicted = arrays[f"{split}_{prefix}predicted"]
+    scores[RANDOM] = np.random.default_rng([0, *predicted.shape]).random(predicted.shape, np.float32)
+    return Outcomes(predicted, arrays[f"{split}_labels"], scores)
 
 
 class Store:

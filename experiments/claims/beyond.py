@@ -5,7 +5,7 @@ Averaging needs no training of its own: it is taken of the runs of other recipes
 
 import numpy as np
 
-from dvt.report.figures import LIGHT
+from dvt.report.figures import INK
 from experiments import figures
 from experiments.analysis import accuracy_within, budgets_between, measured
 from experiments.claim import Claim, Result, Runs, Timings, table
@@ -60,7 +60,7 @@ def _draw(result: Result) -> bytes:
         axes.barh(places, [bar["mean"] for bar in bars], xerr=stds, color=figures.colour(0), alpha=0.5, capsize=3)
         for place, bar in zip(places, bars, strict=True):  # one point per seed
             axes.plot(bar["values"], [place] * len(bar["values"]), "o", color=figures.colour(0), ms=4)
-        axes.axvline(0, color=LIGHT.ink, lw=1)
+        axes.axvline(0, color=INK, lw=1)
         axes.set_yticks(places, [bar["label"] for bar in bars])
         axes.set(xlabel="gain within budgets (points)")
         axes.grid(axis="y", visible=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvt.report.figures import LIGHT
+from dvt.report.figures import MUTED
 from experiments import figures
 from experiments.analysis import accuracy_within, budget_curve, curve_of, matched, measured, point
 from experiments.claim import Cell, Claim, Result, Runs, Timings, table
@@ -169,7 +169,7 @@ def _draw(result: Result) -> bytes:
         for each in data["statics"]:
             place = (figures.MILLION * each["gmacs"], each["mean"] + (each["std"] or 0.0))
             grid = each["label"].split()[-1]
-            look = {"ha": "center", "fontsize": 8.5, "color": LIGHT.muted}
+            look = {"ha": "center", "fontsize": 8.5, "color": MUTED}
             axes.annotate(grid, place, (0, 6), textcoords="offset points", **look)
         figures.cost_axes(axes)
     return made.data

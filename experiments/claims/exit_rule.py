@@ -5,22 +5,21 @@ All rules take their thresholds from the published sweep, so that only the rule 
 
 import numpy as np
 
-from dvt.early_exit.budgets import COMPARED_BUDGETS, Costs, at_budgets
-from dvt.early_exit.scores import RANDOM, RULES
+from dvt.early_exit.scores import RULES
 from experiments import figures
-from experiments.analysis import budgets_between, measured, spread
+from experiments.analysis import COMPARED_BUDGETS, accuracies_within, budgets_between, measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table
+from experiments.runs import RANDOM
 
 RECIPE = "baseline"
 
 
 def _compute(runs: Runs, timings: Timings) -> Result:
-    found: dict[str, list[list[float]]] = {}
-    for run in runs[RECIPE]:
-        for rule in (*RULES, RANDOM):
-            points = at_budgets(run.calibration, run.val, Costs(run.gmacs), rule, "published")
-            found.setdefault(rule, []).append([np.nan if point is None else point.accuracy for point in points])
-    accuracy = {rule: np.asarray(values) for rule, values in found.items()}  # each (seeds, budgets)
+    gmacs = budgets_between(runs[RECIPE][0].gmacs[0], runs[RECIPE][0].gmacs[-1])
+    accuracy = {  # each (seeds, budgets)
+        rule: np.stack([accuracies_within(run, gmacs, rule, "published")[0] for run in runs[RECIPE]])
+        for rule in (*RULES, RANDOM)
+    }
     random = accuracy["random"]
     rows = [
         [
@@ -31,9 +30,8 @@ def _compute(runs: Runs, timings: Timings) -> Result:
         for rule, values in accuracy.items()
     ]
     columns = ["rule", *(f"{share:.0%}" for share in COMPARED_BUDGETS), "mean gain over random (points)"]
-    gmacs = budgets_between(runs[RECIPE][0].gmacs[0], runs[RECIPE][0].gmacs[-1]).tolist()
     lines = [
-        {"label": rule, "gmacs": gmacs, "mean": values.mean(axis=0).tolist(), "std": spread(values).tolist()}
+        {"label": rule, "gmacs": gmacs.tolist(), "mean": values.mean(axis=0).tolist(), "std": spread(values).tolist()}
         for rule, values in accuracy.items()
     ]
     title = "Accuracy (%) at budgets between the first exit's cost (0 %) and the last one's (100 %)"

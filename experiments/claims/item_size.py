@@ -43,7 +43,7 @@ def _exits_taken(run: Run) -> np.ndarray:
     frontier = frontier_of(run)
     budget = budgets_between(run.gmacs[0], run.gmacs[-1], [BUDGET_SHARE])[0]
     affordable = np.flatnonzero(frontier.cost <= budget)
-    return assign_exits(run.val.scores_of("confidence"), frontier.thresholds[affordable[-1]])
+    return assign_exits(run.val.scores["confidence"], frontier.thresholds[affordable[-1]])
 
 
 def _exit_names(shares: np.ndarray) -> list[str]:

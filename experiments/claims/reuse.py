@@ -4,7 +4,7 @@ Paper, table "ablation of reuse" (T2T-ViT-12 on ImageNet): 70.3 / 73.5 / 76.7 % 
 with both, at the three exits.
 """
 
-from dvt.report.figures import LIGHT
+from dvt.report.figures import MUTED
 from experiments import figures
 from experiments.analysis import measured, point
 from experiments.claim import Claim, Result, Runs, Timings, table
@@ -41,10 +41,10 @@ def _draw(result: Result) -> bytes:
             made.axes[0].errorbar(exits, means, stds, fmt="-o", color=shade, label=line["label"], capsize=3)
             figures.with_bars(made.axes[1], points, "-o", shade, line["label"])
         made.axes[0].set(xlabel="exit", ylabel="test accuracy (%)", xticks=range(1, 1 + len(points)))
-        made.axes[0].set_title("same epochs", loc="left", fontsize=10, color=LIGHT.muted)
+        made.axes[0].set_title("same epochs", loc="left", fontsize=10, color=MUTED)
         made.axes[0].legend(title="reuse")
         figures.cost_axes(made.axes[1], "")
-        made.axes[1].set_title("against cost", loc="left", fontsize=10, color=LIGHT.muted)
+        made.axes[1].set_title("against cost", loc="left", fontsize=10, color=MUTED)
     return made.data
 
 

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from dvt.early_exit.budgets import Costs, at_budgets
 from experiments import figures
-from experiments.analysis import measured, spread
+from experiments.analysis import accuracies_within, budgets_between, measured, spread
 from experiments.claim import Claim, Result, Runs, Timings, table
 
 RECIPE = "baseline"
@@ -12,18 +11,14 @@ SEARCHES = ("published", "optimised")
 
 
 def _compute(runs: Runs, timings: Timings) -> Result:
-    by_seed = []
-    for run in runs[RECIPE]:
-        rows = (at_budgets(run.calibration, run.val, Costs(run.gmacs), "confidence", search) for search in SEARCHES)
-        pairs = [pair for pair in zip(*rows, strict=True) if all(pair)]
-        by_seed.append({pair[0].budget_gmacs: dict(zip(SEARCHES, pair, strict=True)) for pair in pairs})
-    budgets = sorted(set.intersection(*map(set, by_seed)))
-
-    def values(search: str, key: str) -> np.ndarray:  # (seeds, budgets)
-        return np.asarray([[getattr(rows[budget][search], key) for budget in budgets] for rows in by_seed])
-
-    test = {search: values(search, "accuracy") for search in SEARCHES}
-    calibration = {search: values(search, "calibration_accuracy") for search in SEARCHES}
+    budgets = budgets_between(runs[RECIPE][0].gmacs[0], runs[RECIPE][0].gmacs[-1])
+    found = {  # each (2, seeds, budgets)
+        search: np.stack([accuracies_within(run, budgets, search=search) for run in runs[RECIPE]], axis=1)
+        for search in SEARCHES
+    }
+    affordable = np.isfinite(np.stack(list(found.values()))).all(axis=(0, 1, 2))  # (budgets,)
+    budgets = budgets[affordable].tolist()
+    test, calibration = ({search: each[k][:, affordable] for search, each in found.items()} for k in range(2))
     rows = [
         [
             f"{1000 * budget:.2f}",

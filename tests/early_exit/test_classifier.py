@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 from dvt import AdaptiveClassifier
 from dvt.early_exit import ALWAYS, NEVER, assign_exits
 from dvt.early_exit import classifier as inference
-from dvt.early_exit.scores import ExitRule, stacked_scores
+from dvt.early_exit.scores import ExitRule
 from dvt.errors import ConfigError, DataError
 from dvt.models.cascade import build_model
 
@@ -205,7 +205,7 @@ def test_throughput_mode_decides_as_latency_mode_does(
 
 def test_another_rule_decides_on_its_own_scores(model: nn.Cell, images: np.ndarray, probabilities: np.ndarray):
     rule = ExitRule("margin", (1.2, 1.0, 0.8))
-    scores = stacked_scores(rule, probabilities)
+    scores = np.stack([rule.scores(k, each) for k, each in enumerate(probabilities)])
     thresholds = [between(each, 0.5) for each in scores]
     chosen = AdaptiveClassifier(model, thresholds, batch_sizes=[16], rule=rule)
     np.testing.assert_array_equal(chosen.predict(images).exit_index, assign_exits(scores, thresholds))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dvt.early_exit import check_thresholds, gathering
-from dvt.early_exit.gathering import Timing, run_gathered
+from dvt.early_exit.gathering import run_gathered
 from dvt.early_exit.loop import Predictions, run_cascade
 from dvt.early_exit.scores import ExitRule
 
@@ -60,12 +60,11 @@ def test_both_modes_decide_the_same(batch_size: int, sizes: list[int], rule: str
 
 
 def test_exits_run_full_batches_and_the_rest_at_the_end():
-    exits, timing = Exits(), Timing()
-    list(run_gathered(exits, batches_of([50] * 10), THRESHOLDS, CLASSES, 16, timing=timing))
+    exits = Exits()
+    list(run_gathered(exits, batches_of([50] * 10), THRESHOLDS, CLASSES, 16))
     for index in range(3):
         runs = [size for exit_index, size in exits.calls if exit_index == index]
         assert all(size == 16 for size in runs[:-1]) and 0 < runs[-1] <= 16
-    assert timing.exits > 0 and timing.moving > 0
 
 
 def test_one_straggler_does_not_hold_up_answers_for_ever(monkeypatch: pytest.MonkeyPatch):
@@ -94,7 +93,7 @@ def test_what_waits_is_bounded():
     running = gathering.Gathering(exits, check_thresholds([2.0, 2.0, 0.0], 3), CLASSES, [8, 8, 4])
     for images in batches_of([13] * 30):
         running.push(images)
-        assert all(waiting.count < size for waiting, size in zip(running._waiting, (8, 8, 4), strict=True))
+        assert all(running._count(index) < size for index, size in enumerate((8, 8, 4)))
 
 
 def test_no_batches_and_an_exit_that_fails():

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from dvt.early_exit.scores import RULES, ExitRule, at_temperature, describe, random_scores, stacked_scores
+from dvt.early_exit.scores import RULES, ExitRule, at_temperature, describe
 from dvt.errors import ConfigError
 
 LOGITS = np.random.default_rng(0).standard_normal((3, 50, 7)) * 3
@@ -42,18 +42,12 @@ def test_temperature_divides_logits(temperature: float):
     np.testing.assert_allclose(at_temperature(PROBABILITIES, temperature), expected, atol=1e-12)
     rule = ExitRule("confidence", (1.0, temperature, 1.0))
     np.testing.assert_allclose(rule.scores(1, PROBABILITIES[1]), expected[1].max(axis=1))
-    scores = stacked_scores(rule, PROBABILITIES)
+    scores = np.stack([rule.scores(k, each) for k, each in enumerate(PROBABILITIES)])
     np.testing.assert_allclose(scores[[0, 2]], PROBABILITIES[[0, 2]].max(axis=2))
 
 
 def test_probabilities_of_zero_stay_zero():
     assert at_temperature(np.float32([1, 0, 0]), 2.0).tolist() == pytest.approx([1, 0, 0], abs=1e-15)
-
-
-def test_random_scores_know_nothing_and_repeat():
-    first = random_scores(3, 1000)
-    np.testing.assert_array_equal(first, random_scores(3, 1000))
-    assert abs(np.corrcoef(first)[0, 1]) < 0.1 and first.min() >= 0 and first.max() < 1
 
 
 def test_rules_survive_json_and_mistakes_are_named():

@@ -3,7 +3,7 @@
 The exits are plain functions that move a made-up clock.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +14,13 @@ from dvt.config import EvalSection
 from dvt.early_exit.budgets import Costs, evaluate_thresholds
 from dvt.early_exit.loop import Predictions
 from dvt.early_exit.outcomes import Outcomes
-from dvt.early_exit.scores import CONFIDENCE, ExitRule
+from dvt.early_exit.scores import CONFIDENCE
 from dvt.errors import ConfigError
 from dvt.evaluation import speed
 from dvt.evaluation.speed import SpeedTest
 
 BATCH = 4
-SETTINGS = ((0.5, -1e8), (-1e8, -1e8), (1e8, -1e8))
+THRESHOLDS = (0.5, -1e8)
 GMACS = np.array([1.0, 2.0])
 
 
@@ -39,9 +39,6 @@ class Machine:
         self.now += 0.01 * len(images)
         self.images += len(images)
         return np.full(2, 0.005 * len(images))
-
-    def with_rule(self, rule: ExitRule) -> "Machine":
-        return self
 
     def predict_batches(self, batches: Iterator[np.ndarray], *others: object) -> Iterator[Predictions]:
         self.now += self.delay
@@ -63,14 +60,14 @@ def measured(
     seconds = test.stage_seconds()
     assert seconds is None if asked == 0 else seconds == pytest.approx([0.005, 0.01])
     machine.now += others / 2
-    return test.measure(settings_of(seconds), CONFIDENCE, GMACS)
+    return test.measure(setting_of(seconds), CONFIDENCE, GMACS)
 
 
-def settings_of(seconds: np.ndarray | None) -> Sequence[speed.Setting]:
-    """The first is the recommended one; nine of ten images leave at the first exit, all, and none."""
+def setting_of(seconds: np.ndarray | None) -> speed.Setting:
+    """Nine of ten images leave at the first exit."""
     confidence = np.where(np.arange(50) % 10, 0.9, 0.4).astype(np.float32)
     val = Outcomes.of(np.stack([confidence, 1 - confidence], 1)[None].repeat(2, 0), np.zeros(50, int))
-    return [evaluate_thresholds(val, Costs(GMACS, seconds), np.float32(row)) for row in SETTINGS]
+    return evaluate_thresholds(val, Costs(GMACS, seconds), np.float32(THRESHOLDS))
 
 
 def test_zero_measures_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -85,16 +82,15 @@ def test_zero_measures_nothing(monkeypatch: pytest.MonkeyPatch):
 def test_a_tenth_of_the_evaluation(monkeypatch: pytest.MonkeyPatch, others: float, delay: float):
     machine = Machine(delay)
     found = measured(monkeypatch, machine, None, others)
-    compiling, a_round = 2 * 0.01 * BATCH, delay * len(SETTINGS)  # what nobody knows before the first round
+    compiling, a_round = 2 * 0.01 * BATCH, delay  # what nobody knows before the first round
     assert machine.now - others <= 0.1 * machine.now + compiling + a_round
     assert (found is None) == (others == 0.5)  # no time for a single batch
     if found and delay == 0:
         assert found.rounds >= 3  # although these exits do not run faster for images that leave
-        assert len(found.settings) == (1 if others == 5 else 3)
     if found:
         assert found.num_images <= 100  # a twentieth of those evaluated, so that sampling is quick too
 
 
 def test_as_many_images_as_asked_for_however_long_it_takes(monkeypatch: pytest.MonkeyPatch):
     found = measured(monkeypatch, Machine(20.0), 42, 1.0)
-    assert (found.num_images, len(found.settings), found.rounds) == (40, 3, speed.ROUNDS)  # whole batches
+    assert (found.num_images, found.rounds) == (40, speed.ROUNDS)  # whole batches

@@ -16,7 +16,7 @@ from report_results import made_up, results_of, with_everything
 
 from dvt.early_exit import ALWAYS, NEVER
 from dvt.errors import ConfigError
-from dvt.report import FIGURES, headline, summary, write_report
+from dvt.report import headline, summary, write_report
 from dvt.report.figures import EXIT_COLOURS
 
 VOID_TAGS = {"meta", "link", "img", "br", "source"}
@@ -81,10 +81,9 @@ def test_page_is_self_contained_and_has_the_numbers(report):
         assert EXIT_COLOURS[k] in markup
     for expected in ("1,613", "1.61", "2,048", "10,000", "2025-01-31", "A Processor", "15.6", "70.50 %", "last.ckpt"):
         assert expected in page.text
-    for expected in ("Bag", "item size 14 px", "embed dim", "multiply-adds"):
+    for expected in ("Bag", "item size 14", "+0.25", "-0.50 to +1.25", "embed dim", "multiply-adds"):
         assert expected in page.text
     assert "exit 0" not in page.text.replace("\xa0", " ")
-    assert ("2,471" in page.text) == (num_exits > 1)  # one exit has one setting, the recommended one
 
 
 def test_figures_are_pngs_of_sensible_size(report):
@@ -95,7 +94,7 @@ def test_figures_are_pngs_of_sensible_size(report):
         width, height = png_size((path.parent / name).read_bytes())
         assert 600 < width < 2500 and 200 < height < 2500
     embedded = re.findall(r"data:image/png;base64,([A-Za-z0-9+/=]+)", path.read_text(encoding="utf-8"))
-    assert len(embedded) == 2 * len(names)  # light and dark
+    assert len(embedded) == len(names)
     for data in embedded:
         assert max(png_size(base64.b64decode(data))) < 2500
 
@@ -105,68 +104,31 @@ def test_every_part_is_written_and_shown(tmp_path):
     results = results_of(with_everything(made_up(classes=(name, "Coat", "Dress"))))
     page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
     written = {file.name for file in tmp_path.iterdir()}
-    assert written == {*FIGURES, "report.html", "results.json"}
-    for picture in FIGURES:
-        assert max(png_size((tmp_path / picture).read_bytes())) < 3500
-    for expected in ("GMACs/image", "0.03990", "0.04040", "exit 3 10.0 % (2.1 % at temperature 1.310)"):
-        assert expected in page.text
-    for expected in ("a table", '"budget_gmacs": 0.04', "Expected calibration error"):
+    assert written == {"accuracy_gmacs.png", "report.html", "results.json"}
+    for expected in ("GMACs/image", "0.03990", "0.04040", "a table", '"budget_gmacs": 0.04'):
         assert expected in page.text
     assert name in page.text and not page.text.startswith(name)
 
 
-def test_shares_are_drawn_as_bars(tmp_path):
-    """The spans of a bar are as wide as the shares, in the colours of the exits, and say them."""
-    results = results_of(made_up())
-    markup = write_report(results, tmp_path).read_text(encoding="utf-8")
-    bars = re.findall(r'<div class="bar">(.*?)</div>', markup)
-    assert len(bars) == 1 + 2 + 3  # all images, item sizes, classes
-    for bar in bars:
-        found = re.findall(r'width:([\d.]+)%;background:(#\w+)" title="exit \d: ([\d.]+) %', bar)
-        assert [colour for _, colour, _ in found] == list(EXIT_COLOURS[:3])
-        for values in zip(*((width, said) for width, _, said in found), strict=True):
-            assert [float(value) / 100 for value in values] == pytest.approx(
-                results.recommended.exit_fractions, abs=1e-3
-            )
-
-
-def test_overhead_has_its_own_column(tmp_path):
+def test_shares_stand_beside_the_exits(tmp_path):
     results = results_of(made_up())
     page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
-    assert "gathering and scattering" in page.text and "3.2 %" in page.text
-    assert "gathering and scattering 3.2 % of the time" in summary(results)
+    for exit_fraction in results.recommended.exit_fractions:
+        assert f" {100 * exit_fraction:.1f} %" in page.text
 
 
 @pytest.mark.parametrize("missing", ["recommended", "throughput"])
 @pytest.mark.parametrize("num_exits", [1, 3])
 def test_optional_parts_may_be_missing(tmp_path, missing, num_exits):
-    results = made_up(num_exits) | {missing: None, "groups": {}}
-    if missing == "recommended":
-        results["per_class"] = {}
-    results = results_of(results)
+    results = results_of(made_up(num_exits) | {missing: None, "groups": {}})
     page = Page(write_report(results, tmp_path).read_text(encoding="utf-8"))
     assert "Images by the exit" not in page.text
-    assert ("2,471" in page.text) == (missing != "throughput" and num_exits > 1)
     assert summary(results)
 
 
-def test_figures_of_an_earlier_report_go(tmp_path):
-    write_report(results_of(made_up()), tmp_path)
-    (tmp_path / "extremes.png").write_bytes(b"of 0.1.0")
-    (tmp_path / "mine.png").write_bytes(b"")
-    write_report(results_of(made_up() | {"throughput": None}), tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {
-        *("accuracy_gmacs.png", "mine.png", "report.html", "results.json")
-    }
-
-
-def test_many_classes_show_best_and_worst(tmp_path):
-    results = made_up(2, [f"class {i:04d}" for i in range(1000)])
-    for i, row in enumerate(results["per_class"].values()):
-        row["accuracy"] = i / 10
-    page = Page(write_report(results_of(results), tmp_path).read_text(encoding="utf-8"))
-    shown = re.findall(r"class \d{4}", page.text)
-    assert shown == [f"class {i:04d}" for i in (*range(999, 989, -1), *range(9, -1, -1))]
+def test_of_many_classes_those_are_shown_that_lose_most(tmp_path):
+    page = Page(write_report(results_of(made_up(2, [f"class {i:04d}" for i in range(1000)])), tmp_path).read_text())
+    assert re.findall(r"class \d{4}", page.text) == [f"class {i:04d}" for i in range(20)]
 
 
 def test_names_are_escaped(tmp_path):
@@ -268,8 +230,7 @@ def test_summary_has_the_facts():
 def test_the_recommended_setting_is_marked_and_shown_once(tmp_path):
     results = made_up()
     page = Page(write_report(results_of(results), tmp_path).read_text(encoding="utf-8"))
-    assert page.text.count("1,613") == 1 and page.text.count("recommended:") == 1
-    assert "1,613 to 2,471, by thresholds" in summary(results_of(results | {"recommended": None}))
+    assert page.text.count("1,613") == 1 and page.text.count("early exits: 0.600") == 1
 
 
 def test_needs_no_mindspore():

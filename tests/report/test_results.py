@@ -24,7 +24,7 @@ def test_nothing_is_lost(plain, tmp_path):
 def test_parts_are_typed():
     results = results_of(with_everything(made_up()))
     assert results.recommended.exit_rule == ExitRule("confidence", (1.31, 1.31, 1.31))
-    assert results.groups["item_size"]["14"].count == 500
+    assert results.recommended.class_drops[1].images == 500 == results.groups["item_size"]["14"].count
     assert results.exits[1] == (6, results.cumulative_gmacs[1], 67.75)
 
 
@@ -38,7 +38,7 @@ def test_parts_are_typed():
         (["sweep", "expected_gmacs"], "results.sweep.expected_gmacs"),
         (["recommended", "rule"], "results.recommended.rule"),
         (["throughput", "speed_up"], "results.throughput.speed_up"),
-        (["per_class", "Coat", "count"], "results.per_class.Coat.count"),
+        (["recommended", "class_drops", 1, "drop"], "results.recommended.class_drops.1.drop"),
     ],
 )
 def test_a_missing_key_is_named(path, named):

@@ -32,9 +32,9 @@ class Audit:
     def add(self, changed: bool, leaving: float) -> "Audit":
         """The state after one more audited image; `leaving`, 0..1, is the share of the images that leave early so far.
 
-        For each rate the likelihood ratio against the largest allowed rate is a fair bet, or a worse one, as long as
-        the bound holds. A part of the stake is set aside for each possible moment of a change, so that a long good time
-        before it does not hide it. Stake and gains together reach 1 / (1 - confidence) with at most that probability.
+        For each rate the likelihood ratio against the largest allowed rate is a bet that is at best fair as long as the
+        bound holds; a part of the stake is set aside for each possible moment of a change. Stake and gains together
+        reach 1 / (1 - confidence) with at most that probability.
         """
         allowed = self.bound / 100 / leaving if leaving > 0 else 1.0
         audited, evidence = self.audited + 1, np.zeros(len(_RATIOS))
@@ -69,8 +69,7 @@ def _reserve(audited: int) -> float:
 def rate_interval(audited: int, changed: int, confidence: float = 0.95) -> tuple[float, float]:
     """Confidence sequence of a share: the intervals of all numbers audited hold together with this probability.
 
-    The shares whose likelihood is not 1 / (1 - confidence) times smaller than the mean of all shares' likelihoods,
-    weighted by the Beta(1/2, 1/2) distribution.
+    Shares whose likelihood is not 1 / (1 - confidence) times smaller than the mean of all, weighted by Beta(1/2, 1/2).
     """
     if audited == 0:
         return 0.0, 1.0

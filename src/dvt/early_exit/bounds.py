@@ -1,7 +1,6 @@
 """Bounds that hold at a stated level for every sample size: binomial shares, net losses, average costs. Plain NumPy.
 
-All are exact: no normal approximation, no constants for large samples. A level is the chance of a wrong statement, 0.05
-for a confidence of 95 %. Shares lie in 0..1.
+All are exact. A level is the chance of a wrong statement, 0.05 for a confidence of 95 %. Shares lie in 0..1.
 
 Sources: Clopper and Pearson, Biometrika 1934 (shares); Berger and Boos, JASA 1994 (a nuisance parameter is confined to
 an interval, whose own level is added); Barnard, Biometrika 1947 (why the edge of the null hypothesis is its worst
@@ -63,10 +62,9 @@ def edge(holds: Callable[[float], bool], start: float, end: float, halvings: int
 def net_loss_below(worse: int, better: int, n: int, limit: float, level: float) -> bool:
     """Whether n images prove that the net loss of the population, share worse less share better, is below `limit`.
 
-    The two shares are unknown and only their difference is tested. Their sum, the share of images that count, lies in
-    an interval [low, high] with all but a fiftieth of the level. That interval is cut into cells. In each of them the
-    chance of a result at least as good as this one is bounded by that at the cell's most favourable corner, fewest
-    worse and most better; the largest of these chances must stay below the rest of the level.
+    The sum of the two shares, that of images that count, lies in an interval [low, high] with all but a fiftieth of the
+    level. It is cut into cells; in each, the chance of a result at least as good as this one is bounded by that at the
+    corner with fewest worse and most better. The largest of these chances must stay below the rest of the level.
     """
     counted, least = worse + better, abs(limit)
     spent = _NUISANCE_SHARE * level

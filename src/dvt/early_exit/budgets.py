@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +22,9 @@ from dvt.early_exit.certify import (
 from dvt.early_exit.decisions import evaluate_scores, thresholds_text
 from dvt.early_exit.outcomes import Outcomes
 from dvt.early_exit.scores import CONFIDENCE, ExitRule, describe
-from dvt.early_exit.search import Budget, BudgetKind, SearchName, choose
+from dvt.early_exit.search import Budget, BudgetKind, choose, find_frontier
 from dvt.errors import ConfigError
 
-# Shares of the way from the first exit's cost to the last's.
-COMPARED_BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 SHOWN_POINTS = 60  # of a frontier, in reports
 
 log = logging.getLogger(__name__)
@@ -107,10 +105,8 @@ class Choice:
     not_certified: str | None = None
 
     def to_metadata(self, found: Recommended) -> dict[str, Any]:
-        """What a checkpoint keeps: `early_exit`, all of the choice with its results, and `thresholds`, the row alone.
-
-        `thresholds` is None for another rule than the plain confidence: who reads nothing else compares confidences.
-        """
+        """What a checkpoint keeps: `early_exit`, all of the choice with its results, and `thresholds`, the row, None
+        for another rule than confidence: who reads nothing else compares confidences."""
         kept, row = asdict(found), self.thresholds.tolist()
         early_exit = {key: kept[key] for key in ("accuracy", "expected_gmacs", "exit_fractions", "budget")}
         early_exit |= {"thresholds": row, "exit_rule": self.rule.to_dict(), "not_certified": self.not_certified}
@@ -159,8 +155,8 @@ def choose_thresholds(
     """The thresholds that serve the budget best, certified or with a bound of their cost where that is asked for.
 
     The scores were taken at `temperatures` (K,), fitted on the first of the `parts` alone. `unfit` says why the images
-    can certify nothing, such as that the model was trained on them. Raises ConfigError for a budget that cannot be met
-    and, with `on_uncertified` "fail", for thresholds that cannot be certified.
+    can certify nothing. Raises ConfigError for a budget that cannot be met and, with `on_uncertified` "fail", for
+    thresholds that cannot be certified.
     """
     budget, rule = requested_budget(settings), ExitRule(settings.exit_rule, temperatures)
     if len(costs.gmacs) == 1:
@@ -200,7 +196,7 @@ def _why_not_certified(settings: EvalSection, images: int, unfit: str | None) ->
 
 def _search(calibration: Outcomes, costs: Costs, settings: EvalSection, rule: ExitRule) -> Choice:
     budget, search = requested_budget(settings), settings.threshold_search
-    frontier = calibration.frontier(rule.name, costs.of(budget), search)
+    frontier = find_frontier(calibration.scores[rule.name], calibration.correct, costs.of(budget), search)
     point = choose(frontier, budget, calibration.accuracy[-1])
     what = {
         "gmacs": f"most accurate within {budget.amount:g} GMACs per image",
@@ -215,7 +211,7 @@ def _search(calibration: Outcomes, costs: Costs, settings: EvalSection, rule: Ex
 
 def evaluate_thresholds(outcomes: Outcomes, costs: Costs, thresholds: np.ndarray, rule: str = "confidence") -> Setting:
     """Accuracy and cost of one threshold vector (K,) on these images."""
-    found = evaluate_scores(outcomes.scores_of(rule), outcomes.correct, costs.gmacs, [thresholds])
+    found = evaluate_scores(outcomes.scores[rule], outcomes.correct, costs.gmacs, [thresholds])
     (accuracy,), (gmacs,), _, (fractions,) = found
     return Setting(
         thresholds=[float(value) for value in thresholds],
@@ -225,11 +221,6 @@ def evaluate_thresholds(outcomes: Outcomes, costs: Costs, thresholds: np.ndarray
         exit_fractions=fractions.tolist(),
         expected_images_per_second=None if costs.seconds is None else float(1 / (fractions @ costs.seconds)),
     )
-
-
-def setting(outcomes: Outcomes, costs: Costs, row: np.ndarray, rule: str = "confidence") -> dict[str, Any]:
-    """`evaluate_thresholds` under its name and in its form of 0.1.0."""
-    return asdict(evaluate_thresholds(outcomes, costs, row, rule))
 
 
 def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs: Costs) -> Recommended:
@@ -265,7 +256,7 @@ def recommend(choice: Choice, calibration: Outcomes | None, val: Outcomes, costs
 
 
 def _images(outcomes: Outcomes, costs: Costs, rule: ExitRule) -> CalibrationSet:
-    return CalibrationSet(outcomes.scores_of(rule.name), outcomes.predicted, costs.gmacs, outcomes.labels)
+    return CalibrationSet(outcomes.scores[rule.name], outcomes.predicted, costs.gmacs, outcomes.labels)
 
 
 def certainty(found: Recommended | Choice) -> list[str]:
@@ -281,11 +272,6 @@ def certainty(found: Recommended | Choice) -> list[str]:
     return [f"not certified: {found.not_certified}"] if found.not_certified else []
 
 
-def evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of the places 0 to count - 1, the first and the last among them."""
-    return np.unique(np.linspace(0, count - 1, most, dtype=int))
-
-
 @dataclass(frozen=True)
 class FrontierCurve:
     """P points of a frontier, judged on other images."""
@@ -293,38 +279,11 @@ class FrontierCurve:
     thresholds: list[list[float]]  # (P, K)
     accuracy: list[float]  # percent
     expected_gmacs: list[float]
-    calibration_accuracy: list[float]
-    calibration_gmacs: list[float]
 
 
 def frontier_curve(calibration: Outcomes, val: Outcomes, costs: Costs, rule: str) -> FrontierCurve:
     """At most `SHOWN_POINTS` of the optimised thresholds, evaluated on other images."""
-    frontier = calibration.frontier(rule, costs.gmacs)
-    shown = evenly_spread(len(frontier.cost), SHOWN_POINTS)
-    found = evaluate_scores(val.scores_of(rule), val.correct, costs.gmacs, frontier.thresholds[shown])
-    columns = (found.thresholds, found.accuracy, found.expected_cost, frontier.accuracy[shown], frontier.cost[shown])
-    return FrontierCurve(*(column.tolist() for column in columns))
-
-
-class BudgetPoint(NamedTuple):
-    """The best thresholds within a budget, judged on held-out images."""
-
-    budget_gmacs: float
-    accuracy: float  # percent
-    expected_gmacs: float
-    calibration_accuracy: float  # percent, on the images that they were chosen on
-
-
-def at_budgets(
-    calibration: Outcomes, val: Outcomes, costs: Costs, rule: str, search: SearchName
-) -> list[BudgetPoint | None]:
-    """The most accurate affordable thresholds at each of `COMPARED_BUDGETS`; None where none are affordable."""
-    frontier, first, last = calibration.frontier(rule, costs.gmacs, search), costs.gmacs[0], costs.gmacs[-1]
-
-    def point(budget: float) -> BudgetPoint | None:
-        if (best := frontier.within(budget)) is None:
-            return None
-        found = evaluate_thresholds(val, costs, frontier.thresholds[best], rule)
-        return BudgetPoint(budget, found.accuracy, found.expected_gmacs, float(frontier.accuracy[best]))
-
-    return [point(float(first + share * (last - first))) for share in COMPARED_BUDGETS]
+    rows = find_frontier(calibration.scores[rule], calibration.correct, costs.gmacs).thresholds
+    shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN_POINTS, dtype=int))
+    found = evaluate_scores(val.scores[rule], val.correct, costs.gmacs, rows[shown])
+    return FrontierCurve(*(column.tolist() for column in (found.thresholds, found.accuracy, found.expected_cost)))

@@ -1,7 +1,6 @@
 """What a certificate is made from: the outcomes on calibration images, and candidates found on the first part of them.
 
-The guarantee does not need the search to be right: poor candidates, or a poor order, only cost more. Plain NumPy. Axis
-letters: K exits, n images, P candidates.
+Poor candidates, or a poor order, only cost more. Plain NumPy. Axis letters: K exits, n images, P candidates.
 """
 
 from collections.abc import Callable
@@ -87,8 +86,7 @@ class CalibrationSet:
 
 
 def parts(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the first part, from which everything is fitted, and of the second, which nothing has seen when it is
-    tested."""
+    """Places of the first part, from which everything is fitted, and of the second, which nothing but the test sees."""
     first, second = np.split(np.random.default_rng(seed).permutation(images), [round(FIRST_SHARE * images)])
     return first, second
 
@@ -104,12 +102,10 @@ class Candidates(NamedTuple):
 def find_candidates(first: CalibrationSet, risk: Risk, limit: float, tested: int) -> Candidates:
     """Candidates for a limit, 0..1, from the first part; `tested` images will judge them.
 
-    They are those on a grid that no other one beats in cost and in expected loss. So that luck is not preferred, an
-    image's loss is replaced by what a smooth model expects from its scores, and the sum is raised by some standard
-    errors of both parts, since a loss that varies less passes its test sooner. Where leaving early does better than the
-    last exit, the first candidates are cheap ones: dear ones, which change nothing, would be harder to show. If the
-    last of them shows less than the limit all the same, the model does not fit, and cheaper ones follow by the losses
-    that are observed.
+    They are those on a grid that no other one beats in cost and in expected loss: what a smooth model expects from an
+    image's scores, so that luck is not preferred, raised by some standard errors of both parts, since a loss that
+    varies less passes its test sooner. If the last of them shows less than the limit all the same, the model does not
+    fit, and cheaper ones follow by the losses that are observed.
     """
     scores, losses, costs = np.asarray(first.scores), first.losses(risk), np.asarray(first.costs, np.float64)
     scores = scores.astype(np.result_type(scores, np.float32), copy=False)  # NEVER is beyond float16

@@ -171,10 +171,11 @@ def cost_bound(images: CalibrationSet, thresholds: np.ndarray, confidence: float
 
 @dataclass(frozen=True)
 class ClassDrop:
-    """What one class loses, in points of its images."""
+    """Accuracy of one class in percent, and what it loses against the last exit, in points of its images."""
 
     label: int
     images: int
+    accuracy: float
     drop: float
     low: float
     high: float
@@ -187,11 +188,12 @@ def class_drops(images: CalibrationSet, thresholds: np.ndarray, confidence: floa
     """
     loss, rows = images.lost("accuracy_drop", thresholds), []
     for label in np.unique(images.labels):
-        of_class = loss[images.labels == label]
-        n, worse, better = len(of_class), int((of_class > 0).sum()), int((of_class < 0).sum())
+        members = images.labels == label
+        n, worse, better = int(members.sum()), int((loss[members] > 0).sum()), int((loss[members] < 0).sum())
+        drop, at_last = 100 * (worse - better) / n, 100 * float((images.predicted[-1][members] == label).mean())
         low = -bounds.net_loss_upper(better, worse, n, (1 - confidence) / 2)
         high = bounds.net_loss_upper(worse, better, n, (1 - confidence) / 2)
-        rows.append(ClassDrop(int(label), n, 100 * (worse - better) / n, 100 * low, 100 * high))
+        rows.append(ClassDrop(int(label), n, at_last - drop, drop, 100 * low, 100 * high))
     return sorted(rows, key=lambda row: -row.drop)
 
 
@@ -225,8 +227,7 @@ def _not_certified(tried: Tried, risk: Risk, limit: float, confidence: float, im
 def _images_needed(found: Candidates, limit: float, level: float, images: int) -> int | None:
     """About how many calibration images certify one of the candidates in four of five draws; None if no number does.
 
-    By the normal approximation with the shares expected of the candidates, and enough images that none of them worse
-    would prove the limit.
+    By the normal approximation, and enough images that none of them worse would prove the limit.
     """
     gap = limit - (found.worse - found.better)
     if limit <= 0 or not (gap > 0).any():

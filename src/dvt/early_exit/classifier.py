@@ -1,6 +1,5 @@
 """Inference that really stops early. Axis letters: B images, K exits."""
 
-import copy
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from mindspore import dtype as mstype
 
 from dvt.device import GRAPH_LOCK
 from dvt.early_exit.decisions import check_thresholds
-from dvt.early_exit.gathering import Timing, run_gathered
+from dvt.early_exit.gathering import run_gathered
 from dvt.early_exit.loop import (
     DEFAULT_BATCH_SIZES,
     HandedOn,
@@ -36,9 +35,8 @@ class AdaptiveClassifier:
     mode, and used with the weights that it has when it is called.
 
     Each exit is compiled for the numbers of images in `batch_sizes`, each when first needed; any other number is cut
-    and padded to these: static shapes are what Ascend wants, and three times as fast on the CPU. Several threads may
-    share a classifier; exits run one after the other. Results of an image differ by float rounding (1e-6) with the
-    batch it comes in, so one whose confidence is that close to a threshold may leave one exit earlier or later.
+    and padded to these. Several threads may share a classifier; exits run one after the other. Results differ by float
+    rounding (1e-6) with the batch that an image comes in, so one that close to a threshold may leave elsewhere.
     """
 
     def __init__(
@@ -58,8 +56,7 @@ class AdaptiveClassifier:
     def predict(self, images: np.ndarray, thresholds: Sequence[float] | None = None) -> Predictions:
         """Classifies images, normalised float32 (B, I, S, S); `thresholds` (K,) take the place of the classifier's own.
 
-        Raises ConfigError for thresholds that are missing, NaN or of another number, DataError for images of another
-        shape or with NaN or infinite pixels.
+        Raises ConfigError for thresholds that are missing, NaN or of another number, DataError as `check_images`.
         """
         thresholds = self._chosen(thresholds)
         return run_cascade(self.run_exit, self._checked(images), thresholds, self.config.num_classes, self.rule)
@@ -69,14 +66,11 @@ class AdaptiveClassifier:
         batches: Iterable[np.ndarray],
         thresholds: Sequence[float] | None = None,
         batch_size: int | None = None,
-        timing: Timing | None = None,
     ) -> Iterator[Predictions]:
         """Classifies many batches (B, I, S, S) and yields the predictions of each, in order, when all its images are
-        settled; images of later batches may have been looked at by then. Raises as `predict`, naming the batch.
+        settled. Raises as `predict`, naming the batch.
 
-        Exits wait for `batch_size` images and are compiled for so many, the last one for half of it, since on the CPU
-        its graph takes some 120 MiB per image of a DVT-DeiT-S, three times as much as the one before. `timing` is
-        filled with the seconds spent in the exits and between them.
+        Exits wait for `batch_size` images and are compiled for so many, the last one, the largest, for half of it.
         """
         thresholds = self._chosen(thresholds)
         sizes = self._gathered_sizes(check_batch_sizes(self.batch_sizes if batch_size is None else [batch_size])[-1])
@@ -91,7 +85,7 @@ class AdaptiveClassifier:
         def run_exit(index: int, *inputs: Any) -> tuple[np.ndarray, HandedOn]:
             return self.run_exit(index, *inputs, [sizes[index]])
 
-        return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule, timing)
+        return run_gathered(run_exit, checked(), thresholds, self.config.num_classes, sizes, self.rule)
 
     def all_exits(self, images: np.ndarray) -> np.ndarray:
         """Every exit on every image: (B, I, S, S) -> probabilities (K, B, classes), to find thresholds from."""
@@ -120,13 +114,6 @@ class AdaptiveClassifier:
         outputs = run_in_batches(run, [values[name] for name in cell.input_names], batch_sizes or self.batch_sizes)
         named = dict(zip(cell.output_names, outputs, strict=True))
         return named["probabilities"], {name: named[name] for name in handed_on_shapes(self.config, index)}
-
-    def with_rule(self, rule: ExitRule) -> "AdaptiveClassifier":
-        """The same classifier, compiled graphs included, with another exit rule. Raises ConfigError."""
-        rule.check_exits(self.config.num_exits)
-        other = copy.copy(self)
-        other.rule = rule
-        return other
 
     def exit_seconds(self, images: np.ndarray) -> np.ndarray:
         """Seconds (K,) that each exit takes on all of these images (B, I, S, S), in throughput mode's sizes for B."""

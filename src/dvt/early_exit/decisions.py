@@ -53,13 +53,11 @@ def budget_shares(p: float, num_exits: int) -> np.ndarray:
     """
     if not isinstance(num_exits, int | np.integer) or num_exits < 1:
         raise ConfigError(f"num_exits is {num_exits!r}; it must be a whole number of at least 1")
-    if not (np.ndim(p) == 0 and np.isfinite(p) and p > 0):
-        raise ConfigError(f"p is {p!r}; it must be one number above 0 (the published sweep uses 1 to 59)")
     with np.errstate(all="ignore"):
         powers = np.exp(np.log(np.float32(p / 20)) * np.arange(1, num_exits + 1, dtype=np.float32))
         shares = powers / powers.sum()
     if not np.isfinite(shares).all():
-        raise ConfigError(f"p = {p} with {num_exits} exits is beyond float32; the published sweep uses 1 to 59")
+        raise ConfigError(f"p is {p!r}, not above 0 or beyond float32 for {num_exits} exits; published are 1 to 59")
     return shares
 
 
@@ -102,8 +100,7 @@ def leaving(
 def assign_exits(confidence: ArrayLike, thresholds: ArrayLike) -> np.ndarray:
     """`exit_index` (n,), int64: the first exit k with confidence[k] >= thresholds[k], from 0.
 
-    The last exit takes every image that is left, whatever its threshold. Thresholds are compared in the precision of
-    `confidence` (K, n).
+    The last exit takes every image that is left. Thresholds are compared in the precision of `confidence` (K, n).
     """
     values = _confidence_matrix(confidence)
     leaves = values >= check_thresholds(thresholds, len(values), values.dtype)[:, None]
@@ -132,8 +129,7 @@ def evaluate(
 ) -> Evaluation:
     """Accuracy in percent and expected cost per image of thresholds (K,) on softmax outputs (K, n, C) of all exits.
 
-    `labels` (n,) are the true classes from 0, `cumulative_cost` (K,) is that of an image that leaves at exit k, earlier
-    exits included; GMACs, say.
+    `labels` (n,) are the true classes from 0, `cumulative_cost` (K,) is what leaving at exit k costs in all, in GMACs.
     """
     sweep = evaluate_many(probabilities, labels, cumulative_cost, [thresholds])
     return Evaluation(float(sweep.accuracy[0]), float(sweep.expected_cost[0]))

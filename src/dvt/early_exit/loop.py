@@ -1,7 +1,6 @@
 """The loop of early exits: images that an exit is confident of leave, the others go on to the next exit.
 
-Plain NumPy; the exits are run by `classifier` (MindSpore cells) or `dvt.deploy` (exported files). Axis letters: B
-images, K exits, n images of one call.
+Plain NumPy; `classifier` (MindSpore) or `dvt.deploy` run the exits. Axis letters: B, n images, K exits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,9 +42,8 @@ def run_cascade(
 ) -> Predictions:
     """Runs exit after exit, each only on the images that are left, with their rows of what the exit before handed on.
 
-    An image leaves at the first exit whose score by `rule` is at least that exit's threshold; the last exit takes all
-    that are left (paper, section 3.1). For many batches see `dvt.early_exit.gathering`. `images` (B, I, S, S) and
-    `thresholds`, float32 (K,), are checked. Raises DataError for probabilities that are not finite.
+    An image leaves at the first exit whose score by `rule` is at least its threshold; the last takes all that are left
+    (paper, section 3.1). `images` (B, I, S, S) and `thresholds`, float32 (K,), are checked. Raises as `leaving`.
     """
     probabilities = np.zeros((len(images), num_classes), np.float32)
     exit_index = np.zeros(len(images), np.int64)

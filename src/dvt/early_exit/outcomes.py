@@ -1,23 +1,21 @@
 """What all exits say of many images, reduced to what questions about thresholds need, and the file that keeps it.
 
-`predictions.npz`, written by the evaluation, answers later what other thresholds would have given: `dvt thresholds`.
-Its arrays have the names of the fields here; those of the calibration images begin with `calibration_`. Plain NumPy.
-Axis letters: K exits, n images, C classes.
+The arrays of `predictions.npz`, which `dvt thresholds` reads, have the names of the fields here, those of calibration
+images with `calibration_` in front. Plain NumPy. Axis letters: K exits, n images, C classes.
 """
 
 import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from dvt.early_exit.candidates import CalibrationSet
 from dvt.early_exit.decisions import confidence
-from dvt.early_exit.scores import RANDOM, RULES, ExitRule, random_scores, stacked_scores
-from dvt.early_exit.search import Frontier, SearchName, find_frontier
+from dvt.early_exit.scores import RULES, ExitRule
 from dvt.errors import ConfigError, DataError, listing, reason_of, work_begun
 from dvt.safe_files import content_of, explained, replacing
 
@@ -42,7 +40,6 @@ class Outcomes:
     largest: np.ndarray | None = None  # (K, n) largest probability, at no temperature
     probabilities: np.ndarray | None = None  # (K, n, C) at no temperature
     restricted: np.ndarray | None = None  # (K, n) most probable of the classes present, where some are not
-    _frontiers: dict[tuple, Frontier] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -58,7 +55,8 @@ class Outcomes:
         `present` are the classes that the images show, where these are not all.
         """
         largest = confidence(probabilities)
-        scores = {name: stacked_scores(ExitRule(name, temperatures), probabilities) for name in RULES}
+        rules = [ExitRule(name, temperatures) for name in RULES]
+        scores = {rule.name: np.stack([rule.scores(k, each) for k, each in enumerate(probabilities)]) for rule in rules}
         predicted = probabilities.argmax(axis=2).astype(np.int32)
         restricted = None if present is None else present[probabilities[..., present].argmax(axis=2)].astype(np.int32)
         kept = probabilities if keep_probabilities else None
@@ -100,17 +98,6 @@ class Outcomes:
         """Top-1 in percent per exit, every image taken at that exit ("anytime")."""
         return (100.0 * self.correct.mean(axis=1)).tolist()
 
-    def scores_of(self, rule: str) -> np.ndarray:
-        """(K, n) scores of a rule, or of "random"."""
-        return random_scores(*self.predicted.shape) if rule == RANDOM else self.scores[rule]
-
-    def frontier(self, rule: str, cost: np.ndarray, search: SearchName = "optimised") -> Frontier:
-        """The best thresholds for a rule at the costs (K,) of the exits, as `find_frontier`; each is searched once."""
-        key = (rule, search, *map(float, cost))
-        if key not in self._frontiers:
-            self._frontiers[key] = find_frontier(self.scores_of(rule), self.correct, cost, search)
-        return self._frontiers[key]
-
 
 def _axis(name: str) -> int:
     """That of the images: arrays are (n,), (K, n) or (K, n, C)."""
@@ -138,8 +125,10 @@ class StoredPredictions:
         arrays = {name: val[name] for name in (*_STORED, "probabilities") if name in val}
         arrays |= {_CALIBRATION + name: calibration[name] for name in _STORED if name in calibration}
         arrays |= {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
-        with explained(path, ConfigError), replacing(path) as written:
-            np.savez_compressed(written, cumulative_gmacs=self.cumulative_gmacs, unfit=self.unfit, **arrays)
+        with explained(path, ConfigError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as written:
+                np.savez_compressed(written, cumulative_gmacs=self.cumulative_gmacs, unfit=self.unfit, **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "StoredPredictions":
@@ -194,18 +183,12 @@ def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
     if missing := [name for name in kinds if name not in arrays and name != "labels"]:
         held = listing(arrays, shown=9) or "nothing"
         raise DataError(f"{path} lacks {listing(missing)}: it holds {held}, not {ANY_NETWORK}")
-    found = {name: arrays[name].shape for name in kinds if name in arrays}
-    exits, images = shape = (*found["confidence"], 0, 0)[:2]
-    if found != {name: {"cost": (exits,), "labels": (images,)}.get(name, shape) for name in found}:
-        raise DataError(
-            f"{path} holds {listing(f'{name} {size}' for name, size in found.items())}; it needs {ANY_NETWORK}"
-        )
     if (arrays["cost"] < 0).any():
         raise DataError(f"{path}: cost is {arrays['cost'].tolist()}; no exit costs less than nothing")
     try:
         return CalibrationSet(arrays["confidence"], arrays["predicted"], arrays["cost"], arrays.get("labels"))
     except (ConfigError, DataError) as error:
-        raise type(error)(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}; the file needs {ANY_NETWORK}") from error
 
 
 Predictions = StoredPredictions  # its name in 0.1.0

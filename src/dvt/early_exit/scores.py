@@ -1,10 +1,9 @@
 """How sure an exit is of an image: the scores that are compared with thresholds, and temperatures before them.
 
 Every rule gives a score that rises with certainty. Plain NumPy. Axis letters: K exits, n images, C classes. Sources:
-confidence is the paper's rule; entropy and random are those it compares with (paper, table "exit rule").
+confidence is the paper's rule; entropy is one of those it compares with (paper, table "exit rule").
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -14,7 +13,6 @@ from dvt.errors import ConfigError
 
 RuleName = Literal["confidence", "entropy", "margin"]
 RULES: tuple[str, ...] = get_args(RuleName)
-RANDOM = "random"  # for comparison only: it knows nothing of the image
 _SMALLEST = np.finfo(np.float32).tiny
 
 
@@ -71,11 +69,6 @@ class ExitRule:
 CONFIDENCE = ExitRule()
 
 
-def random_scores(num_exits: int, num_images: int, seed: int = 0) -> np.ndarray:
-    """Scores (K, n) of the random rule: uniform in 0..1, whatever the images."""
-    return np.random.default_rng([seed, num_exits, num_images]).random((num_exits, num_images), dtype=np.float32)
-
-
 def at_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Softmax outputs (..., C) of the logits divided by `temperature`: above 1 they come out flatter."""
     if temperature == 1:
@@ -89,8 +82,3 @@ def describe(rule: ExitRule) -> str:
     """ "confidence", or "margin at temperatures 1.32, 1.10, 0.97"."""
     temperatures = ", ".join(f"{t:.3g}" for t in rule.temperatures or ())
     return f"{rule.name} at temperatures {temperatures}" if temperatures else rule.name
-
-
-def stacked_scores(rule: ExitRule, probabilities: Sequence[np.ndarray]) -> np.ndarray:
-    """Scores (K, n) of all exits' softmax outputs (K, n, C)."""
-    return np.stack([rule.scores(k, each) for k, each in enumerate(probabilities)])

@@ -1,11 +1,9 @@
 """Thresholds for a budget: the frontier of accuracy against cost on calibration images, and the choice on it.
 
-The paper takes thresholds from a one-parameter family of shares (59 points), or a genetic algorithm. Here they are
-searched directly, and the published points are always among the candidates, so that on the calibration images no budget
-gets less than the published sweep gives it.
+Thresholds are searched directly; the 59 published points are always among the candidates, so that on the calibration
+images no budget gets less than the published sweep gives it.
 
-Axis letters: K exits, n images, G grid points per threshold, P candidates. A cost is anything that adds up along the
-exits: GMACs, or seconds.
+Axis letters: K exits, n images, G grid points per threshold, P candidates. Costs are GMACs, or seconds.
 """
 
 from collections.abc import Sequence
@@ -29,9 +27,8 @@ UNITS = {"gmacs": "GMACs/image", "images_per_second": "images/s", "accuracy_drop
 class Budget:
     """What the user can afford.
 
-    `kind` is "gmacs", average GMACs of an image; "images_per_second", at least so many; or "accuracy_drop", points of
-    the last exit's accuracy that may be lost, at the lowest cost. Raises ConfigError for an amount that is not above 0
-    (a drop may be 0).
+    `kind` is "gmacs", average GMACs of an image; "images_per_second", at least so many; or "accuracy_drop", points that
+    may be lost against the last exit. Raises ConfigError for an amount that is not above 0 (a drop may be 0).
     """
 
     kind: BudgetKind
@@ -67,8 +64,7 @@ def find_frontier(
     """Candidates that no other one beats in both accuracy and cost, for scores (K, n) of the calibration images.
 
     `correct` (K, n) says whether each exit is right about them, `cumulative_cost` (K,) what leaving there costs in all.
-    The search "published" takes the 59 points of the published sweep alone. Raises ConfigError for costs that fall, and
-    as `evaluate_scores`.
+    "published" takes the 59 of the sweep alone. Raises ConfigError for costs that fall, and as `evaluate_scores`.
     """
     cost = np.asarray(cumulative_cost, np.float64)
     if (np.diff(cost) < 0).any():

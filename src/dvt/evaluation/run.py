@@ -23,8 +23,8 @@ from dvt.early_exit import budgets
 from dvt.early_exit.budgets import Choice, Costs
 from dvt.early_exit.candidates import parts
 from dvt.early_exit.outcomes import PREDICTIONS_FILE, Outcomes, StoredPredictions
-from dvt.early_exit.scores import CONFIDENCE, ExitRule
-from dvt.early_exit.temperature import fit_temperature, reliability
+from dvt.early_exit.scores import CONFIDENCE
+from dvt.early_exit.temperature import fit_temperature
 from dvt.errors import ConfigError, work_begun
 from dvt.evaluation.all_exits import Keep, Partial, run_all_exits
 from dvt.evaluation.published import published_curve
@@ -40,11 +40,9 @@ from dvt.evaluation.stored import (
 from dvt.models.cascade import AllExits
 from dvt.models.cost import cumulative_gmacs
 from dvt.report.page import write_report
-from dvt.report.results import ClassesPresent, ExitReliability, Group, Results, SweepCurve
+from dvt.report.results import ClassesPresent, Group, Results, SweepCurve
 from dvt.report.words import summary
 from dvt.safe_files import require_writable
-
-TIMED_SETTINGS = 6  # points of the curve whose images/s are measured, beside the recommended one
 
 log = logging.getLogger(__name__)
 
@@ -135,8 +133,7 @@ class _Evaluation:
         return Costs(np.asarray(cumulative_gmacs(self._model)), self._speed_test.stage_seconds())
 
     def _run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
-        """Every exit on the images of a split that can be read, scored at `temperatures`; from here on, these images
-        are the split."""
+        """Every exit on the images of a split that can be read, scored at `temperatures`; from here on they are it."""
         some = self._present if len(self._present) < self._model.num_classes else None
         keep = Keep(temperatures, probabilities, some, self._partial)
         found = run_all_exits(self._cell, self._splits, split, self._config.eval.batch_size, keep)
@@ -167,7 +164,7 @@ class _Evaluation:
         config, choice, calibration = self._config, self.choice, self.calibration
         rule = choice.rule if choice else CONFIDENCE
         val, costs = self._run("val", rule.temperatures, config.eval.keep_probabilities), self.costs
-        exit_index = choice and early_exit.assign_exits(val.scores_of(rule.name), choice.thresholds)
+        exit_index = choice and early_exit.assign_exits(val.scores[rule.name], choice.thresholds)
         StoredPredictions(
             val=val,
             cumulative_gmacs=costs.gmacs,
@@ -182,25 +179,17 @@ class _Evaluation:
         # The published sweep compares confidences at no temperature, whatever the exit rule.
         swept = early_exit.evaluate_scores(val.largest, val.correct, costs.gmacs, self.sweep)
         accuracy, expected_gmacs, thresholds, exit_fractions = (values.tolist() for values in swept)
-        frontier = calibration and budgets.frontier_curve(calibration, val, costs, rule.name)
         recommended = choice and budgets.recommend(choice, calibration, val, costs)
-        rows = np.asarray(frontier.thresholds if frontier else thresholds, np.float32)
-        rows = rows[budgets.evenly_spread(len(rows), TIMED_SETTINGS)]
-        timed = [budgets.evaluate_thresholds(val, costs, row, rule.name) for row in rows]
-        if recommended:
-            timed = [recommended, *(each for each in timed if each.thresholds != recommended.thresholds)]
-        groups, per_class, names = {}, {}, list(self._splits.class_names)
-        if choice:
-            for name, values in self._splits.attributes("val").items():
-                groups[name] = {str(each): _group(val, exit_index, values == each) for each in np.unique(values)}
-            per_class = {names[each]: _group(val, exit_index, val.labels == each) for each in np.unique(val.labels)}
+        groups = {}
+        for name, values in self._splits.attributes("val").items() if choice else ():
+            groups[name] = {str(each): _group(val, exit_index, values == each) for each in np.unique(values)}
         return Results(
             **asked,
             model=self._model.to_dict(),
             dataset=config.data.dataset,
             num_images=len(val.labels),
             images_left_out=self._left_out,
-            class_names=names,
+            class_names=list(self._splits.class_names),
             date=datetime.date.today().isoformat(),
             machine=device.describe_machine(),
             config=config_to_dict(config),
@@ -208,14 +197,12 @@ class _Evaluation:
             cumulative_seconds=None if costs.seconds is None else costs.seconds.tolist(),
             anytime_accuracy=val.accuracy,
             sweep=SweepCurve(thresholds, accuracy, expected_gmacs, exit_fractions),
-            frontier=frontier,
             classes_present=None if val.restricted is None else self._accuracy_of_present(val, exit_index),
+            frontier=calibration and budgets.frontier_curve(calibration, val, costs, rule.name),
             published=published_curve(self._model, config.data.dataset) if val.restricted is None else None,
             recommended=recommended,
             groups=groups,
-            per_class=per_class,
-            reliability=_reliability(val, rule),
-            throughput=self._speed_test.measure(timed, rule, costs.gmacs),
+            throughput=recommended and self._speed_test.measure(recommended, rule, costs.gmacs),
         )
 
     def _accuracy_of_present(self, val: Outcomes, exit_index: np.ndarray | None) -> ClassesPresent:
@@ -229,15 +216,3 @@ def _group(val: Outcomes, exit_index: np.ndarray, members: np.ndarray) -> Group:
     exits = exit_index[members]
     fractions = np.bincount(exits, minlength=len(val.predicted)) / len(exits)
     return Group(len(exits), float(100.0 * val.correct[exits, np.flatnonzero(members)].mean()), fractions.tolist())
-
-
-def _reliability(val: Outcomes, rule: ExitRule) -> list[ExitReliability]:
-    """Of each exit; the scores of `val` are those at the temperatures of the rule."""
-    rows = []
-    for k, correct in enumerate(val.correct):
-        plain, scaled = reliability(val.largest[k], correct), ()
-        if rule.temperatures is not None:
-            scaled = (rule.temperatures[k], reliability(val.scores["confidence"][k], correct).expected_error)
-        means = (np.where(plain.counts > 0, values, None).tolist() for values in (plain.confidence, plain.accuracy))
-        rows.append(ExitReliability(plain.counts.tolist(), *means, plain.expected_error, *scaled))
-    return rows

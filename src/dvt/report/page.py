@@ -1,8 +1,7 @@
-"""The files of a report: `report.html`, which is `template.html` filled, its figures as PNG, and `results.json`.
+"""The files of a report: `report.html`, which is `template.html` filled, its figure as PNG, and `results.json`.
 
-The page is self-contained: figures are embedded, nothing is loaded from elsewhere, and what comes from data is escaped.
-In the template stands `$name` for a value, and `<!-- if name -->` to `<!-- end -->` around what is left out where that
-value is empty.
+The page is self-contained: the figure is embedded, nothing is loaded from elsewhere, what comes from data is escaped.
+In the template `$name` is a value; what stands in `<!-- if name -->` to `<!-- end -->` is left out where it is empty.
 """
 
 import base64
@@ -15,40 +14,35 @@ from string import Template
 
 from dvt.errors import ConfigError, work_begun
 from dvt.report import tables
-from dvt.report.figures import DARK, FIGURES, draw_all
+from dvt.report.figures import FIGURE, draw
 from dvt.report.results import Results
 from dvt.report.tables import text
-from dvt.report.words import budget_use, calibration_errors, headline, restricted, threshold_list
+from dvt.report.words import budget_use, headline, restricted, threshold_list
 from dvt.safe_files import explained, replacing
 
 PAGE = "report.html"
 NUMBERS = "results.json"
-OF_EARLIER_VERSIONS = ("accuracy_speed.png", "exit_share.png", "attention.png", "examples.png", "extremes.png")
 MODES = {1: "with the thresholds stored in the checkpoint", 2: "with thresholds found on calibration images"}
 
 
 @work_begun()
 def write_report(results: Results, folder: Path) -> Path:
-    """Writes `results.json`, the figures and `report.html` into `folder` and returns the path of the page.
+    """Writes `results.json`, the figure and `report.html` into `folder` and returns the path of the page.
 
-    No file takes its place before all are written, and the page comes last; figures that only an earlier report has are
-    removed. Raises ConfigError for a folder that cannot be written.
+    No file takes its place before all are written. Raises ConfigError for a folder that cannot be written.
     """
-    figures, folder = draw_all(results), Path(folder)
-    html = page(results, figures, draw_all(results, DARK))
-    files = {PAGE: html.encode(), NUMBERS: results.to_json().encode(), **figures}
+    figure, folder = draw(results), Path(folder)
+    files = {PAGE: page(results, figure).encode(), NUMBERS: results.to_json().encode(), FIGURE: figure}
     with explained(folder, ConfigError):
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as moved_at_the_end:  # in reverse order
             for name, content in files.items():
                 moved_at_the_end.enter_context(replacing(folder / name)).write_bytes(content)
-        for name in {*FIGURES, *OF_EARLIER_VERSIONS} - set(files):
-            (folder / name).unlink(missing_ok=True)
     return folder / PAGE
 
 
-def page(results: Results, light: dict[str, bytes], dark: dict[str, bytes]) -> str:
-    """The whole page; PNGs by file name, for light and for dark windows."""
+def page(results: Results, figure: bytes) -> str:
+    """The whole page with its figure, a PNG."""
     name = f"{results.model['name']} on {results.dataset}"
     early = results.recommended if results.num_exits > 1 else None
     values = {
@@ -58,20 +52,15 @@ def page(results: Results, light: dict[str, bytes], dark: dict[str, bytes]) -> s
         "thresholds": text(threshold_list(early.thresholds)) if early else "",
         "reason": text(early.rule) if early else "",
         "budget": text(budget_use(early.budget)) if early and early.budget else "",
+        "figure": f"data:image/png;base64,{base64.b64encode(figure).decode()}",
         "exits": tables.exits(results),
         "groups": tables.groups(results),
-        "speed": tables.throughput(results) + tables.class_drops(results) + tables.classes(results),
-        "errors": calibration_errors(results),
+        "speed": tables.throughput(results) + tables.classes(results),
         "run": tables.facts("Run", _run(results)),
         "machine": tables.facts("Machine", results.machine),
         "model": tables.facts("Model", results.model),
         "config": text(json.dumps(results.config, indent=2, ensure_ascii=False)) if results.config else "",
     }
-    for figure in FIGURES:
-        key = figure.removesuffix(".png")
-        for shade, drawn in (("", light), ("_dark", dark)):
-            content = base64.b64encode(drawn.get(figure, b"")).decode()
-            values[key + shade] = content and f"data:image/png;base64,{content}"
     template = resources.files("dvt.report").joinpath("template.html").read_text(encoding="utf-8")
     optional = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n", re.DOTALL)
     return Template(optional.sub(lambda part: part[2] if values[part[1]] else "", template)).substitute(values)

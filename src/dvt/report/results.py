@@ -36,7 +36,7 @@ class PublishedCurve:
 
 @dataclass(frozen=True)
 class Group:
-    """The images of one class, or with one value of an attribute, at the recommended thresholds."""
+    """The images with one value of an attribute, at the recommended thresholds."""
 
     count: int
     accuracy: float
@@ -52,37 +52,10 @@ class ClassesPresent:
     recommended_accuracy: float | None  # at the recommended thresholds
 
 
-@dataclass(frozen=True)
-class ExitReliability:
-    """How far the confidence of one exit can be believed, in bins of confidence; None stands in empty bins."""
-
-    counts: list[int]
-    confidence: list[float | None]  # mean of the bin's images, 0 to 1
-    accuracy: list[float | None]  # share of them that is right
-    expected_calibration_error: float  # the gap between the two, averaged over the images
-    temperature: float | None = None  # fitted to this exit, where that was asked for
-    scaled_expected_calibration_error: float | None = None  # at that temperature
-
-
-@dataclass(frozen=True, kw_only=True)
-class TimedSetting:
-    """A threshold vector: accuracy and cost on all images, as in `Setting`, and its speed on some of them."""
-
-    thresholds: list[float]
-    accuracy: float
-    expected_gmacs: float
-    cost_fraction: float
-    expected_images_per_second: float | None
-    images_per_second: float  # median of the rounds
-    images_per_second_range: list[float]  # slowest and fastest round
-    moving_fraction: float  # share of the time that went into gathering and scattering images between exits
-    speed_up: float  # against all exits on every image, median of the rounds
-    gmac_ratio: float  # the same by GMACs, on the images that were timed
-
-
 @dataclass(frozen=True, kw_only=True)
 class Throughput:
-    """Measured speed of all exits on every image, and of leaving early."""
+    """Measured speed of all exits on every image, and of leaving early with the recommended thresholds. Images/s are
+    medians of the rounds, ranges the slowest and the fastest round."""
 
     batch_size: int
     num_images: int
@@ -90,12 +63,10 @@ class Throughput:
     device: str
     all_exits_images_per_second: float
     all_exits_range: list[float]
-    settings: list[TimedSetting]  # the recommended one first, if there is one
-    adaptive_images_per_second: float  # of the first setting, as the next four
+    adaptive_images_per_second: float
     images_per_second_range: list[float]
-    moving_fraction: float
-    speed_up: float
-    gmac_ratio: float
+    speed_up: float  # against all exits on every image, median of the rounds
+    gmac_ratio: float  # the same by GMACs, on the images that were timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +95,6 @@ class Results:
     published: PublishedCurve | None = None
     recommended: Recommended | None = None  # None without thresholds
     groups: dict[str, dict[str, Group]] = field(default_factory=dict)  # attribute -> value -> its images
-    per_class: dict[str, Group] = field(default_factory=dict)  # by name
-    reliability: list[ExitReliability] = field(default_factory=list)  # (K,)
     throughput: Throughput | None = None
 
     def __post_init__(self) -> None:

@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dvt.report.figures import exit_colour
-from dvt.report.results import Group, Results
+from dvt.report.results import Results
 from dvt.report.words import number, percent, share, speed, threshold_list
 
-MOST_CLASSES = 20  # rows of the table of classes; of more classes, half of the rows are the best and half the worst
+MOST_CLASSES = 20  # rows of the table of classes; results.json has all
 FACTS = {"memory_gib": "memory (GiB)", "image_size": "image size (pixels)"}  # with their units
-GROUP_UNITS = {"item_size": " px"}
-ROOM = 0.07  # share of a bar in which there is room for a number
 
 
 def text(value: Any) -> str:
@@ -50,80 +48,67 @@ def exit_name(exit_index: int) -> str:
 
 
 def exits(results: Results) -> str:
-    """Tokens, cost and accuracy of every exit."""
+    """Tokens, cost and accuracy of every exit, and the share of the images that leave there."""
+    chosen = results.recommended
     rows = [
         [exit_name(k), f"{grid} × {grid} + 1", number(gmacs), percent(accuracy)]
+        + ([share(chosen.exit_fractions[k])] if chosen else [])
         for k, (grid, gmacs, accuracy) in enumerate(results.exits)
     ]
-    caption = "Exits, each taken by every image. Tokens: grid and class token; GMACs include the exits before."
-    return table(caption, ["exit", "tokens", "GMACs per image", "accuracy"], rows)
+    heads = ["exit", "tokens", "GMACs per image", "accuracy", *(["leave there"] if chosen else [])]
+    caption = "Exits. Tokens: grid and class token. GMACs include the exits before; accuracy: every image taken there."
+    return table(caption, heads, rows)
 
 
 def groups(results: Results) -> str:
-    """All images, and the values of what the data set knows of them besides the class."""
-    shown = {}
-    if chosen := results.recommended:
-        shown["all images"] = Group(results.num_images, chosen.accuracy, chosen.exit_fractions)
-        for name, values in results.groups.items():
-            head, unit = name.replace("_", " "), GROUP_UNITS.get(name, "")
-            shown |= {f"{head} {value}{unit}": group for value, group in values.items()}
-    return _share_table("Where images leave", results.num_exits, shown)
+    """Where images leave, by what the data set knows of them besides the class."""
+    rows = [
+        [text(f"{name.replace('_', ' ')} {value}"), f"{group.count:,}", percent(group.accuracy)]
+        + [share(fraction) for fraction in group.exit_fractions]
+        for name, values in results.groups.items()
+        for value, group in values.items()
+    ]
+    heads = ["", "images", "accuracy", *(f"leave at {exit_name(k)}" for k in range(results.num_exits))]
+    return table("Where images leave, with the recommended thresholds.", heads, rows)
 
 
 def classes(results: Results) -> str:
-    """Accuracy and exits per class."""
-    caption, shown = "Classes", results.per_class
-    if len(shown) > MOST_CLASSES:
-        names, half = sorted(shown, key=lambda name: -shown[name].accuracy), MOST_CLASSES // 2
-        caption = f"The {half} best and worst of {len(shown)} classes (results.json has all)"
-        shown = {name: shown[name] for name in names[:half] + names[-half:]}
-    return _share_table(caption, results.num_exits, shown)
-
-
-def class_drops(results: Results) -> str:
     """The classes that pay most for leaving early: the average of a certificate can hide one."""
-    drops = results.recommended.class_drops[: MOST_CLASSES // 2] if results.recommended else []
+    drops = results.recommended.class_drops[:MOST_CLASSES] if results.recommended else []
     rows = [
-        [text(results.class_names[d.label]), f"{d.images:,}", f"{d.drop:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}"]
-        for d in drops
+        [
+            text(results.class_names[each.label]),
+            f"{each.images:,}",
+            percent(each.accuracy),
+            f"{each.drop:+.2f}",
+            f"{each.low:+.2f} to {each.high:+.2f}",
+        ]
+        for each in drops
     ]
     caption = "What classes lose against the last exit, in points, the largest first; each interval holds with 95 %."
-    return table(caption, ["class", "images", "loses", "interval"], rows)
-
-
-def _share_table(caption: str, num_exits: int, groups: Mapping[str, Group]) -> str:
-    """How many images, how accurate, and the share of them that leaves at each exit, as a bar."""
-    rows = [
-        [text(name), f"{group.count:,}", percent(group.accuracy), _bar(group.exit_fractions)]
-        for name, group in groups.items()
-    ]
-    heads = ["", "images", "accuracy", f"leave at {', '.join(map(exit_name, range(num_exits)))} (%)"]
-    return table(f"{caption}, with the recommended thresholds.", heads, rows)
-
-
-def _bar(exit_fractions: Sequence[float]) -> str:
-    parts = []
-    for k, fraction in enumerate(exit_fractions):
-        look = f"width:{100 * fraction:.2f}%;background:{exit_colour(k)}"
-        shown = f"{100 * fraction:.0f} " if fraction >= ROOM else ""
-        parts.append(f'<span style="{look}" title="exit {k + 1}: {share(fraction)}">{shown}</span>')
-    return f'<div class="bar">{"".join(parts)}</div>'
+    return table(caption, ["class", "images", "accuracy", "loses", "interval"], rows)
 
 
 def throughput(results: Results) -> str:
-    """Measured images/s, what moving images between exits took of the time, and the ratio that GMACs promise."""
-    if not (measured := results.throughput):
+    """Measured images/s of all exits and with the recommended thresholds, and the ratio that GMACs promise."""
+    if not ((measured := results.throughput) and (chosen := results.recommended)):
         return ""
-    accuracy, gmacs = percent(results.anytime_accuracy[-1]), number(results.cumulative_gmacs[-1])
-    all_exits = speed(measured.all_exits_images_per_second)
-    rows = [["all exits on every image", accuracy, gmacs, all_exits, "1.00", "1.00", "–"]]
-    for place, setting in enumerate(measured.settings):
-        name = "recommended: " if results.recommended and place == 0 else ""
-        name += f'<span class="exit">{threshold_list(setting.thresholds)}</span>'
-        numbers = [percent(setting.accuracy), number(setting.expected_gmacs), speed(setting.images_per_second)]
-        ratios = [f"{setting.speed_up:.2f}", f"{setting.gmac_ratio:.2f}", share(setting.moving_fraction)]
-        rows.append([name, *numbers, *ratios])
+    rows = [
+        [
+            "all exits on every image",
+            percent(results.anytime_accuracy[-1]),
+            number(results.cumulative_gmacs[-1]),
+            speed(measured.all_exits_images_per_second),
+            *("1.00", "1.00"),
+        ],
+        [
+            f'early exits: <span class="exit">{threshold_list(chosen.thresholds)}</span>',
+            percent(chosen.accuracy),
+            number(chosen.expected_gmacs),
+            speed(measured.adaptive_images_per_second),
+            *(f"{measured.speed_up:.2f}", f"{measured.gmac_ratio:.2f}"),
+        ],
+    ]
     heads = ["thresholds", "accuracy", "GMACs per image", "images/s, measured", "times as fast, measured", "by GMACs"]
-    heads.append("of the time, gathering and scattering")
     rounds = "1 round" if measured.rounds == 1 else f"{measured.rounds} rounds"
     return table(f"Speed: {measured.num_images:,} images in batches of {measured.batch_size}, {rounds}.", heads, rows)

@@ -54,16 +54,6 @@ def setting_lines(chosen: Recommended) -> list[str]:
     ]
 
 
-def calibration_errors(results: Results) -> str:
-    """Expected calibration error per exit, after temperature scaling too where it was used."""
-    said = []
-    for k, row in enumerate(results.reliability):
-        said.append(f"exit {k + 1} {share(row.expected_calibration_error)}")
-        if row.temperature is not None:
-            said[-1] += f" ({share(row.scaled_expected_calibration_error)} at temperature {number(row.temperature)})"
-    return ", ".join(said)
-
-
 def restricted(results: Results) -> str:
     """Accuracy with the outputs restricted to the classes that the images show, if these are not all."""
     if not (present := results.classes_present):
@@ -90,14 +80,12 @@ def summary(results: Results) -> str:
         lines.append(f"recommended thresholds ({chosen.rule}): {threshold_list(chosen.thresholds)}")
         lines += [f"  {line}" for line in setting_lines(chosen)]
     if measured:
-        rates = sorted(setting.images_per_second for setting in measured.settings)
-        early = f"{speed(rates[0])} to {speed(rates[-1])}, by thresholds"
-        if chosen:
-            early = f"{speed(measured.adaptive_images_per_second)}, {measured.speed_up:.2f} times (GMACs: "
-            early += f"{measured.gmac_ratio:.2f} times)"
-        all_exits = f"all exits {speed(measured.all_exits_images_per_second)}"
-        lines.append(f"measured images/s (batches of {measured.batch_size}): {all_exits}, early exits {early}")
-        lines.append(f"  gathering and scattering {share(measured.moving_fraction)} of the time")
+        rates = [measured.all_exits_images_per_second, measured.adaptive_images_per_second]
+        all_exits, early = map(speed, rates)
+        lines.append(
+            f"measured images/s (batches of {measured.batch_size}): all exits {all_exits}, early exits {early}, "
+            f"{measured.speed_up:.2f} times (GMACs: {measured.gmac_ratio:.2f} times)"
+        )
     return "\n".join(lines)
 
 
