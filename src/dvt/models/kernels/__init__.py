@@ -1,14 +1,10 @@
 """Optional compiled CPU kernels (GELU, LayerNorm, softmax, biases, transposition); MindSpore's operators as fall-back.
 
-The C++ source beside this file is compiled once per machine into the user's cache. Without a compiler, where the
-library cannot be loaded, on Ascend and GPU, with DVT_KERNELS=0 and by `build_model(..., kernels=False)` models are
-built of MindSpore's operators alone, and results agree to float rounding.
-
-Loading a library runs it. So it must be whole (its name ends in the hash of its content), nobody but this user and
-root may be able to change it, and a child process tries it first.
+The C++ source beside this file is compiled once per machine into the user's cache. Loading a library runs it: it must
+be whole (its name ends in the hash of its content), nobody but this user and root may be able to change it, and a child
+process tries it first. Models without it are built of MindSpore's operators, and results agree to float rounding.
 """
 
-import contextlib
 import functools
 import hashlib
 import logging
@@ -19,7 +15,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from dvt import device
@@ -44,19 +40,6 @@ sys.exit(gelu(2, arrays, (c.c_int * 2)(1, 1), shapes, (c.c_char_p * 2)(b"float32
 SWITCH = "DVT_KERNELS"  # environment variable; for a single model there is `build_model(..., kernels=False)`
 
 log = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def disabled() -> Iterator[None]:
-    """Sets DVT_KERNELS=0 for the models built inside."""
-    before = os.environ.get(SWITCH)
-    os.environ[SWITCH] = "0"
-    try:
-        yield
-    finally:
-        del os.environ[SWITCH]
-        if before is not None:
-            os.environ[SWITCH] = before
 
 
 def library() -> str | None:
