@@ -38,7 +38,7 @@ STEPS: dict[str, tuple[ModelConfig, dict[str, Any], np.ndarray]] = {
     "t2t": (tiny.t2t_config(**ONE, soft_splits=((6, 4, 1),)), {}, LABELS),
     "reuse_distillation_o1": (
         tiny.patch_config(**TWO),
-        {"distillation": 0.5, "amp_level": "O1", "reuse_gradients": [0.5]},
+        {"distillation": 0.5, "amp_level": "O1", "exit_lr_scales": [0, 1]},
         LABELS,
     ),
     "no_reuse_padded": (tiny.patch_config(**TWO, image_size=16, feature_reuse=False, relation_reuse=False), {}, LABELS),

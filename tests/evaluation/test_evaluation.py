@@ -146,7 +146,7 @@ def test_results_are_those_of_0_1_0(folder: Path, checkpoint: Path, tmp_path: Pa
     assert written["config"]["data"].pop("class_map") is None and written.pop("classes_present") is None  # newer
     for key in ("confidence", "risk", "on_uncertified"):
         del written["config"]["eval"][key]
-    for key in ("exit_lr_scales", "reuse_gradients", "init_exits"):
+    for key in ("exit_lr_scales", "init_exits"):
         assert written["config"]["train"].pop(key) is None
     *nothing, why, drops = (written["recommended"].pop(key) for key in CERTAINTY)
     assert nothing == [None, None] and why.startswith("trained on these images") and len(drops) == 3

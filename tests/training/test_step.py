@@ -290,29 +290,6 @@ def test_odd_distillation_is_refused(key: str, value: float) -> None:
         TrainSection(**{key: value})
 
 
-def gradients(model, train: TrainSection) -> dict[str, np.ndarray]:
-    """Of the loss of the last exit alone, by parameter."""
-    step = TrainStep(model, train, np.full(9, 1e-3, np.float32))
-    images, labels = batch()
-    _, found = step.value_and_grad(Tensor(images), Tensor(labels), Tensor(1, ms.int32))
-    return {p.name: each.asnumpy() for p, each in zip(step.parameters, found, strict=True)}
-
-
-@pytest.mark.parametrize(("share", "relations"), [(0.0, True), (0.25, True), (0.25, False)])
-def test_a_share_of_the_gradient_flows_back_through_what_is_reused(
-    share: float, relations: bool, pynative_mode: None
-) -> None:
-    ms.set_seed(0)
-    depth = 1 if relations else 2  # features of the last block alone reach no class token
-    model = dvt.build_model("dvt_deit_small", **TWO | {"depth": depth, "relation_reuse": relations})
-    plain = gradients(model, TrainSection(exit_weights=[0, 1]))
-    found = gradients(model, TrainSection(exit_weights=[0, 1], reuse_gradients=[share]))
-    for name, gradient in plain.items():
-        expected = share * gradient if name.startswith("exits.0.") else gradient
-        np.testing.assert_allclose(found[name], expected, atol=1e-6 * np.abs(gradient).max() + 1e-9)
-    assert np.abs(plain["exits.0.blocks.0.attn.qkv.weight"]).max() > (1e-5 if relations else 1e-8)
-
-
 def test_each_exit_has_its_share_of_the_learning_rate() -> None:
     images, labels = (Tensor(each) for each in batch())
     moved = {}

@@ -193,8 +193,6 @@ class TrainSection:
         label_smoothing: Share of the target spread evenly over all classes.
         exit_weights: Weight of each exit's loss; null for 1 each, as published.
         exit_lr_scales: Learning rate of each exit, as a share; 0 leaves an exit as it is. null for 1 each.
-        reuse_gradients: For each exit but the first, the share of the gradient that flows back through what it reuses;
-            null for 1 each, as published.
         distillation: Weight of a second part of the loss of every exit but the last: how far its probabilities are from
             those of the last exit. 0, as published, switches it off.
         distillation_temperature: Logits are divided by it for distillation; higher shows more of improbable classes.
@@ -234,7 +232,6 @@ class TrainSection:
     label_smoothing: float = field(default=0.1, metadata=bounds(0, below=1))
     exit_weights: list[float] | None = field(default=None, metadata=bounds(0))
     exit_lr_scales: list[float] | None = field(default=None, metadata=bounds(0))
-    reuse_gradients: list[float] | None = field(default=None, metadata=bounds(0, 1))
     distillation: float = field(default=0.0, metadata=bounds(0))
     distillation_temperature: float = field(default=1.0, metadata=bounds(*TEMPERATURES))
     coarse_first_epochs: int = field(default=0, metadata=bounds(0, MOST_EPOCHS))

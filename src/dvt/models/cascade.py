@@ -42,29 +42,19 @@ class DVT(nn.Cell):
             _share_layers(exits[0], exit_, config.shared_layers)
         self.exits = nn.CellList(exits)  # gives the parameters their names, shared ones those of the first exit
         self.drawn_key = DrawnKey()
-        self.reuse_gradients: tuple[float, ...] = (1.0,) * (config.num_exits - 1)  # `train.reuse_gradients`
 
     def construct(self, images: Tensor, noise_key: Tensor | None = None, keep_all: bool = False) -> tuple[Tensor, ...]:
         if noise_key is None and self.training and not keep_all:
             noise_key = self.drawn_key()
         features, relations = None, None
         all_logits, everything = (), ()
-        for index, exit_ in enumerate(self.exits):
-            if index > 0 and self.reuse_gradients[index - 1] != 1:
-                features, relations = self._with_gradient(index, features), self._with_gradient(index, relations)
+        for exit_ in self.exits:
             logits, features, relations = exit_(images, features, relations, noise_key, keep_all)
             all_logits = all_logits + (logits,)
             everything = everything + (logits, features, relations)
         if keep_all:  # see `forward_features`
             return everything
         return running_means(all_logits) if self.config.average_exits and not self.training else all_logits
-
-    def _with_gradient(self, index: int, reused: Tensor | None) -> Tensor | None:
-        """What exit `index` reuses, of which only its share of the gradient flows back; the value is the same."""
-        if reused is None:
-            return None
-        fixed = ops.stop_gradient(reused)
-        return fixed + self.reuse_gradients[index - 1] * (reused - fixed)
 
     def forward_features(self, images: Tensor) -> tuple[ExitFeatures, ...]:
         """images (B, I, S, S) -> what every exit computes, the last one too, for research and figures; K entries, in

@@ -89,12 +89,10 @@ def build(config: RunConfig, splits: Splits, folder: RunFolder, ranks: Ranks) ->
     """
     train = config.train
     model_config = config.model.resolve(len(splits.class_names), splits.preprocessing["in_channels"])
-    for key, missing in (("exit_weights", 0), ("exit_lr_scales", 0), ("reuse_gradients", 1)):
-        given, needed = getattr(train, key), model_config.num_exits - missing
+    for key in ("exit_weights", "exit_lr_scales"):
+        given, needed = getattr(train, key), model_config.num_exits
         if given is not None and len(given) != needed:
-            raise ConfigError(
-                f"train.{key} has {len(given)} entries; a model of {model_config.num_exits} exits needs {needed}"
-            )
+            raise ConfigError(f"train.{key} has {len(given)} entries; a model of {needed} exits needs as many")
     batches = splits.training(train.batch_size, ranks.shard, train.accumulation_steps).per_epoch
     plan = RunPlan(config, model_config, splits, ranks, Schedule.of(train, batches, ranks.world_size))
     validation = None

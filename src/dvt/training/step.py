@@ -65,7 +65,6 @@ class TrainStep(nn.Cell):
     ) -> None:
         super().__init__(auto_prefix=False)
         self.losses = ExitLosses(model, train.label_smoothing, train.distillation, train.distillation_temperature)
-        model.reuse_gradients = tuple(train.reuse_gradients or model.reuse_gradients)
         self.parameters = ParameterTuple([p for p in model.trainable_params() if exit_lr_scale(p, train) > 0])
         self.optimizer = build_optimizer(list(self.parameters), train)
         self.exit_weights = Tensor(train.exit_weights or [1.0] * model.num_exits, mstype.float32)
