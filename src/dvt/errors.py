@@ -52,9 +52,12 @@ def listing(names: Iterable[str], shown: int = 3) -> str:
 
 def did_you_mean(given: str, known: Iterable[str], mark: str = "") -> str:
     """ "; did you mean 'train.epochs'?" with `mark` before each name whose last part is near, else the empty string."""
+    known = list(known)
     last = {name: name.rpartition(".")[2] for name in [given, *known]}
-    ends = difflib.get_close_matches(last.pop(given), last.values(), 1)
-    near = [name for name in last if last[name] in ends]
+    near = [name for name in known if last[name] == last[given]] or difflib.get_close_matches(given, known, 1)
+    if not near:
+        ends = difflib.get_close_matches(last[given], [last[name] for name in known], 1)
+        near = [name for name in known if last[name] in ends]
     return f"; did you mean {' or '.join(repr(mark + name) for name in near)}?" if near else ""
 
 

@@ -33,7 +33,7 @@ from dvt.checkpoint.format import (
     weights_file,
 )
 from dvt.checkpoint.released import from_reference, recognise, strip_module, to_reference
-from dvt.errors import CheckpointError, work_begun
+from dvt.errors import CheckpointError, listing, work_begun
 from dvt.models.names import EXIT_PREFIXES, parameter_shapes
 from dvt.safe_files import explained, put_in_place, replacing, scratch_folder, write_failure
 from dvt.value_checks import expanded
@@ -179,6 +179,8 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
         fault = f"does not say of which model it is: its {METADATA_KEY} is missing. It was cut short, or is not of dvt"
     elif not content.has_checksum:
         fault = "is incomplete: the checksum at its end is missing; copy or save it again"
+    elif content.texts:
+        fault = f"holds texts where tensors belong: {listing(content.texts)}; save it again"
     if fault:
         raise CheckpointError(f"{path} {fault}")
     return Checkpoint.of(path, content.tensors, text)
