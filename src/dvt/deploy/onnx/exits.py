@@ -7,7 +7,6 @@ Axis letters: B batch, C width, H heads, D = C/H, L layers, N tokens of this exi
 the exit before, I channels, S image side, G grid side, T tokens of a soft split, E width of the performers.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -54,14 +53,7 @@ class OnnxWriter:
         results = graph.write({value.role: graph.input(value) for value in inputs})
         for value in outputs:
             graph.output(value, results[value.role])
-        metadata = {  # what a viewer shows of the file
-            "model": config.name,
-            "source": "Dynamic Vision Transformer, arXiv 2105.15075",
-            "model_config": json.dumps(config.to_dict()),
-            "precision": self.precision,
-            "exit_index": str(exit_index),
-        }
-        return graph.model(metadata)
+        return graph.model()
 
 
 class ExitWriter(GraphWriter):

@@ -6,7 +6,7 @@ its own fused kernels, and MindSpore Lite 2.0, which computes ONNX's LayerNormal
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import onnx
@@ -137,12 +137,11 @@ class GraphWriter:
             result = self.add("Softmax", self.cast(x, outer, self.dtype), axis=-1)
             return self.cast(result, self.dtype, outer)
 
-    def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
+    def model(self) -> onnx.ModelProto:
         """The finished model, checked. Raises onnx.checker.ValidationError."""
         producer = {"producer_name": "dvt-mindspore", "producer_version": dvt.__version__}
         opset = helper.make_opsetid("", OPSET)
         model = onnx.ModelProto(graph=self._graph, opset_import=[opset], ir_version=IR_VERSION, **producer)
-        helper.set_model_props(model, dict(metadata))
         onnx.checker.check_model(model, full_check=True)
         return model
 
