@@ -62,8 +62,10 @@ def count_devices() -> dict[str, int]:
 
 def free_port(preferred: int = DEFAULT_PORT) -> int:
     """`preferred` if it is free on this machine, else another free port."""
+    if not _bind_error("", preferred):
+        return preferred
     with socket.socket() as probe:
-        probe.bind(("", 0 if _bind_error("", preferred) else preferred))
+        probe.bind(("", 0))
         return probe.getsockname()[1]
 
 
