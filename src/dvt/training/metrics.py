@@ -9,7 +9,6 @@ Step n is recorded once n steps are done. Exits are numbered from 0.
 import contextlib
 import csv
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -105,7 +104,8 @@ class RunRecords(contextlib.AbstractContextManager):
         with explained(path), replacing(path) as written, written.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, restval="")
             writer.writeheader()
-            writer.writerows({key: _plain(value) for key, value in row.items()} for row in self.rows)
+            # Whole numbers without ".0", as people write epochs and steps.
+            writer.writerows({key: repr(value).removesuffix(".0") for key, value in row.items()} for row in self.rows)
 
 
 def _read_rows(path: Path, last_step: int) -> list[Row]:
@@ -124,8 +124,3 @@ def _read_rows(path: Path, last_step: int) -> list[Row]:
     if broken:
         log.warning("%s: %d lines are not numbers and were dropped", path, broken)
     return rows
-
-
-def _plain(value: float) -> float | int:
-    """Whole numbers without '.0', as people write epochs and steps."""
-    return int(value) if math.isfinite(value) and value == int(value) else value
