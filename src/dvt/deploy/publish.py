@@ -1,10 +1,11 @@
 """Putting exported files in place, so that the folder holds the earlier bundle or the new one, whenever it is killed.
 
 Programs find files by the manifest, which is replaced in one step. New files first lie beside the earlier ones under
-names of their own; a manifest that lists them there makes them the bundle; then they take their usual names. What a
-killed export has left to do is done by the next one.
+names of their own; a manifest that lists them there makes them the bundle; then they take their usual names, and what
+only the earlier bundle listed goes. What a killed export has left to do is done by the next one.
 """
 
+import json
 import logging
 import os
 import re
@@ -16,11 +17,12 @@ from pathlib import Path
 
 from dvt.deploy.manifest import CONVERTED, MANIFEST_FILE, Manifest, read_manifest, write_manifest
 from dvt.errors import BundleError, ConfigError
-from dvt.safe_files import explained, held, put_in_place, scratch_folder
+from dvt.safe_files import explained, held, put_in_place, replacing, scratch_folder
 
 FRESH = ".new"  # in the names of files that have not yet taken their usual ones
 OURS = re.compile(rf"(exit_\d+|whole)(\{FRESH})?(\.int8\.onnx|_ascend\.mindir|\.ascend\.ini|\.(mindir|onnx|ms))")
 """Names of exported files; nothing else in the folder is touched."""
+GOING = ".going.json"  # names of files of the earlier bundle
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,8 @@ def publish(stage: Path, folder: Path, replaces: bool) -> list[str]:
     fresh = {name: re.sub(r"^(exit_\d+)", rf"\1{FRESH}", name) for name in names}
     for name in names:
         put_in_place(stage / name, folder / fresh[name])
+    with replacing(folder / GOING) as written:
+        written.write_text(json.dumps(sorted(_files_of(_bundle_in(folder)))), encoding="utf-8")
     write_manifest(folder, _renamed(new, fresh))
     _settle(folder)
     return [*names, MANIFEST_FILE]
@@ -74,13 +78,10 @@ def publish(stage: Path, folder: Path, replaces: bool) -> list[str]:
 def _settle(folder: Path) -> None:
     """Gives the files of the bundle their usual names, and removes what is left of earlier ones and of killed exports.
     At every moment the manifest lists files that are there."""
-    bundle, removable = None, FRESH
-    if (folder / MANIFEST_FILE).exists():
-        try:
-            bundle, removable = read_manifest(folder), ""
-        except BundleError:
-            return  # of a newer version, or damaged: what it lists is not known
-    listed = _files_of(bundle) if bundle else set()
+    bundle = _bundle_in(folder)
+    if bundle is None and (folder / MANIFEST_FILE).exists():
+        return  # of a newer version, or damaged: what it lists is not known
+    listed = _files_of(bundle)
     if usual := {name: name.replace(FRESH, "") for name in listed if FRESH in name}:
         for old, new in usual.items():
             (folder / new).unlink(missing_ok=True)
@@ -91,10 +92,13 @@ def _settle(folder: Path) -> None:
             except OSError:  # not every file system has links
                 shutil.copy2(folder / old, folder / new)
         write_manifest(folder, _renamed(bundle, usual))
-    kept = {usual.get(name, name) for name in listed}
-    for path in folder.iterdir():
-        if OURS.fullmatch(path.name) and removable in path.name and path.name not in kept:
-            path.unlink()
+    going = {path.name for path in folder.glob(f"*{FRESH}*")}
+    if (folder / GOING).exists():
+        going |= set(json.loads((folder / GOING).read_text(encoding="utf-8")))
+    for name in going - {usual.get(name, name) for name in listed}:
+        if OURS.fullmatch(name):
+            (folder / name).unlink(missing_ok=True)
+    (folder / GOING).unlink(missing_ok=True)
 
 
 def _renamed(bundle: Manifest, names: Mapping[str, str]) -> Manifest:
@@ -106,8 +110,16 @@ def _renamed(bundle: Manifest, names: Mapping[str, str]) -> Manifest:
     return replace(bundle, graphs=graphs)
 
 
-def _files_of(bundle: Manifest) -> set[str]:
+def _bundle_in(folder: Path) -> Manifest | None:
+    """None where there is no bundle that can be read."""
+    try:
+        return read_manifest(folder)
+    except BundleError:
+        return None
+
+
+def _files_of(bundle: Manifest | None) -> set[str]:
     """Names of the files that a manifest lists, and of the converter's configurations that go with them."""
-    names = {entry.file for graphs in bundle.graphs.values() for entry in graphs.exits}
+    names = {entry.file for graphs in bundle.graphs.values() for entry in graphs.exits} if bundle else set()
     names |= {name.replace(".mindir", ".ascend.ini") for name in names}
     return {name for name in names if OURS.fullmatch(name)}
