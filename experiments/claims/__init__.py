@@ -19,7 +19,7 @@ CLAIMS: dict[str, Claim] = {
         dynamic_vs_static.claim(
             "staged",
             "The first exit trained first",
-            Rivals("staged", STATICS, (("static_3_long", 0), ("no_reuse", 1), ("no_reuse", 2)), "baseline"),
+            Rivals("staged", STATICS, (("first_exit", 0), ("no_reuse", 1), ("no_reuse", 2)), "baseline"),
         ),
         reuse.CLAIM,
         exit_rule.CLAIM,
