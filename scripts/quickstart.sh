@@ -108,7 +108,7 @@ else
         resume=(--resume)
         echo "Going on with the training that was interrupted ..."
     else
-        echo "Training (6 to 12 minutes on 2 CPU cores) ..."
+        echo "Training (5 to 10 minutes on 2 CPU cores) ..."
     fi
     rm -f "$evaluated"
     echo "$fingerprint" >"$begun"

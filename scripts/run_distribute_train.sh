@@ -8,7 +8,8 @@ usage() {
     cat <<'TEXT'
 usage: bash scripts/run_distribute_train.sh DATA_PATH CONFIG_PATH [DEVICE_NUM] [train.py arguments]
 
-  DATA_PATH    folder of the data set; with DRY_RUN also -, for blank images in its place
+  DATA_PATH    folder of the data set; with DRY_RUN also -, for blank images in place of a
+               folder of images
   CONFIG_PATH  YAML file, such as config/dvt_t2t_vit_12_imagenet.yaml
   DEVICE_NUM   devices of this machine to train on (default all; on the CPU 2 workers)
 

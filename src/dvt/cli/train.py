@@ -62,7 +62,7 @@ class TrainOptions:
 
     Args:
         dry_run: Train nothing: compile the step for simulated Ascend cards, RANK_SIZE of them (1), and say what it
-            needs. Without data.path, of blank images.
+            needs. Without a folder of images (data.path), of blank ones.
         largest_batch: With --dry_run: also look for the largest batch that fits into the memory of a card.
     """
 

@@ -31,9 +31,9 @@ def compiled(config: RunConfig, images: int) -> dict[str, Any]:
     """Compiles all graphs of one step of the optimizer; `seconds` for that and `peak_bytes` of the card's memory.
 
     The batch is the first one of the run, cut or repeated to so many images. It is not sunk to the card, nothing is
-    written, and a resumed run is compiled as from its start.
+    written, and a resumed or fine-tuned run is compiled as from fresh weights.
     """
-    train = replace(config.train, dataset_sink_mode=False)
+    train = replace(config.train, dataset_sink_mode=False, init_checkpoint=None)
     config = replace(config, train=train, resume=False, device_target="Ascend")
     config.model.check()
     device.set_up(config.device_target, deterministic=config.deterministic, jit_level=config.jit_level)
