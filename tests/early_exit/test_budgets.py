@@ -284,6 +284,7 @@ def test_a_bound_above_the_budget_is_called_so():
         ({"confidence": ANY["confidence"].T}, [], "the file needs confidence (K exits, n images)"),
         ({"confidence": ANY["confidence"][0]}, [], "the file needs confidence (K exits, n images)"),
         ({"cost": ANY["cost"] - 5}, [], "no exit costs less than nothing"),
+        ({"labels": ANY["labels"] - 1}, [], "labels are below 0, as no class is; leave these images out"),
         ({"cost": ANY["cost"][::-1]}, [], "that rise from exit to exit"),
         ({"confidence": ANY["confidence"] * np.nan}, [], "NaN"),
         ({}, ["--max-accuracy-drop", "200"], "at least 0 and at most 100"),

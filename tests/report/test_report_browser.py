@@ -39,7 +39,7 @@ def test_it_renders(browser: Browser, report: Path, window: str, dark: bool, tmp
     assert browser.requests() == [report.as_uri()]
 
     images = "[...document.images]"
-    assert browser.run(f"return {images}.length") == 2
+    assert browser.run(f"return {images}.length") == 1
     assert browser.run(f"return {images}.every(i => i.complete && i.naturalWidth > 0)")
     assert browser.run("return document.documentElement.scrollWidth") <= width  # nothing sticks out
     too_wide = browser.run(f"return {images}.filter(i => i.getBoundingClientRect().right > {width} + 1).length")
@@ -55,9 +55,6 @@ def test_it_renders(browser: Browser, report: Path, window: str, dark: bool, tmp
         pixels = np.asarray(image.convert("L"))
     assert pixels.shape[0] > height and pixels.std() > 10  # long, and not blank
     assert (np.median(pixels) < 60) == dark
-    shown = browser.run("return document.querySelector('picture img').currentSrc")
-    light = browser.run("return document.querySelector('picture img').src")
-    assert (shown != light) == dark  # figures have a dark version of their own
 
 
 def test_every_part_is_there(browser: Browser, report: Path):
@@ -66,7 +63,6 @@ def test_every_part_is_there(browser: Browser, report: Path):
     assert titles == [
         "Accuracy, cost and speed",
         "Speed and classes",
-        "How far confidence can be believed",
         "Run, machine and model",
     ]
     assert browser.run("const d = document.querySelector('details'); d.open = true; return d.innerText.length") > 80

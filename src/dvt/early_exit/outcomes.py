@@ -185,6 +185,9 @@ def of_any_network(arrays: Mapping[str, np.ndarray], path: str | os.PathLike) ->
         raise DataError(f"{path} lacks {listing(missing)}: it holds {held}, not {ANY_NETWORK}")
     if (arrays["cost"] < 0).any():
         raise DataError(f"{path}: cost is {arrays['cost'].tolist()}; no exit costs less than nothing")
+    for name in ("labels", "predicted"):
+        if name in arrays and (below := int((arrays[name] < 0).sum())):
+            raise DataError(f"{path}: {below:,} {name} are below 0, as no class is; leave these images out")
     try:
         return CalibrationSet(arrays["confidence"], arrays["predicted"], arrays["cost"], arrays.get("labels"))
     except (ConfigError, DataError) as error:
