@@ -62,6 +62,8 @@ def resolve(device_target: str) -> str:
     Raises DeviceError for an unknown name or a device that is not there.
     """
     there = available()
+    if not there:
+        raise DeviceError(f"this MindSpore {ms.__version__} offers no device at all; reinstall it")
     known = {target.lower(): target for target in TARGETS} | {"auto": next(iter(there))}
     target = known.get(str(device_target).strip().lower())
     if target is None:
@@ -165,7 +167,7 @@ def is_one_of_several() -> bool:
 
 
 def _name_chip(name: str) -> None:
-    """Tells MindSpore by its own C++ which chip to compile for: in a simulation it knows none, as nothing is public."""
+    """Tells MindSpore which chip to compile for, by its own C++, as nothing public does; a simulation knows none."""
     context = _c_expression.MSContext.get_instance()
     if context.get_ascend_soc_version():
         return

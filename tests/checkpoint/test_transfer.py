@@ -120,6 +120,7 @@ def test_fewer_exits_take_those_of_equal_grid(tmp_path: Path):
     np.testing.assert_array_equal(
         initial.weights["exits.1.relation_reuse.fc1.weight"], weights["exits.2.relation_reuse.fc1.weight"]
     )
+    assert "not taken, exits of the file of no use here: 2" in initial.report
 
 
 def test_the_first_exits_alone(tmp_path: Path):

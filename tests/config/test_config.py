@@ -283,7 +283,7 @@ def test_what_is_no_file_of_text_is_refused(tmp_path: Path):
     (tmp_path / "latin.yaml").write_bytes(b"output: caf\xe9")
     for name, message in (
         ("folder", "is a folder; give a configuration file in YAML .such as .*there.yaml"),
-        ("link.yaml", "there is no configuration file .*link.yaml"),
+        ("link.yaml", "there is no configuration file .*link.yaml, a link to gone.yaml"),
         ("pipe.yaml", "is a pipe or a device; write the configuration to a file first"),
         ("latin.yaml", "is not UTF-8 text; save it as UTF-8"),
     ):

@@ -186,6 +186,9 @@ def test_shares():
     np.testing.assert_allclose(budget_shares(10, 2), [2 / 3, 1 / 3], rtol=1e-6)
     assert budget_shares(7, 1).tolist() == [1]
     assert budget_shares(7, 3).dtype == np.float32
+    for wrong in (0, -1, np.nan, [10, 20, 30]):
+        with pytest.raises(ConfigError, match="it must be one number above 0"):
+            budget_shares(wrong, 3)
 
 
 def test_evaluation_counts_by_hand():

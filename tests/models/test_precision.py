@@ -6,6 +6,7 @@ import pytest
 import tiny
 from mindspore import Tensor, nn, ops
 
+from dvt.errors import ConfigError
 from dvt.models.precision import set_precision
 from dvt.models.tokens import TokenPerformer
 
@@ -76,3 +77,8 @@ def test_gradients_are_float32_and_near(level: str, graph_mode: None) -> None:
     norm = np.sqrt(sum(np.square(g).sum() for g in exact))
     off = np.sqrt(sum(np.square(a - b).sum() for a, b in zip(exact, half, strict=True)))
     assert off < 0.05 * norm
+
+
+def test_an_unknown_level_is_refused() -> None:
+    with pytest.raises(ConfigError, match="O0, O1, O2"):
+        set_precision(tiny.filled(tiny.patch_config()), "O3")

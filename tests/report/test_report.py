@@ -81,7 +81,7 @@ def test_page_is_self_contained_and_has_the_numbers(report):
         assert EXIT_COLOURS[k] in markup
     for expected in ("1,613", "1.61", "2,048", "10,000", "2025-01-31", "A Processor", "15.6", "70.50 %", "last.ckpt"):
         assert expected in page.text
-    for expected in ("Bag", "item size 14", "+0.25", "-0.50 to +1.25", "embed dim", "multiply-adds"):
+    for expected in ("Bag", "item size 14 px", "+0.25", "-0.50 to +1.25", "embed dim", "multiply-adds"):
         assert expected in page.text
     assert "exit 0" not in page.text.replace("\xa0", " ")
 

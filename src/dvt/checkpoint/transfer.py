@@ -76,6 +76,8 @@ def initial_weights(config: ModelConfig, path: str | os.PathLike, exits: int | N
         known.setdefault(origin, set()).update(row.ours for row in exit_rows(config, index))
     taken = weights | parts
     check_weights({name: value.shape for name, value in taken.items()}, taken, str(path))
+    if unused := [str(k + 1) for k in range(len(grids)) if k not in known]:
+        report.append(f"not taken, exits of the file of no use here: {', '.join(unused)}")
     placeless = [name for k, names in sorted(known.items()) for name in source.exits[k] if name not in names]
     if placeless + source.unknown:
         report.append(f"not taken, no place in this model: {_kinds(placeless + source.unknown)}")

@@ -35,7 +35,8 @@ class Ranks:
         if not device.is_one_of_several():
             return cls()
         try:
-            communication.init()  # chooses HCCL (Ascend), NCCL (GPU) or MCCL (CPU) by the device
+            if not communication.GlobalComm.INITED:
+                communication.init()  # chooses HCCL (Ascend), NCCL (GPU) or MCCL (CPU) by the device
         except (RuntimeError, ValueError) as error:
             raise DeviceError(
                 f"this rank cannot join the others: {reason_of(error)} Check that all nodes run the same command, with "

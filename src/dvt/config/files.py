@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import logging
+import os
 import re
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -103,9 +104,10 @@ def _why_no_file(path: Path) -> str:
         return f"{path} is a folder; give a configuration file in YAML{f' (such as {inside})' if inside else ''}"
     if path.exists():
         return f"{path} is a pipe or a device; write the configuration to a file first"
+    target = f", a link to {os.readlink(path)}" if path.is_symlink() else ""
     near = difflib.get_close_matches(path.name, [each.name for each in path.parent.glob("*.yaml") if each.exists()], 1)
     hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    return f"there is no configuration file {path}{hint}"
+    return f"there is no configuration file {path}{target}{hint}"
 
 
 def key_hints(cls: type, prefix: str = "") -> dict[str, Any]:

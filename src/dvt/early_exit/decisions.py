@@ -53,11 +53,13 @@ def budget_shares(p: float, num_exits: int) -> np.ndarray:
     """
     if not isinstance(num_exits, int | np.integer) or num_exits < 1:
         raise ConfigError(f"num_exits is {num_exits!r}; it must be a whole number of at least 1")
+    if not (np.ndim(p) == 0 and np.isfinite(p) and p > 0):
+        raise ConfigError(f"p is {p!r}; it must be one number above 0 (the published sweep uses 1 to 59)")
     with np.errstate(all="ignore"):
         powers = np.exp(np.log(np.float32(p / 20)) * np.arange(1, num_exits + 1, dtype=np.float32))
         shares = powers / powers.sum()
     if not np.isfinite(shares).all():
-        raise ConfigError(f"p is {p!r}, not above 0 or beyond float32 for {num_exits} exits; published are 1 to 59")
+        raise ConfigError(f"p = {p} with {num_exits} exits is beyond float32; the published sweep uses 1 to 59")
     return shares
 
 

@@ -102,9 +102,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
     """
     if not any(path == STANDARD_INPUT or Path(path).exists() for path in paths):
         others = f", nor do the other {len(paths) - 1}" if len(paths) > 1 else ""
-        raise DataError(
-            f"{paths[0]} does not exist{others}; give image files, or folders with some (addresses are not fetched)"
-        )
+        addresses = " (addresses are not fetched)" if "://" in paths[0] else ""
+        raise DataError(f"{paths[0]} does not exist{others}; give image files, or folders that hold some{addresses}")
     files = []
     for path in paths:
         if not Path(path).is_dir():

@@ -133,7 +133,7 @@ class _Evaluation:
         return Costs(np.asarray(cumulative_gmacs(self._model)), self._speed_test.stage_seconds())
 
     def _run(self, split: str, temperatures: Sequence[float] | None, probabilities: bool) -> Outcomes:
-        """Every exit on the images of a split that can be read, scored at `temperatures`; from here on they are it."""
+        """Every exit on the readable images of a split, scored at `temperatures`; they are the split from here on."""
         some = self._present if len(self._present) < self._model.num_classes else None
         keep = Keep(temperatures, probabilities, some, self._partial)
         found = run_all_exits(self._cell, self._splits, split, self._config.eval.batch_size, keep)

@@ -9,12 +9,17 @@ from collections.abc import Iterator
 from mindspore import dtype as mstype
 from mindspore import nn
 
+from dvt.errors import ConfigError
 from dvt.models.layers import ChannelDense, Dense, Gelu, SwapMiddle, plain_bias
 from dvt.models.tokens import TokenPerformer
 
+AMP_LEVELS = ("O0", "O1", "O2")
+
 
 def set_precision(model: nn.Cell, amp_level: str) -> None:
-    """Makes `model`, a freshly built DVT, compute as `amp_level`, O0, O1 or O2, says."""
+    """Makes `model`, a freshly built DVT, compute as `amp_level` says. Raises ConfigError for an unknown level."""
+    if amp_level not in AMP_LEVELS:
+        raise ConfigError(f"amp_level is {amp_level!r}; it must be one of {', '.join(AMP_LEVELS)}")
     if amp_level == "O0":
         return
     for cell in _outside_of_performers(model):

@@ -10,6 +10,7 @@ from dvt.report.results import Results
 from dvt.report.words import number, percent, share, speed, threshold_list
 
 MOST_CLASSES = 20  # rows of the table of classes; results.json has all
+GROUP_UNITS = {"item_size": " px"}
 FACTS = {"memory_gib": "memory (GiB)", "image_size": "image size (pixels)"}  # with their units
 
 
@@ -63,7 +64,11 @@ def exits(results: Results) -> str:
 def groups(results: Results) -> str:
     """Where images leave, by what the data set knows of them besides the class."""
     rows = [
-        [text(f"{name.replace('_', ' ')} {value}"), f"{group.count:,}", percent(group.accuracy)]
+        [
+            text(f"{name.replace('_', ' ')} {value}{GROUP_UNITS.get(name, '')}"),
+            f"{group.count:,}",
+            percent(group.accuracy),
+        ]
         + [share(fraction) for fraction in group.exit_fractions]
         for name, values in results.groups.items()
         for value, group in values.items()
