@@ -14,16 +14,8 @@ from dvt.early_exit.search import Frontier, SearchName, find_frontier
 from experiments.runs import Run
 
 CURVE_POINTS = 25
-COMPARED_BUDGETS = (
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.7,
-    0.8,
-    0.9,
-)  # shares of the way from the first exit's cost to the last's
+# Shares of the way from the first exit's cost to the last's.
+COMPARED_BUDGETS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 class Curve(NamedTuple):

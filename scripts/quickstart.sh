@@ -114,7 +114,9 @@ else
     echo "$fingerprint" >"$begun"
     # Two workers train faster than one process on two cores: small operators keep one core busy, not both.
     train=("$dvt" train)
-    if (($(nproc) > 1)); then train=("$root/.venv/bin/python" -m dvt.cli.launch --device_num 2 -- --device_target CPU --train.batch_size 32); fi
+    if (($(nproc) > 1)); then
+        train=("$root/.venv/bin/python" -m dvt.cli.launch --device_num 2 -- --device_target CPU --train.batch_size 32)
+    fi
     run "Training was interrupted; run this script again to go on. What was learnt so far is in
 $checkpoint and can be evaluated:
   $dvt eval --checkpoint $checkpoint --output $report" \

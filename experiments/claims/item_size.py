@@ -42,8 +42,7 @@ def _exits_taken(run: Run) -> np.ndarray:
     """(n,) exit of every test image, with the most accurate thresholds within the budget."""
     frontier = frontier_of(run)
     budget = budgets_between(run.gmacs[0], run.gmacs[-1], [BUDGET_SHARE])[0]
-    affordable = np.flatnonzero(frontier.cost <= budget)
-    return assign_exits(run.val.scores["confidence"], frontier.thresholds[affordable[-1]])
+    return assign_exits(run.val.scores["confidence"], frontier.thresholds[frontier.within(budget)])
 
 
 def _exit_names(shares: np.ndarray) -> list[str]:

@@ -33,22 +33,25 @@ def card(model: ModelConfig, metadata: Mapping[str, Any], folder: Path) -> str:
         measured = f"Measured on images of {present['count']} of the {model.num_classes} classes"
         lines.append(f"\n{measured}; with the outputs restricted to these, the exits have {restricted} %.")
     lines += ["", f"![Accuracy against the average cost of an image]({FIGURE})"] if (folder / FIGURE).exists() else []
-    for title, values in {
-        "Early exit": {key: chosen[key] for key in chosen if key not in IN_WORDS},
+    for title, said in {
+        "Early exit": _listed({key: chosen[key] for key in chosen if key not in IN_WORDS}),
         "Certificate": _certainty(metadata),
-        "Measured speed": metadata.get("measured") or {},
-        "Data": {
-            "trained on": ((metadata.get("config") or {}).get("data") or {}).get("dataset"),
-            "classes": metadata.get("class_names"),
-            "model inputs": metadata.get("preprocessing"),
-        },
+        "Measured speed": _listed(metadata.get("measured") or {}),
+        "Data": _listed(
+            {
+                "trained on": ((metadata.get("config") or {}).get("data") or {}).get("dataset"),
+                "classes": metadata.get("class_names"),
+                "model inputs": metadata.get("preprocessing"),
+            }
+        ),
     }.items():
-        said = values
-        if isinstance(values, Mapping):
-            said = [f"- {name.replace('_', ' ')}: {_said(each)}" for name, each in values.items() if each is not None]
         lines += ["", f"## {title}", *said] if said else []
     lines += ["", "## Use", "```python", "import dvt", "", 'model, loaded = dvt.from_pretrained("FOLDER")', "```"]
     return "\n".join([*lines, "```bash", "dvt predict photo.jpg --checkpoint FOLDER", "```", ""])
+
+
+def _listed(values: Mapping[str, Any]) -> list[str]:
+    return [f"- {name.replace('_', ' ')}: {_said(each)}" for name, each in values.items() if each is not None]
 
 
 def _certainty(metadata: Mapping[str, Any]) -> list[str]:

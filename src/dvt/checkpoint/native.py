@@ -102,8 +102,8 @@ def save_pretrained(
         naming: "published" gives the tensors the names and shapes of the released PyTorch checkpoints.
 
     Raises:
-        CheckpointError: The folder cannot be written or is of another package; JSON cannot hold the metadata; no such
-            names exist.
+        CheckpointError: The folder cannot be written or is of another package; JSON cannot hold the metadata; the
+            model has no released names.
     """
     folder, text = Path(expanded(folder)), metadata_text(model, metadata)
     if weights_file(folder) != folder and kind_of(weights_file(folder)) != "dvt safetensors":

@@ -20,9 +20,9 @@ from dvt.errors import BundleError, ConfigError
 from dvt.safe_files import explained, held, put_in_place, replacing, scratch_folder
 
 FRESH = ".new"  # in the names of files that have not yet taken their usual ones
-OURS = re.compile(rf"(exit_\d+|whole)(\{FRESH})?(\.int8\.onnx|_ascend\.mindir|\.ascend\.ini|\.(mindir|onnx|ms))")
+OURS = re.compile(rf"exit_\d+(\{FRESH})?(\.int8\.onnx|_ascend\.mindir|\.ascend\.ini|\.(mindir|onnx|ms))")
 """Names of exported files; nothing else in the folder is touched."""
-GOING = ".going.json"  # names of files of the earlier bundle
+GOING = ".going.json"  # names of files of the bundle that is replaced
 
 log = logging.getLogger(__name__)
 

@@ -88,7 +88,8 @@ class SpeedTest:
         if not batches:
             log.info("speed is not measured: this evaluation is too short for it; give --eval.throughput_images")
             return None
-        self._classifier.rule, rounds = rule, []
+        self._classifier.rule = rule
+        rounds = []
         self._run_all(batches[:1])  # compiles
         started = time.perf_counter()
         for number in progress(range(1, ROUNDS + 1), desc="images/s", unit="round"):
